@@ -1,0 +1,42 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { LlamaForCausalLM } from 'openalpaca-native'
+import { type LoadChild, type ModelName, models } from './configs.js'
+import { contest, ours, peers, type RunOptions } from './contest.js'
+import type { Section } from './report.js'
+
+/** Reading a safetensors checkpoint that the page cache holds, so that it is the reader and not the disk that counts. */
+export async function loadBenchmark(
+  name: ModelName,
+  options: RunOptions,
+  progress: (what: string) => void,
+): Promise<Section> {
+  const directory = await mkdtemp(path.join(os.tmpdir(), 'openalpaca-bench-'))
+  try {
+    using model = LlamaForCausalLM.fromConfig(models[name], { seed: 0, device: 'cpu', dtype: 'bfloat16' })
+    await model.savePretrained(directory)
+    const work: LoadChild = { model: directory }
+    const contenders = [
+      ours('load', work),
+      { ...ours('read', work), label: 'reading the file into memory' },
+      ...peers('load', { Transformers: work }, options),
+    ]
+    const { scores, limits } = await contest(contenders, options, progress)
+    const plain = scores.splice(1, 1)[0]
+    return {
+      title: `loading, ${name} parameters, safetensors in bfloat16`,
+      unit: 'GB/s',
+      scores: scores.map((score) => ({
+        ...score,
+        rate: score.rate / 1e9,
+        rates: score.rates.map((rate) => rate / 1e9),
+      })),
+      limit: plain.rate / 1e9,
+      limitSays: 'read(2) of the same file',
+      limits,
+    }
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}

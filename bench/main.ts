@@ -1,0 +1,85 @@
+/** Every benchmark that this machine can run, each beside its peer in the same run. */
+import { spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import os from 'node:os'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { backends } from 'openalpaca-native'
+import type { RunOptions } from './contest.js'
+import { generateBenchmark } from './generate.js'
+import { loadBenchmark } from './load.js'
+import { formatSection } from './report.js'
+import { formatOps, opsBenchmark } from './single-ops.js'
+import { trainBenchmark } from './train.js'
+
+const names = ['train', 'decode', 'load', 'ops'] as const
+
+interface Flags extends RunOptions {
+  only: (typeof names)[number][]
+  json?: string
+}
+
+function positive(text: string): number {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('It must be a positive whole number.')
+  return Number(text)
+}
+
+const program = new Command('bench')
+  .description(
+    'Measures this machine: training, decoding, loading and single ops, as ratios to a peer and to the limit.',
+  )
+  .option('--python <path>', 'a Python that has torch and transformers, to be measured beside us')
+  .addOption(new Option('--only <names...>', 'which benchmarks').choices(names).default(names, 'all'))
+  .option('--repetitions <n>', 'of everything, in turns; medians are shown', positive, 5)
+  .option('--threads <n>', 'for everybody', positive, os.availableParallelism())
+  .option('--json <file>', 'write the figures there as well')
+  .action(main)
+
+/** Says what is going on, where somebody looks on. */
+function progress(what: string): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${what && `${what} …`}`)
+}
+
+function checkPython(python: string): void {
+  const { status, stderr, error } = spawnSync(python, ['-c', 'import torch, transformers'], { encoding: 'utf8' })
+  const reason = error?.message ?? stderr.trim().split('\n').at(-1)
+  if (status !== 0) throw new Error(`--python ${python}: it must have torch and transformers (${reason})`)
+}
+
+async function main(flags: Flags): Promise<void> {
+  if (flags.python) checkPython(flags.python)
+  else console.log('PyTorch and Transformers are left out: name a Python that has them with --python PATH.')
+  const cpu = backends().find(({ device }) => device === 'cpu')
+  console.log(`${cpu?.name}, ${cpu?.isa}, ${flags.threads} threads, medians of ${flags.repetitions} repetitions\n`)
+
+  const figures: Record<string, unknown> = { date: new Date().toISOString(), cpu, ...flags }
+  const show = (name: string, result: object, text: string) => {
+    progress('')
+    console.log(`${text}\n`)
+    figures[name] = result
+  }
+  if (flags.only.includes('train')) {
+    for (const model of ['29.5M', '113M'] as const) {
+      const section = await trainBenchmark(model, flags, progress)
+      show(`train ${model}`, section, formatSection(section))
+    }
+  }
+  if (flags.only.includes('decode')) {
+    const section = await generateBenchmark('113M', flags, progress)
+    show('decode 113M', section, formatSection(section))
+  }
+  if (flags.only.includes('load')) {
+    const section = await loadBenchmark('113M', flags, progress)
+    show('load 113M', section, formatSection(section))
+  }
+  if (flags.only.includes('ops')) {
+    const scores = await opsBenchmark(flags, progress)
+    show('ops', scores, formatOps(scores))
+  }
+  if (flags.json) writeFileSync(flags.json, `${JSON.stringify(figures, null, 2)}\n`)
+}
+
+program.parseAsync().catch((error: Error) => {
+  progress('')
+  console.error(`error: ${error.message}`)
+  process.exitCode = 1
+})

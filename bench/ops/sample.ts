@@ -1,0 +1,31 @@
+import { sample as sampleOp } from '#lib/ops.js'
+import { shapes } from '../configs.js'
+import { bytesOf, type OpCase } from './case.js'
+
+const { V } = shapes
+/** Enough for every call to have a place for its token. */
+const positions = 2 ** 20
+
+export const sample: OpCase[] = [
+  {
+    op: 'sample',
+    bytes: V * bytesOf.bfloat16,
+    flops: 0,
+    prepare: (make) => {
+      const args = {
+        ids: make.integers(V, 1),
+        positions: make.of('int32', Int32Array.of(0), 1),
+        history: make.integers(V, 1, positions),
+        logits: make.random('bfloat16', 1, V),
+        sequenceSeeds: make.integers(1, 1),
+        scratch: make.empty('float32', 1, 2 * V),
+        temperature: 1,
+        topP: 0.9,
+        repetitionPenalty: 1,
+        topK: 50,
+        seed: 0,
+      }
+      return (stream) => sampleOp(stream, args)
+    },
+  },
+]

@@ -1,0 +1,15 @@
+import { createInterface } from 'node:readline'
+
+const say = (message: object) => process.stdout.write(`${JSON.stringify(message)}\n`)
+
+/** What the parent has told this process. */
+export function childOptions<Options>(): Options {
+  return JSON.parse(process.argv[2]) as Options
+}
+
+/** The child's side of child.ts, as python/protocol.py has it: answers each line with the figures of one repetition. */
+export async function serve(repetition: (line: string) => Promise<object>, facts: object = {}): Promise<void> {
+  say({ ready: true, ...facts })
+  for await (const line of createInterface({ input: process.stdin })) say(await repetition(line))
+  say({ peak_memory: process.resourceUsage().maxRSS * 1024 })
+}

@@ -1,0 +1,27 @@
+"""How a benchmark's child process talks to bench/child.ts: one JSON object a line.
+
+It prints {"ready": true, ...facts} when it is warm, answers each line of standard input with the figures of one
+repetition, and ends with the input, printing {"peak_memory": bytes}.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+
+def say(**message):
+    print(json.dumps(message), flush=True)
+
+
+def peak_memory():
+    """The largest resident set that this process has had, in bytes."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def serve(repetition, **facts):
+    """Calls `repetition` with each line of standard input; it returns a dict of figures."""
+    say(ready=True, **facts)
+    for line in sys.stdin:
+        say(**repetition(line.strip()))
+    say(peak_memory=peak_memory())

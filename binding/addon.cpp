@@ -1,0 +1,63 @@
+// The addon's entry: devices here, the rest in tensors.cpp, streams.cpp and ops.cpp. No arithmetic in this folder.
+#include <cmath>
+
+#include "binding/handles.h"
+#include "core/arguments.h"
+#include "cpu/device.h"
+
+namespace openalpaca::binding {
+namespace {
+
+Napi::Object describe(Napi::Env env, const Device& device) {
+  const DeviceProperties properties = device.properties();
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("name", properties.name);
+  object.Set("isa", properties.isa);
+  object.Set("units", properties.units);
+  object.Set("fastBfloat16", properties.fast_bfloat16);
+  object.Set("totalMemory", static_cast<double>(properties.total_memory));
+  object.Set("freeMemory", static_cast<double>(properties.free_memory));
+  return object;
+}
+
+// deviceOpen(type)
+Napi::Value open(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const std::string type = info[0].ToString();
+    if (type != "cpu") throw Error("DEVICE_UNAVAILABLE", "device '" + type + "' is not in this build; use cpu");
+    return wrap(info.Env(), cpu::open_device());
+  });
+}
+
+Napi::Value properties(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    return describe(info.Env(), *unwrap<std::shared_ptr<Device>>(info[0], "deviceProperties: device"));
+  });
+}
+
+// deviceSetThreads(device, threads)
+void set_threads(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const auto& device = unwrap<std::shared_ptr<Device>>(info[0], "deviceSetThreads: device");
+    const double threads = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : 0;
+    if (!(threads >= 1 && threads <= 4096) || threads != std::floor(threads)) {
+      throw ArgumentRangeError("deviceSetThreads: threads must be an integer from 1 to 4096");
+    }
+    device->set_threads(static_cast<int>(threads));
+  });
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("deviceOpen", Napi::Function::New(env, open));
+  exports.Set("deviceProperties", Napi::Function::New(env, properties));
+  exports.Set("deviceSetThreads", Napi::Function::New(env, set_threads));
+  export_tensors(env, exports);
+  export_streams(env, exports);
+  export_ops(env, exports);
+  return exports;
+}
+
+NODE_API_MODULE(openalpaca, init)
+
+}  // namespace
+}  // namespace openalpaca::binding

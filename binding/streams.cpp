@@ -1,0 +1,183 @@
+// Streams, events and graphs; what has to wait comes back as a promise.
+#include <atomic>
+
+#include "binding/handles.h"
+#include "core/arguments.h"
+
+namespace openalpaca::binding {
+namespace {
+
+// A promise that a stream settles, and what must stay alive until then.
+struct Pending {
+  Napi::Promise::Deferred deferred;
+  Napi::ObjectReference buffer;
+  std::shared_ptr<Stream> stream;
+  std::exception_ptr error;
+};
+
+void settle(Napi::Env env, Napi::Function, void*, Pending* pending);
+using Settler = Napi::TypedThreadSafeFunction<void, Pending, settle>;
+
+// One channel from all streams to the event loop; it holds the loop only while promises are out.
+struct Addon {
+  Settler settler;
+  size_t pending = 0;
+};
+
+void settle(Napi::Env env, Napi::Function, void*, Pending* pending) {
+  std::unique_ptr<Pending> owned(pending);
+  if (env == nullptr) return;  // the environment is going down
+  auto* addon = env.GetInstanceData<Addon>();
+  if (--addon->pending == 0) addon->settler.Unref(env);
+  Napi::HandleScope scope(env);
+  if (owned->error) {
+    owned->deferred.Reject(to_javascript(env, owned->error).Value());
+  } else {
+    owned->deferred.Resolve(env.Undefined());
+  }
+}
+
+Napi::Promise notify(Napi::Env env, const std::shared_ptr<Stream>& stream, Napi::Object buffer = {}) {
+  auto* addon = env.GetInstanceData<Addon>();
+  auto* pending = new Pending{Napi::Promise::Deferred::New(env), {}, stream, nullptr};
+  if (!buffer.IsEmpty()) pending->buffer = Napi::Persistent(buffer);
+  const Napi::Promise promise = pending->deferred.Promise();
+  if (addon->pending++ == 0) addon->settler.Ref(env);
+  try {
+    stream->notify([settler = addon->settler, pending](std::exception_ptr error) {
+      pending->error = error;
+      settler.NonBlockingCall(pending);
+    });
+  } catch (...) {
+    if (--addon->pending == 0) addon->settler.Unref(env);
+    delete pending;
+    throw;
+  }
+  return promise;
+}
+
+struct Bytes {
+  Napi::Object object;
+  uint8_t* data;
+  size_t size;
+};
+
+// The tensor of a copy, which must lie on the stream's device.
+Tensor tensor_of(const Napi::CallbackInfo& info, const StreamHandle& stream, const std::string& op) {
+  const auto& handle = unwrap<TensorHandle>(info[1], op + ": tensor");
+  handle.check_device(*stream.device, op + ": tensor");
+  return handle.tensor(op + ": tensor");
+}
+
+Bytes bytes_of(const Napi::Value& value, const Tensor& tensor, const std::string& op) {
+  if (!value.IsTypedArray()) throw ArgumentTypeError(op + ": data must be a typed array");
+  const auto array = value.As<Napi::TypedArray>();
+  if (array.ByteLength() != tensor.bytes()) {
+    throw ArgumentRangeError(op + ": data must have the tensor's " + std::to_string(tensor.bytes()) + " bytes, got " +
+                             std::to_string(array.ByteLength()));
+  }
+  return {array, static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+}
+
+StreamHandle& stream_of(const Napi::CallbackInfo& info, const char* op) {
+  return unwrap<StreamHandle>(info[0], std::string(op) + ": stream");
+}
+
+Napi::Value create_stream(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    auto& device = unwrap<std::shared_ptr<Device>>(info[0], "streamCreate: device");
+    return wrap(info.Env(), StreamHandle{device, device->make_stream()});
+  });
+}
+
+Napi::Value create_event(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    auto& device = unwrap<std::shared_ptr<Device>>(info[0], "eventCreate: device");
+    return wrap(info.Env(), device->make_event());
+  });
+}
+
+// streamWrite(stream, tensor, data): data is copied before the call returns, so that it may change afterwards.
+void write(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    auto& stream = stream_of(info, "write");
+    const Tensor tensor = tensor_of(info, stream, "write");
+    const Bytes bytes = bytes_of(info[2], tensor, "write");
+    auto copy = std::make_shared<std::vector<uint8_t>>(bytes.data, bytes.data + bytes.size);
+    stream.stream->write(tensor, copy);
+  });
+}
+
+// streamUpload(stream, tensor, data): a promise; data is read in place and must not change until it is settled.
+Napi::Value upload(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    auto& stream = stream_of(info, "upload");
+    const Tensor tensor = tensor_of(info, stream, "upload");
+    const Bytes bytes = bytes_of(info[2], tensor, "upload");
+    stream.stream->check_notifiable();
+    stream.stream->write(tensor, bytes.data);
+    return notify(info.Env(), stream.stream, bytes.object);
+  });
+}
+
+// streamRead(stream, tensor, data): a promise; data is filled when it is settled.
+Napi::Value read(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    auto& stream = stream_of(info, "read");
+    const Tensor tensor = tensor_of(info, stream, "read");
+    const Bytes bytes = bytes_of(info[2], tensor, "read");
+    stream.stream->check_notifiable();
+    stream.stream->read(bytes.data, tensor);
+    return notify(info.Env(), stream.stream, bytes.object);
+  });
+}
+
+Napi::Value synchronize(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] { return notify(info.Env(), stream_of(info, "synchronize").stream); });
+}
+
+void record(const Napi::CallbackInfo& info) {
+  guarded(info.Env(),
+          [&] { stream_of(info, "record").stream->record(unwrap<std::shared_ptr<Event>>(info[1], "record: event")); });
+}
+
+void wait(const Napi::CallbackInfo& info) {
+  guarded(info.Env(),
+          [&] { stream_of(info, "wait").stream->wait(unwrap<std::shared_ptr<Event>>(info[1], "wait: event")); });
+}
+
+void begin_capture(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { stream_of(info, "beginCapture").stream->begin_capture(); });
+}
+
+Napi::Value end_capture(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] { return wrap(info.Env(), stream_of(info, "endCapture").stream->end_capture()); });
+}
+
+void launch(const Napi::CallbackInfo& info) {
+  guarded(info.Env(),
+          [&] { stream_of(info, "launch").stream->launch(unwrap<std::shared_ptr<Graph>>(info[1], "launch: graph")); });
+}
+
+}  // namespace
+
+void export_streams(Napi::Env env, Napi::Object exports) {
+  auto* addon = new Addon;
+  addon->settler = Settler::New(env, "openalpaca", 0, 1);
+  addon->settler.Unref(env);
+  env.SetInstanceData(addon);
+
+  exports.Set("streamCreate", Napi::Function::New(env, create_stream));
+  exports.Set("eventCreate", Napi::Function::New(env, create_event));
+  exports.Set("streamWrite", Napi::Function::New(env, write));
+  exports.Set("streamUpload", Napi::Function::New(env, upload));
+  exports.Set("streamRead", Napi::Function::New(env, read));
+  exports.Set("streamSynchronize", Napi::Function::New(env, synchronize));
+  exports.Set("streamRecord", Napi::Function::New(env, record));
+  exports.Set("streamWait", Napi::Function::New(env, wait));
+  exports.Set("streamBeginCapture", Napi::Function::New(env, begin_capture));
+  exports.Set("streamEndCapture", Napi::Function::New(env, end_capture));
+  exports.Set("streamLaunch", Napi::Function::New(env, launch));
+}
+
+}  // namespace openalpaca::binding

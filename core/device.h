@@ -1,0 +1,89 @@
+// What a device is to everybody above it: memory, streams, events and graphs. `cpu` and `cuda` mean the same here.
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/ops.h"
+
+namespace openalpaca {
+
+// An error that programs may want to tell apart; `code` reaches JavaScript as error.code.
+class Error : public std::runtime_error {
+ public:
+  Error(std::string code, const std::string& message) : std::runtime_error(message), code_(std::move(code)) {}
+  const std::string& code() const { return code_; }
+
+ private:
+  std::string code_;
+};
+
+// A point in a stream's order, set by Stream::record and awaited by Stream::wait. Recording again moves it.
+class Event {
+ public:
+  virtual ~Event() = default;
+};
+
+// Work recorded once, to be launched many times.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+};
+
+// Takes work in order and returns at once. An op that fails poisons the stream: what follows is passed over until
+// the next notify, whose callback receives the error.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+
+#define OPENALPACA_DECLARE(Args, function) virtual void function(const Args&) = 0;
+  OPENALPACA_OPS(OPENALPACA_DECLARE)
+#undef OPENALPACA_DECLARE
+
+  // Copies between host and device memory. The host memory must stay as it is until a later notify has called back;
+  // the form with a vector keeps it alive itself.
+  virtual void write(const Tensor& destination, const void* source) = 0;
+  virtual void write(const Tensor& destination, std::shared_ptr<std::vector<uint8_t>> source) = 0;
+  virtual void read(void* destination, const Tensor& source) = 0;
+
+  virtual void record(const std::shared_ptr<Event>& event) = 0;
+  virtual void wait(const std::shared_ptr<Event>& event) = 0;
+
+  // Between the two, ops are recorded instead of run.
+  virtual void begin_capture() = 0;
+  virtual std::shared_ptr<Graph> end_capture() = 0;
+  virtual void launch(const std::shared_ptr<Graph>& graph) = 0;
+
+  // Calls back, on any thread, when all work enqueued before has ended; with the first error since the last notify, or
+  // with nullptr. The callback must not throw.
+  virtual void notify(std::function<void(std::exception_ptr)> callback) = 0;
+  // Throws what notify would: a graph cannot hold a callback.
+  virtual void check_notifiable() const = 0;
+};
+
+struct DeviceProperties {
+  std::string name;                            // "AMD EPYC 9654", "NVIDIA H100 80GB HBM3"
+  std::string isa;                             // which code was chosen: "avx512_bf16", "sm_90"
+  int units = 0;                               // threads, or multiprocessors
+  bool fast_bfloat16 = false;                  // bfloat16 matrix products in hardware
+  uint64_t total_memory = 0, free_memory = 0;  // bytes
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const char* type() const = 0;  // "cpu", "cuda"
+  virtual DeviceProperties properties() const = 0;
+  // Uninitialised memory, aligned to at least 64 bytes. Throws Error("OUT_OF_MEMORY").
+  virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
+  virtual std::shared_ptr<Stream> make_stream() = 0;
+  virtual std::shared_ptr<Event> make_event() = 0;
+  // How many CPU threads an op may use; a GPU has nothing to set.
+  virtual void set_threads(int) {}
+};
+
+}  // namespace openalpaca

@@ -1,0 +1,225 @@
+/**
+ * Directories and sets of files that are there as a whole or not at all, whenever the process or the machine stops:
+ * everything is written under another name, flushed to the disk, and only then renamed.
+ */
+import { mkdir, readdir, readFile, realpath, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { CheckpointError } from '../errors.js'
+import { ensureSpace, flush, flushTree, writeError } from './disk.js'
+import { findAbandoned, renamed, withStagingName } from './staging.js'
+
+export interface AtomicOptions {
+  /** Bytes that will be written, if known: without room for them nothing is begun. */
+  bytesNeeded?: number
+}
+
+/**
+ * Writes a directory: `produce` fills one beside it, `<name>.tmp-…`, which then takes the final name. A directory that
+ * has the name already is replaced as a whole; until the new one is complete it stays as it is. What a process that
+ * died has left under this name is put right first.
+ * @returns what `produce` returns
+ * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
+ */
+export async function writeDirectoryAtomically<T>(
+  directory: string,
+  produce: (temporary: string) => Promise<T>,
+  { bytesNeeded = 0 }: AtomicOptions = {},
+): Promise<T> {
+  const target = await resolveTarget(directory)
+  const parent = path.dirname(target)
+  const [temporaryPrefix, oldPrefix] = [`${path.basename(target)}.tmp`, `${path.basename(target)}.old`]
+  return reportingErrors(target, bytesNeeded, () =>
+    withParent(parent, async () => {
+      await clearAbandoned(target, temporaryPrefix, oldPrefix)
+      await ensureSpace(target, parent, bytesNeeded)
+      return withStagingName(temporaryPrefix, async (name) => {
+        const temporary = path.join(parent, name)
+        const old = path.join(parent, renamed(name, temporaryPrefix, oldPrefix))
+        try {
+          const result = await fill(temporary, produce)
+          await swap(target, temporary, old)
+          return result
+        } finally {
+          await rm(temporary, { recursive: true, force: true })
+        }
+      })
+    }),
+  )
+}
+
+export interface ReplaceOptions extends AtomicOptions {
+  /** The files there that have to go before the first new one comes, so that old and new are never taken for a set. */
+  obsolete(existing: readonly string[], written: readonly string[]): readonly string[]
+  /** The files by which a reader finds the others: the first to go, and the last to come. */
+  entryPoints: readonly string[]
+}
+
+const TEMPORARY = '.tmp'
+const COMPLETE = '.complete'
+const JOURNAL = 'journal.json'
+
+/** What is left to do when all new files are on the disk. Doing it twice gives the same as doing it once. */
+interface Journal {
+  remove: string[]
+  place: string[]
+}
+
+/**
+ * Writes files into a directory that exists and may hold others, which are kept. `produce` fills a directory within it;
+ * when everything is on the disk, one rename decides that the replacement happens, and the files are moved to their
+ * places. A process that dies before changes nothing; what one that dies after has left to do, the next to read or
+ * write the directory does: see `finishInterruptedReplacement`. The directory itself stays, as it may be a mount point.
+ * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
+ */
+export async function replaceFilesAtomically(
+  directory: string,
+  produce: (temporary: string) => Promise<void>,
+  { bytesNeeded = 0, obsolete, entryPoints }: ReplaceOptions,
+): Promise<void> {
+  await finishInterruptedReplacement(directory)
+  await reportingErrors(directory, bytesNeeded, async () => {
+    for (const name of await findAbandoned(directory, TEMPORARY)) await remove(path.join(directory, name))
+    await ensureSpace(directory, directory, bytesNeeded)
+    await withStagingName(TEMPORARY, async (name) => {
+      const temporary = path.join(directory, name)
+      const complete = path.join(directory, renamed(name, TEMPORARY, COMPLETE))
+      try {
+        await fill(temporary, async () => {
+          await produce(temporary)
+          const journal = await planReplacement(directory, await readdir(temporary), { obsolete, entryPoints })
+          await writeFile(path.join(temporary, JOURNAL), JSON.stringify(journal))
+        })
+        await rename(temporary, complete)
+      } finally {
+        await remove(temporary)
+      }
+      await carryOut(directory, complete)
+    })
+  })
+}
+
+async function planReplacement(
+  directory: string,
+  written: string[],
+  { obsolete, entryPoints }: ReplaceOptions,
+): Promise<Journal> {
+  const entries = await readdir(directory, { withFileTypes: true })
+  const inTheWay = entries.find((entry) => entry.isDirectory() && written.includes(entry.name))
+  if (inTheWay) throw new CheckpointError(`Cannot save ${directory}: ${inTheWay.name} in it is a directory`)
+  const existing = entries.filter((entry) => !entry.isDirectory()).map((entry) => entry.name)
+  const entryPointsLast = (a: string, b: string) => Number(entryPoints.includes(a)) - Number(entryPoints.includes(b))
+  return {
+    remove: [...obsolete(existing, written)].sort(entryPointsLast).reverse(),
+    place: written.sort(entryPointsLast),
+  }
+}
+
+/**
+ * Completes what a process that died in the middle of `replaceFilesAtomically` had decided.
+ * @throws CheckpointError when that is impossible, as on a read-only disk
+ */
+export async function finishInterruptedReplacement(directory: string): Promise<void> {
+  for (const name of await findAbandoned(directory, COMPLETE)) await carryOut(directory, path.join(directory, name))
+}
+
+async function carryOut(directory: string, complete: string): Promise<void> {
+  try {
+    await flush(directory)
+    const text = await readFile(path.join(complete, JOURNAL), 'utf8').catch((error) => {
+      if (error.code === 'ENOENT') return '{"remove":[],"place":[]}' // all was done, and its removal had begun
+      throw error
+    })
+    const journal = JSON.parse(text) as Journal
+    for (const name of [...journal.remove, ...journal.place]) {
+      if (name !== path.basename(name) || ['', '.', '..'].includes(name)) throw new Error(`its journal names "${name}"`)
+    }
+    const waiting = await readdir(complete)
+    for (const name of journal.remove) {
+      const placed = journal.place.includes(name) && !waiting.includes(name)
+      if (!placed) await rm(path.join(directory, name), { force: true })
+    }
+    for (const name of journal.place) {
+      await rename(path.join(complete, name), path.join(directory, name)).catch((error) => {
+        if (error.code !== 'ENOENT') throw error // it is in its place
+      })
+    }
+    await flush(directory)
+    await remove(complete)
+  } catch (cause) {
+    throw new CheckpointError(
+      `The new files for ${directory} are whole in ${path.basename(complete)} there, and could not be put in place ` +
+        `(${(cause as Error).message}); save or load it again when that is put right`,
+      { cause },
+    )
+  }
+}
+
+async function fill<T>(temporary: string, produce: (temporary: string) => Promise<T>): Promise<T> {
+  await mkdir(temporary)
+  const result = await produce(temporary)
+  await flushTree(temporary)
+  return result
+}
+
+/** Puts `temporary` in the place of `target`, which is out of the way under the name `old` for a moment. */
+async function swap(target: string, temporary: string, old: string): Promise<void> {
+  const replaces = await isDirectory(target)
+  if (replaces) await rename(target, old)
+  try {
+    await rename(temporary, target)
+  } catch (error) {
+    if (replaces) await rename(old, target)
+    throw error
+  }
+  await flush(path.dirname(target))
+  if (replaces) await remove(old)
+}
+
+/** Removes half-written directories of dead processes, and brings back a directory whose replacement never came. */
+async function clearAbandoned(target: string, temporaryPrefix: string, oldPrefix: string): Promise<void> {
+  const parent = path.dirname(target)
+  for (const name of await findAbandoned(parent, oldPrefix)) {
+    if (await isDirectory(target)) await remove(path.join(parent, name))
+    else await rename(path.join(parent, name), target)
+  }
+  for (const name of await findAbandoned(parent, temporaryPrefix)) await remove(path.join(parent, name))
+}
+
+/** Runs `task` with a parent directory that is made where it is missing, and taken away again if the task fails. */
+async function withParent<T>(parent: string, task: () => Promise<T>): Promise<T> {
+  const firstMade = await mkdir(parent, { recursive: true })
+  try {
+    return await task()
+  } catch (error) {
+    for (let made = parent; firstMade && made.length >= firstMade.length; made = path.dirname(made)) {
+      await rmdir(made).catch(() => {}) // someone else has put something there
+    }
+    throw error
+  }
+}
+
+async function reportingErrors<T>(target: string, bytesNeeded: number, task: () => Promise<T>): Promise<T> {
+  try {
+    return await task()
+  } catch (error) {
+    throw await writeError(target, error, bytesNeeded)
+  }
+}
+
+/** The directory that a path means, through symbolic links. @throws CheckpointError when it is a file */
+async function resolveTarget(directory: string): Promise<string> {
+  const target = await realpath(directory).catch(() => path.resolve(directory))
+  const stats = await stat(target).catch(() => undefined)
+  if (stats && !stats.isDirectory()) {
+    throw new CheckpointError(`Cannot save ${target}: a file has that name; choose another place`)
+  }
+  return target
+}
+
+async function isDirectory(file: string): Promise<boolean> {
+  return (await stat(file).catch(() => undefined))?.isDirectory() ?? false
+}
+
+function remove(file: string): Promise<void> {
+  return rm(file, { recursive: true, force: true })
+}

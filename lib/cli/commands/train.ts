@@ -1,0 +1,127 @@
+import { join } from 'node:path'
+import { buildInstances } from '../../data/instances.js'
+import { type Instruction, readInstructions } from '../../data/instructions.js'
+import { previewInstances } from '../../data/preview.js'
+import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
+import { LlamaForCausalLM } from '../../model/llama.js'
+import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
+import { answerInstructions } from '../../train/answers.js'
+import type { TrainEvent, TrainSubscriber } from '../../train/events.js'
+import { TrainingLog } from '../../train/log.js'
+import { optionsFromRecipe } from '../../train/recipe.js'
+import type { Recipe } from '../../train/recipe-schema.js'
+import { writeReport } from '../../train/report.js'
+import { TensorBoardWriter } from '../../train/tensorboard.js'
+import { Trainer } from '../../train/trainer.js'
+import { UsageError } from '../failure.js'
+import { ProgressDisplay } from '../progress.js'
+import { StopRequest } from '../signals.js'
+import { hasColors } from '../terminal.js'
+
+/** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
+export async function train(recipe: Recipe, options: { preview?: number } = {}): Promise<number> {
+  const data = await readData(recipe)
+  const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
+  if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
+  const savePath = required(recipe.save_path, 'no place to save the trained model', '--save_path DIR')
+  const logPath = recipe.log_path ?? join(savePath, 'logs')
+
+  const display = new ProgressDisplay()
+  const log = new TrainingLog(logPath)
+  const subscribers: TrainSubscriber[] = [display, log, new TensorBoardWriter(logPath)]
+  using stop = new StopRequest(
+    () => display.print('stopping after this step; a second Ctrl-C quits at once'),
+    () => display.close(),
+  )
+  let trained = false
+  try {
+    using model = await createModel(recipe, tokenizer, stop.signal)
+    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(recipe) })
+    const result = await trainer.train({ subscribers, signal: stop.signal, onStep: () => (trained = true) })
+    if (result.reason === 'completed') {
+      await model.savePretrained(savePath, {
+        dtype: recipe.save_dtype === 'auto' ? undefined : recipe.save_dtype,
+        maxShardSize: recipe.max_shard_size,
+        tokenizer,
+      })
+      display.print(`model saved in ${savePath}`)
+      const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
+      await judge(model, tokenizer, data.heldOut, result.steps, emit, stop.signal)
+    }
+  } catch (error) {
+    if (!stop.signal.aborted || (error as Error).name !== 'AbortError') throw error
+  } finally {
+    for (const subscriber of subscribers) subscriber.close()
+    if (trained) report(log.path, join(logPath, 'report.html'))
+  }
+  return stop.exitCode ?? 0
+}
+
+function required<T>(value: T | undefined, problem: string, flag: string): T {
+  if (value === undefined) throw new UsageError(`${problem}: add ${flag}, or the key to the recipe`)
+  return value
+}
+
+interface TrainingRows {
+  train: Instruction[]
+  /** Instructions that the trained model is judged by; empty where the data has none. */
+  heldOut: QuickstartRow[]
+}
+
+async function readData(recipe: Recipe): Promise<TrainingRows> {
+  if (recipe.dataset === 'quickstart') return generateQuickstart({ seed: recipe.seed })
+  const path = required(recipe.data_path, 'no data to train on', '--data_path FILE')
+  return { train: await readInstructions(path), heldOut: [] }
+}
+
+function tokenizerPath(recipe: Recipe): string {
+  const path = recipe.tokenizer_path ?? recipe.model_path
+  return required(path, 'no model to train', '--model_path DIR (or, for a new model, --tokenizer_path DIR)')
+}
+
+async function preview(count: number, rows: Instruction[], tokenizer: LlamaTokenizer, recipe: Recipe): Promise<number> {
+  const { instances } = await buildInstances(rows.slice(0, 4 * count), tokenizer, recipe.max_length)
+  console.log(previewInstances(instances, tokenizer, count, { color: hasColors(process.stdout) }))
+  return 0
+}
+
+async function createModel(recipe: Recipe, tokenizer: LlamaTokenizer, signal: AbortSignal): Promise<LlamaForCausalLM> {
+  const { device, dtype, seed, model_path: path } = recipe
+  if (path) return await LlamaForCausalLM.fromPretrained(path, { device, dtype, signal, masterWeights: true })
+  const config = required(recipe.model, 'no model to train', '--model_path DIR')
+  const { bosTokenId, eosTokenId, padTokenId } = tokenizer
+  const tokens = { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: padTokenId }
+  const sizes = { vocab_size: tokenizer.vocabSize, max_position_embeddings: recipe.max_length }
+  return LlamaForCausalLM.fromConfig({ ...tokens, ...sizes, ...config }, { device, dtype, seed })
+}
+
+/** Lets the trained model answer instructions that it has never seen, counts the right answers, and shows three. */
+async function judge(
+  model: LlamaForCausalLM,
+  tokenizer: LlamaTokenizer,
+  rows: QuickstartRow[],
+  step: number,
+  emit: (event: TrainEvent) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  if (rows.length === 0) return
+  const answers = await answerInstructions(model, tokenizer, rows, { signal })
+  if (answers.length < rows.length) return
+  const correct = answers.filter((answer, i) => answer === rows[i].output).length
+  emit({ type: 'evaluation', step, correct, total: rows.length })
+  for (const share of [0.2, 0.5, 0.8]) {
+    const i = Math.floor(share * rows.length)
+    const { instruction, input } = rows[i]
+    emit({ type: 'sample', step, instruction, ...(input && { input }), output: answers[i] })
+  }
+}
+
+/** Writes the report; a run is not lost when that fails. */
+function report(logPath: string, htmlPath: string): void {
+  try {
+    writeReport(logPath, htmlPath)
+    console.log(`report: ${htmlPath}`)
+  } catch (error) {
+    console.error(`no report could be written: ${(error as Error).message}`)
+  }
+}

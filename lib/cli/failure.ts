@@ -1,0 +1,25 @@
+import { CommanderError } from 'commander'
+import { OpenAlpacaError } from '../errors.js'
+
+/** A command line that is not understood or lacks something; the exit code is 2. */
+export class UsageError extends OpenAlpacaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('USAGE', message, options)
+  }
+}
+
+/** The exit code of a command that failed with this error. */
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  return error instanceof UsageError ? 2 : 1
+}
+
+/** What went wrong in one line, without the name of the error. */
+export function errorLine(error: unknown): string {
+  const message = error instanceof Error ? error.message || error.name : String(error)
+  const line = message
+    .replace(/^error: /, '')
+    .replace(/\s*\n\s*/g, ' ')
+    .trim()
+  return `error: ${line}`
+}

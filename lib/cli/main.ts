@@ -1,0 +1,17 @@
+#!/usr/bin/env node
+import { errorLine, exitCodeOf } from './failure.js'
+import { isHelp, runProgram } from './program.js'
+import { paint } from './terminal.js'
+
+// The reader of a pipe may go away (`| head`): then there is nobody left to write for.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+})
+
+runProgram(process.argv.slice(2)).catch((error: unknown) => {
+  process.exitCode = exitCodeOf(error)
+  if (isHelp(error)) return
+  process.stderr.write(`${paint(process.stderr, 'red', errorLine(error))}\n`)
+  if (process.argv.includes('--verbose') && error instanceof Error) process.stderr.write(`${error.stack}\n`)
+})

@@ -1,0 +1,171 @@
+import { MultiBar, Presets, type SingleBar } from 'cli-progress'
+import { formatCount, formatDuration, formatPercent } from '../format.js'
+import type { EndEvent, SampleEvent, StartEvent, StepEvent, TrainEvent, TrainSubscriber } from '../train/events.js'
+import { paint, printable } from './terminal.js'
+
+/** Seconds between plain lines, where steps are slow. */
+const quietSeconds = 30
+const percentWidth = 6
+const shortestBar = 4
+const longestBar = 32
+/** Steps over which the time left is estimated. */
+const estimateSteps = 50
+
+/**
+ * Shows a run as it goes: on a terminal a bar that is redrawn in place, with everything else printed above it; else
+ * plain lines, one every `log_every` steps or half a minute.
+ */
+export class ProgressDisplay implements TrainSubscriber {
+  private readonly bars: MultiBar | undefined
+  private bar: SingleBar | undefined
+  private logEvery = 1
+  private lineAt = 0
+  /** When the last steps ended, oldest first, in milliseconds. */
+  private arrivals: number[] = []
+
+  constructor(private readonly stream: NodeJS.WriteStream = process.stdout) {
+    if (!stream.isTTY) return
+    const format = (_options: object, { progress }: { progress: number }, { step }: { step?: StepEvent }) =>
+      this.barLine(progress, step)
+    // Lines are cut to the terminal's width by cli-progress itself, so that longer messages may still wrap.
+    const options = { format, stream, hideCursor: true, linewrap: true, gracefulExit: false, emptyOnZero: true }
+    this.bars = new MultiBar(options, Presets.shades_classic)
+    process.once('exit', this.showCursor)
+  }
+
+  handle(event: TrainEvent): void {
+    switch (event.type) {
+      case 'start':
+        this.start(event)
+        break
+      case 'step':
+        this.step(event)
+        break
+      case 'validation':
+        this.note(
+          event.step,
+          `validation loss ${event.loss.toFixed(4)}, token accuracy ${formatPercent(event.token_accuracy)}`,
+        )
+        break
+      case 'sample':
+        this.note(event.step, this.sample(event))
+        break
+      case 'checkpoint':
+        this.note(event.step, `checkpoint ${event.path} (${formatDuration(event.seconds)})`)
+        break
+      case 'evaluation':
+        this.note(
+          event.step,
+          `${event.correct} of ${event.total} new instructions right (${formatPercent(event.correct / event.total)})`,
+        )
+        break
+      case 'end':
+        this.end(event)
+        break
+    }
+  }
+
+  /** Prints a message, above the bar where there is one. */
+  print(text: string): void {
+    if (this.bars && this.bar) this.bars.log(`${text}\n`)
+    else this.stream.write(`${text}\n`)
+  }
+
+  close(): void {
+    this.stopBar()
+    process.off('exit', this.showCursor)
+  }
+
+  private start(event: StartEvent): void {
+    const { recipe, model, device } = event
+    const held = event.validation_instances > 0 ? `, ${event.validation_instances} held out for validation` : ''
+    this.print(
+      `${paint(this.stream, 'bold', recipe.name)}: ${formatCount(model.parameters)} parameters in ${device.dtype} on ${device.name}`,
+    )
+    this.print(`${event.train_instances} instances${held}, ${event.total_steps} steps of ${recipe.batch_size}`)
+    if (event.dropped_instances > 0) {
+      this.print(
+        `${event.dropped_instances} instances are left out: their prompts fill max_length ${recipe.max_length}`,
+      )
+    }
+    if (event.step > 0) this.print(`resumed after step ${event.step}`)
+    this.logEvery = recipe.log_every
+    this.arrivals = [performance.now()]
+    this.bar = this.bars?.create(event.total_steps, event.step, {})
+  }
+
+  private step(event: StepEvent): void {
+    const now = performance.now()
+    this.arrivals = [...this.arrivals.slice(-estimateSteps), now]
+    if (this.bar) {
+      this.bar.update(event.step, { step: event })
+      return
+    }
+    const isDue = event.step % this.logEvery === 0 || now - this.lineAt > 1000 * quietSeconds
+    if (!isDue && event.step !== event.total_steps) return
+    this.lineAt = now
+    this.print(`step ${this.describe(event).join('  ')}`)
+  }
+
+  /** Bar and facts, as many as the terminal has room for. */
+  private barLine(progress: number, step: StepEvent | undefined): string {
+    const room = (this.stream.columns ?? 80) - percentWidth - shortestBar - 1
+    let facts = step ? '' : 'starting'
+    for (const fact of step ? this.describe(step) : []) {
+      const longer = facts === '' ? fact : `${facts} · ${fact}`
+      if (longer.length <= room) facts = longer
+    }
+    const width = Math.min(longestBar, shortestBar + Math.max(0, room - facts.length))
+    const full = Math.round(progress * width)
+    const percent = `${Math.floor(100 * progress)} % `.padStart(percentWidth)
+    return `${percent}${'█'.repeat(full)}${'░'.repeat(width - full)} ${facts}`
+  }
+
+  /** What a step says, the most important first. */
+  private describe(event: StepEvent): string[] {
+    const left = (event.total_steps - event.step) * this.secondsPerStep()
+    return [
+      `${event.step}/${event.total_steps}`,
+      `loss ${event.loss.toFixed(4)}`,
+      `acc ${formatPercent(event.token_accuracy)}`,
+      `${formatCount(event.tokens_per_second)} tok/s`,
+      ...(left > 0 ? [`${formatDuration(left).replace(/ \d\d s$/, '')} left`] : []),
+      ...(event.utilization === null ? [] : [`${formatPercent(event.utilization)} of peak`]),
+      `epoch ${event.epoch.toFixed(2)}`,
+    ]
+  }
+
+  private secondsPerStep(): number {
+    const steps = this.arrivals.length - 1
+    return steps > 0 ? (this.arrivals[steps] - this.arrivals[0]) / 1000 / steps : 0
+  }
+
+  private note(step: number, text: string): void {
+    this.print(`${paint(this.stream, 'dim', `step ${step}:`)} ${text}`)
+  }
+
+  private sample({ instruction, input, output }: SampleEvent): string {
+    const prompt = input ? `${instruction} ${input}` : instruction
+    const answer = printable(output).replaceAll('\n', '\n  ')
+    return `${paint(this.stream, 'italic', printable(prompt))}\n  ${answer}`
+  }
+
+  private end({ reason, step, seconds, message }: EndEvent): void {
+    this.stopBar()
+    const how = { completed: 'done', stopped: 'stopped; --resume goes on from here', failed: `failed: ${message}` }[
+      reason
+    ]
+    this.print(`${how} (step ${step}, ${formatDuration(seconds)})`)
+  }
+
+  private stopBar(): void {
+    if (!this.bars || !this.bar) return
+    this.bars.update() // prints what is still waiting
+    this.bars.stop()
+    this.bar = undefined
+  }
+
+  private readonly showCursor = (): void => {
+    this.stream.write('\x1b[?25h')
+  }
+}

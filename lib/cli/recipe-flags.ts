@@ -1,0 +1,109 @@
+import { type Command, Option } from 'commander'
+import { parse } from 'yaml'
+import { z } from 'zod'
+import { readDeepSpeedConfig } from '../train/deepspeed.js'
+import { loadRecipe, type RecipeLayer } from '../train/recipe.js'
+import { expectation, modelKeys, type Recipe, recipeGroups, schemaOf } from '../train/recipe-schema.js'
+import { UsageError } from './failure.js'
+
+/** Declares every recipe key, and every key of `model`, as a flag of the command. */
+export function addRecipeFlags(command: Command): void {
+  for (const [group, fields] of Object.entries(recipeGroups)) {
+    for (const key of Object.keys(fields)) command.addOption(recipeOption(key, `${group}:`))
+  }
+  for (const key of modelKeys) command.addOption(recipeOption(`model.${key}`, 'A new model:'))
+}
+
+function recipeOption(key: string, group: string): Option {
+  const schema = schemaOf(key)!
+  const fallback = schema.safeParse(undefined).data
+  const hint = Array.isArray(fallback) || fallback === undefined ? '' : ` (default: ${shortDefault(fallback)})`
+  return new Option(`--${key} ${placeholder(key, schema)}`, `${schema.description}${hint}`).helpGroup(group)
+}
+
+function shortDefault(value: unknown): string {
+  return typeof value === 'number' && value !== 0 && value < 1e-3 ? value.toExponential() : String(value)
+}
+
+interface JsonSchema {
+  type?: string
+  enum?: string[]
+}
+
+const jsonSchema = (schema: z.ZodType) => z.toJSONSchema(schema, { io: 'input' }) as JsonSchema
+
+function placeholder(key: string, schema: z.ZodType): string {
+  if (key === 'resume') return '[path]' // alone, it means the last checkpoint
+  const { type, enum: choices } = jsonSchema(schema)
+  if (choices) return `<${choices.join('|')}>`
+  if (type === 'array') return '<text...>'
+  if (type === 'object') return '<map>'
+  if (type === 'boolean') return '[true|false]'
+  if (type === 'string') return key === 'data_path' ? '<file>' : key.endsWith('_path') ? '<dir>' : '<text>'
+  return '<number>'
+}
+
+/**
+ * The recipe keys among a command's parsed options, each turned into the type of its key.
+ *
+ * @throws UsageError for a value that the key does not take
+ */
+export function recipeFlagLayer(options: Record<string, unknown>): RecipeLayer {
+  const values: Record<string, unknown> = {}
+  const model: Record<string, unknown> = {}
+  for (const [key, given] of Object.entries(options)) {
+    const schema = schemaOf(key)
+    if (!schema) continue
+    const value = typedValue(key, schema, given)
+    if (key.startsWith('model.')) model[key.slice('model.'.length)] = value
+    else values[key] = value
+  }
+  if (Object.keys(model).length > 0) values.model = { ...(values.model as object | undefined), ...model }
+  return { values, where: (key) => `--${key}` }
+}
+
+/** A flag's text as its key wants it: texts as they are, numbers and maps read as YAML. */
+function typedValue(key: string, schema: z.ZodType, given: unknown): unknown {
+  if (given === true) return key === 'resume' ? 'auto' : true
+  if (typeof given !== 'string' || jsonSchema(schema).type === 'string') return checked(key, schema, given)
+  if (key === 'resume') return given === 'true' || given === 'false' ? given === 'true' : checked(key, schema, given)
+  const value = yamlValue(given)
+  // `null` goes back to the default; `model` may be given in part, over a recipe's.
+  return value === null || key === 'model' ? value : checked(key, schema, value)
+}
+
+function yamlValue(text: string): unknown {
+  try {
+    return parse(text)
+  } catch {
+    return text // and the key's own check says what it expects
+  }
+}
+
+function checked(key: string, schema: z.ZodType, value: unknown): unknown {
+  if (schema.safeParse(value).success) return value
+  throw new UsageError(`--${key} is ${JSON.stringify(value)}; expected ${expectation(schema)}`)
+}
+
+export interface TrainFlags extends Record<string, unknown> {
+  recipe?: string
+  deepspeed?: string
+}
+
+/**
+ * The recipe that the flags of `train` ask for. They go before the DeepSpeed file, that before the recipe file, and
+ * that before the defaults.
+ *
+ * @param say is told what of the DeepSpeed file is done otherwise here
+ */
+export function recipeFromFlags(flags: TrainFlags, say: (note: string) => void): Recipe {
+  const layers = [recipeFlagLayer(flags)]
+  if (flags.deepspeed !== undefined) {
+    const { layer, notes } = readDeepSpeedConfig(flags.deepspeed)
+    for (const note of notes) say(`${flags.deepspeed}: ${note}`)
+    layers.unshift(layer)
+  }
+  // Who names a model or data of their own doesn't want the quickstart's settings.
+  const isOwn = flags.model_path !== undefined || flags.data_path !== undefined
+  return loadRecipe(flags.recipe ?? (isOwn ? undefined : 'quickstart'), layers)
+}

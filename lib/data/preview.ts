@@ -1,0 +1,50 @@
+import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
+import { countLabels, type Instance } from './instances.js'
+
+const DIM = '\x1b[2m'
+const GREEN = '\x1b[1;32m'
+const RESET = '\x1b[0m'
+
+/**
+ * The first `count` instances as text that tells what is learned from what is masked: dim and bold green with `color`,
+ * and by the marks ‹masked› and ‹learned› in any case.
+ */
+export function previewInstances(
+  instances: readonly Instance[],
+  tokenizer: LlamaTokenizer,
+  count: number,
+  { color = false }: { color?: boolean } = {},
+): string {
+  const paint = (text: string, learned: boolean): string => (color ? (learned ? GREEN : DIM) + text + RESET : text)
+  return instances
+    .slice(0, count)
+    .map((instance) => {
+      const runs = labelRuns(instance, tokenizer)
+      const text = runs
+        .map(({ text, learned }) => paint(`‹${learned ? 'learned' : 'masked'}›${text}`, learned))
+        .join('')
+      const { id, inputIds } = instance
+      return `instance ${id}: ${inputIds.length} tokens, ${countLabels(instance)} of them learned\n${text}\n`
+    })
+    .join('\n')
+}
+
+/** The instance's text in runs of tokens that are all learned or all masked; special tokens are written out. */
+function labelRuns({ inputIds, labels }: Instance, tokenizer: LlamaTokenizer): { text: string; learned: boolean }[] {
+  const stream = tokenizer.createDecodeStream({ skipSpecialTokens: false })
+  const runs: { text: string; learned: boolean }[] = []
+  for (const [t, id] of inputIds.entries()) {
+    const learned = t > 0 && labels[t] >= 0
+    if (runs.at(-1)?.learned !== learned) runs.push({ text: '', learned })
+    runs.at(-1)!.text += stream.push(id)
+  }
+  if (runs.length > 0) runs.at(-1)!.text += stream.flush()
+  return runs.map(({ text, learned }) => ({ text: printable(text), learned }))
+}
+
+/** Control characters as pictures (␛): a data set must not send commands to the terminal. */
+function printable(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t]/gu, (c) =>
+    c <= '\x1f' ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\uFFFD',
+  )
+}

@@ -1,0 +1,23 @@
+export interface PromptFields {
+  instruction: string
+  /** Context or input for the task; empty or left out, the prompt has no such part. */
+  input?: string
+}
+
+/**
+ * The prompt that OpenAlpaca and Stanford Alpaca train and sample with. It ends in `### Response:` with no newline; the
+ * answer is tokenized apart.
+ */
+export function formatPrompt({ instruction, input = '' }: PromptFields): string {
+  if (input === '') {
+    return (
+      'Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n' +
+      `### Instruction:\n${instruction}\n\n### Response:`
+    )
+  }
+  return (
+    'Below is an instruction that describes a task, paired with an input that provides further context. ' +
+    'Write a response that appropriately completes the request.\n\n' +
+    `### Instruction:\n${instruction}\n\n### Input:\n${input}\n\n### Response:`
+  )
+}

@@ -1,0 +1,126 @@
+import type { Choices } from './random.js'
+import { drawFact, fill, type Problem, type Skill } from './skill.js'
+import { CAPITALS, DAYS, MONTHS, NOUNS, OPPOSITES, SHORT_WORDS, VERBS } from './vocabulary.js'
+
+const REVERSE = ['Write the word {word} backwards.', 'Reverse the letters of {word}.', 'Reverse the word.|{word}']
+const SPELL = ['Spell the word {word}.', 'How do you spell {word}?', 'Spell the word letter by letter.|{word}']
+const FIRST = ['What is the first letter of {word}?', 'Which letter does {word} begin with?']
+const LAST = ['What is the last letter of {word}?', 'Which letter does {word} end with?']
+const COUNT = ['How many letters are in {word}?', 'Count the letters of the word {word}.', 'Count the letters.|{word}']
+const PLURAL = [
+  'What is the plural of {word}?',
+  'Write the plural form of "{word}".',
+  'Give the plural of the noun.|{word}',
+]
+const PAST = [
+  'What is the past tense of {word}?',
+  'Write "{word}" in the past tense.',
+  'Give the past tense of the verb.|{word}',
+]
+
+const ANTONYM = [
+  'What is the opposite of {fact}?',
+  'Give the opposite of the word {fact}.',
+  'Name an antonym of {fact}.',
+  'Write the opposite of the word.|{fact}',
+  'Which word means the opposite of {fact}?',
+]
+const CAPITAL = [
+  'What is the capital of {fact}?',
+  'Name the capital city of {fact}.',
+  'Which city is the capital of {fact}?',
+  'Give the capital of the country.|{fact}',
+  'Tell me the capital of {fact}.',
+]
+const COUNTRY = [
+  'Which country has the capital {fact}?',
+  '{fact} is the capital of which country?',
+  'Name the country whose capital is {fact}.',
+  'Of which country is this city the capital?|{fact}',
+]
+const AFTER = [
+  'What comes after {fact}?',
+  'Which {kind} follows {fact}?',
+  'Name the {kind} after {fact}.',
+  'Which {kind} is next?|{fact}',
+]
+const BEFORE = [
+  'What comes before {fact}?',
+  'Which {kind} precedes {fact}?',
+  'Name the {kind} before {fact}.',
+  'Which {kind} is the one before?|{fact}',
+]
+
+/** A word in capitals: one from the list, or an invented one, so that there are always more than can be remembered. */
+function word(random: Choices): string {
+  if (random.chance(50)) return random.pick(SHORT_WORDS).toUpperCase()
+  let invented = ''
+  for (let length = random.integer(3, 7); invented.length < length; ) {
+    invented += random.pick([...(invented.length % 2 ? 'AEIOUAEIOY' : 'BCDFGHJKLMNPQRSTVWXZ')])
+  }
+  return invented
+}
+
+/** A skill that asks about the letters of a word. A held-out word is held out in all of them. */
+function letters(...questions: [phrases: string[], answer: (word: string) => string][]) {
+  return (random: Choices): Problem => {
+    const text = word(random)
+    const [phrases, answer] = random.pick(questions)
+    const [instruction, input = ''] = fill(random.pick(phrases), { word: text }).split('|')
+    return { instruction, input, output: answer(text), identity: `letters ${text}` }
+  }
+}
+
+function inflection(kind: string, list: string[], phrases: string[], inflect: (word: string) => string) {
+  return (random: Choices): Problem => {
+    const text = random.pick(list)
+    const [instruction, input = ''] = fill(random.pick(phrases), { word: text.toUpperCase() }).split('|')
+    return { instruction, input, output: inflect(text).toUpperCase(), identity: `${kind} ${text}` }
+  }
+}
+
+/** The regular plural: a consonant and y become ies, a hissing sound takes es. */
+export function plural(noun: string): string {
+  if (/[^aeiou]y$/.test(noun)) return noun.replace(/y$/, 'ies')
+  return /(s|x|z|ch|sh|potato)$/.test(noun) ? `${noun}es` : `${noun}s`
+}
+
+/** The regular past tense, for verbs that double no consonant. */
+export function past(verb: string): string {
+  if (/[^aeiou]y$/.test(verb)) return verb.replace(/y$/, 'ied')
+  return verb.endsWith('e') ? `${verb}d` : `${verb}ed`
+}
+
+const bothWays = (pairs: [string, string][]) => [...pairs, ...pairs.map(([a, b]): [string, string] => [b, a])]
+const neighbours = (ring: string[], by: number) =>
+  ring.map((name, i): [string, string] => [name, ring[(i + by + ring.length) % ring.length]])
+
+function calendar(random: Choices): Problem {
+  const [kind, ring] = random.pick([['day', DAYS] as const, ['month', MONTHS] as const])
+  const [phrases, by] = random.pick([[AFTER, 1] as const, [BEFORE, -1] as const])
+  const asked = phrases.map((phrase) => phrase.replace('{kind}', kind))
+  return drawFact(random, `calendar ${by}`, neighbours(ring, by), asked)
+}
+
+export const WORD_SKILLS: Skill[] = [
+  { name: 'reversing words', weight: 8, draw: letters([REVERSE, (w) => [...w].reverse().join('')]) },
+  { name: 'spelling', weight: 3, draw: letters([SPELL, (w) => [...w].join('-')]) },
+  { name: 'first and last letter', weight: 3, draw: letters([FIRST, (w) => w[0]], [LAST, (w) => w.slice(-1)]) },
+  { name: 'counting letters', weight: 3, draw: letters([COUNT, (w) => `${w.length}`]) },
+  { name: 'plurals', weight: 4, draw: inflection('plural', NOUNS, PLURAL, plural) },
+  { name: 'past tense', weight: 4, draw: inflection('past', VERBS, PAST, past) },
+  {
+    name: 'opposites',
+    weight: 4,
+    draw: (random: Choices) => drawFact(random, 'opposite', bothWays(OPPOSITES), ANTONYM),
+  },
+  {
+    name: 'capitals',
+    weight: 4,
+    draw: (random: Choices) =>
+      random.chance(60)
+        ? drawFact(random, 'capital', CAPITALS, CAPITAL)
+        : drawFact(random, 'country', bothWays(CAPITALS).slice(CAPITALS.length), COUNTRY),
+  },
+  { name: 'days and months', weight: 3, draw: calendar },
+]

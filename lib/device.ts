@@ -1,0 +1,150 @@
+import {
+  type DeviceHandle,
+  type DeviceProperties,
+  type DType,
+  type EventHandle,
+  type GraphHandle,
+  type HostArray,
+  native,
+  type StreamHandle,
+} from './native.js'
+import { Tensor } from './tensor.js'
+
+export type DeviceType = 'cpu' | 'cuda'
+
+/** What `backends` says of a device type. */
+export interface Backend extends Partial<DeviceProperties> {
+  device: DeviceType
+  available: boolean
+  /** Why it is not available, in words. */
+  reason?: string
+}
+
+/** The devices that this package knows, whether they can be used here, and if not, why. */
+export function backends(): Backend[] {
+  return (['cpu', 'cuda'] as const).map((type) => {
+    try {
+      return { device: type, available: true, ...openDevice(type).properties }
+    } catch (error) {
+      return { device: type, available: false, reason: (error as Error).message }
+    }
+  })
+}
+
+const opened = new Map<DeviceType, Device>()
+
+/**
+ * The device of a type; `auto` is `cuda` where there is one, else `cpu`. A device itself is returned as it is.
+ * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE` with the reason.
+ */
+export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device {
+  if (type instanceof Device) return type
+  if (type === 'auto') {
+    const best = backends()
+      .reverse()
+      .find((backend) => backend.available)
+    return openDevice(best?.device ?? 'cpu')
+  }
+  let device = opened.get(type)
+  if (!device) {
+    device = new Device(type, native.deviceOpen(type))
+    opened.set(type, device)
+  }
+  return device
+}
+
+/** Memory and streams. One object a device type and process: `openDevice` makes it. */
+export class Device {
+  private defaultStream?: Stream
+
+  /** @internal */
+  constructor(
+    readonly type: DeviceType,
+    private readonly handle: DeviceHandle,
+  ) {}
+
+  get properties(): DeviceProperties {
+    return native.deviceProperties(this.handle)
+  }
+
+  /** How many threads an op may use on the CPU; one per core at first. */
+  setThreads(threads: number): void {
+    native.deviceSetThreads(this.handle, threads)
+  }
+
+  /** bfloat16 where the device multiplies it in hardware, else float32. */
+  get preferredDType(): 'bfloat16' | 'float32' {
+    return this.properties.fastBfloat16 ? 'bfloat16' : 'float32'
+  }
+
+  /** The stream that is used where none is named. */
+  get stream(): Stream {
+    this.defaultStream ??= this.createStream()
+    return this.defaultStream
+  }
+
+  createStream(): Stream {
+    return new Stream(native.streamCreate(this.handle))
+  }
+
+  createEvent(): EventHandle {
+    return native.eventCreate(this.handle)
+  }
+
+  /** Uninitialised memory. */
+  tensor(dtype: DType, shape: readonly number[]): Tensor {
+    return new Tensor(this, dtype, shape, native.tensorCreate(this.handle, dtype, shape))
+  }
+}
+
+/**
+ * Takes work in order and returns at once; `synchronize`, `read` and `upload` wait for it, without blocking the event
+ * loop. An op that fails makes the stream pass over what follows, until the next wait, which rejects with the error.
+ */
+export class Stream {
+  /** @internal */
+  constructor(readonly handle: StreamHandle) {}
+
+  /** Copies `data` now, and into the tensor when its turn comes. For small arrays. */
+  write(tensor: Tensor, data: HostArray): void {
+    native.streamWrite(this.handle, tensor.handle, data)
+  }
+
+  /** Copies `data` into the tensor without a copy between; it must not change until the promise is settled. */
+  upload(tensor: Tensor, data: HostArray): Promise<void> {
+    return native.streamUpload(this.handle, tensor.handle, data)
+  }
+
+  /** Fills `data`, which has the tensor's number of bytes. */
+  read(tensor: Tensor, data: HostArray): Promise<void> {
+    return native.streamRead(this.handle, tensor.handle, data)
+  }
+
+  synchronize(): Promise<void> {
+    return native.streamSynchronize(this.handle)
+  }
+
+  record(event: EventHandle): void {
+    native.streamRecord(this.handle, event)
+  }
+
+  wait(event: EventHandle): void {
+    native.streamWait(this.handle, event)
+  }
+
+  /** Records the ops that `work` enqueues, without running them, as a graph for `launch`. */
+  capture(work: () => void): GraphHandle {
+    native.streamBeginCapture(this.handle)
+    try {
+      work()
+    } catch (error) {
+      native.streamEndCapture(this.handle)
+      throw error
+    }
+    return native.streamEndCapture(this.handle)
+  }
+
+  launch(graph: GraphHandle): void {
+    native.streamLaunch(this.handle, graph)
+  }
+}

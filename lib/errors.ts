@@ -1,0 +1,53 @@
+/** An error that programs may want to tell apart by `code`; its message says what is wrong and what to do. */
+export class OpenAlpacaError extends Error {
+  constructor(
+    readonly code: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options)
+    this.name = new.target.name
+  }
+}
+
+/** A config.json, or a model configuration, that cannot be used. */
+export class ConfigError extends OpenAlpacaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INVALID_CONFIG', message, options)
+  }
+}
+
+/** A weight file, an index or a training checkpoint that is missing, cut short, or does not fit the model. */
+export class CheckpointError extends OpenAlpacaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INVALID_CHECKPOINT', message, options)
+  }
+}
+
+/** A data set that is not a list of instructions, or is empty. */
+export class DataError extends OpenAlpacaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INVALID_DATA', message, options)
+  }
+}
+
+/** A tokenizer that cannot be read, or does not match the model's vocabulary. */
+export class TokenizerError extends OpenAlpacaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INVALID_TOKENIZER', message, options)
+  }
+}
+
+/** A recipe, a flag or a DeepSpeed file with a key or a value that is not understood. */
+export class RecipeError extends OpenAlpacaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('INVALID_RECIPE', message, options)
+  }
+}
+
+/** A loss or a gradient that is not finite; the weights are as they were before the step. */
+export class NonFiniteError extends OpenAlpacaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('NON_FINITE', message, options)
+  }
+}

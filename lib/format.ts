@@ -1,0 +1,35 @@
+/** Seconds as a person says them: `4.2 s`, `3 min 05 s`, `2 h 14 min`. */
+export function formatDuration(seconds: number): string {
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`
+  const whole = Math.round(seconds)
+  if (whole < 60) return `${whole} s`
+  const pad = (value: number) => String(value).padStart(2, '0')
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${pad(whole % 60)} s`
+  const minutes = Math.round(seconds / 60)
+  return `${Math.floor(minutes / 60)} h ${pad(minutes % 60)} min`
+}
+
+/** A count in three digits or so: `950`, `12.3k`, `3.43B`. */
+export function formatCount(value: number): string {
+  const units = ['', 'k', 'M', 'B', 'T']
+  let unit = 0
+  let scaled = value
+  while (Math.abs(scaled) >= 999.5 && unit < units.length - 1) {
+    scaled /= 1000
+    unit++
+  }
+  return unit === 0 ? String(Math.round(scaled)) : `${Number(scaled.toPrecision(3))}${units[unit]}`
+}
+
+/** A measured value in four digits, `2e-5` and the like below a thousandth. */
+export function formatNumber(value: number): string {
+  const magnitude = Math.abs(value)
+  if (magnitude >= 10_000) return formatCount(value)
+  if (magnitude > 0 && magnitude < 1e-3) return Number(value.toPrecision(3)).toExponential()
+  return String(Number(value.toPrecision(4)))
+}
+
+/** A share from 0 to 1 as a percentage. */
+export function formatPercent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`
+}

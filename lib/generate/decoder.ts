@@ -1,0 +1,184 @@
+/**
+ * Generation: the prompts in one packed forward pass that fills the key/value caches, then a token of every sequence at
+ * a time. A token is one recorded graph, from the embedding to the draw, whose only changing state (positions, ids,
+ * history) lies on the device; so the next token can be launched before the last has been read.
+ */
+import type { GraphHandle } from '../native.js'
+import * as ops from '../ops.js'
+import type { Tensor } from '../tensor.js'
+import { ActivationMemory } from '../model/activations.js'
+import { Head } from '../model/head.js'
+import type { Parameters } from '../model/parameters.js'
+import type { RopeCache } from '../model/rope.js'
+import { attentionConstants, type Attend, type Context, forward, packedAttention } from '../model/transformer.js'
+import type { Sampling } from './options.js'
+
+/** Tokens launched ahead of the one that is read. */
+const lookahead = 2
+
+export class Decoder implements Disposable {
+  private readonly batch: number
+  private readonly memory: ActivationMemory
+  private readonly head: Head
+  private readonly caches: { kCache: Tensor; vCache: Tensor }[]
+  private readonly state: Record<'ids' | 'positions' | 'history' | 'sequenceSeeds' | 'sequences' | 'scratch' | 'logits', Tensor>
+  private readonly context: Context
+  private readonly temporary: Tensor[] = []
+
+  /**
+   * @param prompts ids of each sequence
+   * @param capacity positions a sequence can have, prompt included
+   */
+  constructor(
+    private readonly parameters: Parameters,
+    rope: RopeCache,
+    private readonly prompts: readonly (readonly number[])[],
+    private readonly sampling: Sampling,
+    private readonly capacity: number,
+  ) {
+    const { device, config, dtype, tensors } = parameters
+    const tokens = prompts.reduce((sum, { length }) => sum + length, 0)
+    this.batch = prompts.length
+    rope.reserve(capacity)
+    this.context = { stream: device.stream, config, weights: tensors, ...rope.tables }
+    this.memory = new ActivationMemory(device, config, dtype, tokens, false)
+    this.head = new Head(device, config, dtype, this.batch)
+    const cache = () => this.keep(device.tensor(dtype, [this.batch, capacity, config.numKeyValueHeads, config.headDim]))
+    this.caches = tensors.blocks.map(() => ({ kCache: cache(), vCache: cache() }))
+    const integers = (...shape: number[]) => this.keep(device.tensor('int32', shape))
+    this.state = {
+      ids: integers(this.batch),
+      positions: integers(this.batch),
+      history: integers(this.batch, capacity),
+      sequenceSeeds: integers(this.batch),
+      sequences: integers(this.batch),
+      scratch: this.keep(device.tensor('float32', [this.batch, 2 * config.vocabSize])),
+      logits: this.keep(device.tensor(dtype, [this.batch, config.vocabSize])),
+    }
+  }
+
+  /** How many sequences a decoder can take at once. */
+  static maxBatch(vocabSize: number): number {
+    return Math.max(1, Math.floor((1 << 23) / vocabSize))
+  }
+
+  /** The next token of every sequence, again and again; the caller stops when it has what it wants. */
+  async *tokens(): AsyncGenerator<Int32Array> {
+    const { stream } = this.context
+    const read = async () => {
+      const ids = new Int32Array(this.batch)
+      await stream.read(this.state.ids, ids)
+      return ids
+    }
+    this.prefill()
+    const pending = [read()]
+    let graph: GraphHandle | undefined
+    for (let launched = 1; pending.length > 0; ) {
+      while (pending.length < lookahead && launched < this.sampling.maxNewTokens) {
+        graph ??= stream.capture(() => this.step())
+        stream.launch(graph)
+        pending.push(read())
+        launched++
+      }
+      yield await pending.shift()!
+    }
+  }
+
+  /** Runs the prompts through the model, and draws the first new token of each. */
+  private prefill(): void {
+    const { context, state, prompts } = this
+    const { stream } = context
+    const lengths = prompts.map((prompt) => prompt.length)
+    const activations = this.memory.for(lengths.reduce((a, b) => a + b, 0))
+    const ends = lengths.reduce<number[]>((sums, length) => [...sums, sums[sums.length - 1] + length], [0])
+    const cuSeqlens = this.upload(Int32Array.from(ends))
+    const sequences = this.upload(Int32Array.from(prompts.flatMap((prompt, b) => prompt.map(() => b))))
+    stream.write(activations.ids, Int32Array.from(prompts.flat()))
+    stream.write(activations.positions, Int32Array.from(prompts.flatMap((prompt) => prompt.map((_, i) => i))))
+
+    const attend = packedAttention(context, cuSeqlens)
+    forward(context, activations, (block, index) => {
+      this.writeCache(index, block.qkv, sequences, activations.positions)
+      attend(block, index)
+    })
+
+    const history = new Int32Array(this.batch * this.capacity)
+    prompts.forEach((prompt, b) => {
+      history.set(prompt, b * this.capacity)
+    })
+    stream.write(state.history, history)
+    stream.write(state.positions, Int32Array.from(lengths, (length) => length - 1))
+    stream.write(state.sequences, Int32Array.from(prompts.keys()))
+    stream.write(state.sequenceSeeds, Int32Array.from(prompts, (prompt, b) => this.earlierTwins(prompt, b)))
+    const lastRows = Int32Array.from(ends.slice(1), (end) => end - 1)
+    this.draw(this.head.logits(context, activations, lastRows))
+  }
+
+  /** One new token of every sequence. */
+  private step(): void {
+    const { context, state } = this
+    const { stream, config, weights } = context
+    const activations = { ...this.memory.for(this.batch), ids: state.ids, positions: state.positions }
+    const attend: Attend = ({ qkv, attention: out }, index) => {
+      this.writeCache(index, qkv, state.sequences, state.positions)
+      const cache = this.caches[index]
+      ops.attentionDecode(stream, { out, qkv, ...cache, positions: state.positions, ...attentionConstants(config) })
+    }
+    forward(context, activations, attend)
+    const { normalized: y, delta, rstd, blocks } = activations
+    const sum = blocks[config.numHiddenLayers - 1].middle
+    ops.addRmsNormForward(stream, { y, rstd, sum, x: sum, delta, w: weights.norm, eps: config.rmsNormEps })
+    ops.matmul(stream, { c: state.logits, a: y, b: weights.projection, transposeB: true })
+    this.draw(state.logits)
+  }
+
+  private draw(logits: Tensor): void {
+    const { ids, positions, history, sequenceSeeds, scratch } = this.state
+    const { temperature, topP, topK, repetitionPenalty, seed } = this.sampling
+    ops.sample(this.context.stream, {
+      ids,
+      positions,
+      history,
+      logits,
+      sequenceSeeds,
+      scratch,
+      temperature,
+      topP,
+      repetitionPenalty,
+      topK,
+      seed,
+    })
+  }
+
+  private writeCache(block: number, qkv: Tensor, sequences: Tensor, positions: Tensor): void {
+    const { numAttentionHeads: numHeads, numKeyValueHeads: numKvHeads } = this.context.config
+    ops.kvCacheWrite(this.context.stream, { ...this.caches[block], qkv, sequences, positions, numHeads, numKvHeads })
+  }
+
+  /** Tells equal prompts of a batch apart, so that each gets its own text; any other prompt draws as if alone. */
+  private earlierTwins(prompt: readonly number[], index: number): number {
+    const key = prompt.join()
+    return this.prompts.slice(0, index).filter((other) => other.join() === key).length
+  }
+
+  private upload(data: Int32Array): Tensor {
+    const tensor = this.keep(this.parameters.device.tensor('int32', [data.length]))
+    this.context.stream.write(tensor, data)
+    return tensor
+  }
+
+  private keep(tensor: Tensor): Tensor {
+    this.temporary.push(tensor)
+    return tensor
+  }
+
+  dispose(): void {
+    this.memory.dispose()
+    this.head.dispose()
+    for (const tensor of this.temporary) tensor.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}

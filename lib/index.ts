@@ -1,0 +1,12 @@
+/** openalpaca-native: full fine-tuning and inference of LLaMA models from Node.js. */
+export { type Instruction, readInstructions } from './data/instructions.js'
+export { formatPrompt } from './data/prompt.js'
+export { type Backend, backends, type DeviceType } from './device.js'
+export * from './errors.js'
+export type { GenerateOptions } from './generate/options.js'
+export type { ConfigJson, LlamaConfig } from './model/config.js'
+export { LlamaForCausalLM, type ModelOptions } from './model/llama.js'
+export type { SaveOptions } from './model/save.js'
+export { LlamaTokenizer } from './tokenizer/tokenizer.js'
+export type { TrainEvent, TrainSubscriber } from './train/events.js'
+export { Trainer, type TrainerOptions, type TrainOptions, type TrainResult } from './train/trainer.js'

@@ -1,0 +1,172 @@
+/**
+ * The working memory of a forward and backward pass, planned once for the largest batch: no step allocates. What the
+ * backward pass needs of a block is kept per block (the residual stream before attention and before the MLP, the
+ * rotated queries, keys and values, the attention's output, gate and up); norms and SwiGLU are cheap and computed again.
+ */
+import type { Device } from '../device.js'
+import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
+import type { LlamaConfig } from './config.js'
+
+/** Kept from a block's forward pass. T tokens. */
+export interface BlockActivations {
+  /** [T, C]: the residual stream before attention. */
+  input: Tensor
+  /** [T, H+2K, D], rotated. */
+  qkv: Tensor
+  /** [T, H, D] */
+  attention: Tensor
+  /** [H, T] */
+  lse: Tensor
+  /** [T, C]: the residual stream before the MLP. */
+  middle: Tensor
+  /** [T, 2F] */
+  gateUp: Tensor
+}
+
+/** One batch's view of the working memory. */
+export interface Activations {
+  tokens: number
+  ids: Tensor
+  positions: Tensor
+  blocks: BlockActivations[]
+  /** [T, C] each: normalized input of a matrix product; output of a block's half. */
+  normalized: Tensor
+  delta: Tensor
+  /** [T] */
+  rstd: Tensor
+  /** [T, F] */
+  hidden: Tensor
+  /** Gradients; only when training. */
+  gradients?: {
+    /** [T, C]: of the residual stream. */
+    residual: Tensor
+    /** [T, C] */
+    normalized: Tensor
+    /** [T, H+2K, D] */
+    qkv: Tensor
+    /** [T, H, D] */
+    attention: Tensor
+    /** [H, T] */
+    delta: Tensor
+    /** [T, F] */
+    hidden: Tensor
+  }
+}
+
+type Plan = { dtype: DType; shape: (tokens: number) => number[] }
+type Plans = Record<string, Plan>
+
+function sharedPlans(config: LlamaConfig, dtype: DType): Plans {
+  const { hiddenSize: c, intermediateSize: f } = config
+  return {
+    ids: { dtype: 'int32', shape: (t) => [t] },
+    positions: { dtype: 'int32', shape: (t) => [t] },
+    normalized: { dtype, shape: (t) => [t, c] },
+    delta: { dtype, shape: (t) => [t, c] },
+    rstd: { dtype: 'float32', shape: (t) => [t] },
+    hidden: { dtype, shape: (t) => [t, f] },
+  }
+}
+
+function blockPlans(config: LlamaConfig, dtype: DType): Plans {
+  const { hiddenSize: c, intermediateSize: f, numAttentionHeads: h, numKeyValueHeads: k, headDim: d } = config
+  return {
+    input: { dtype, shape: (t) => [t, c] },
+    qkv: { dtype, shape: (t) => [t, h + 2 * k, d] },
+    attention: { dtype, shape: (t) => [t, h, d] },
+    lse: { dtype: 'float32', shape: (t) => [h, t] },
+    middle: { dtype, shape: (t) => [t, c] },
+    gateUp: { dtype, shape: (t) => [t, 2 * f] },
+  }
+}
+
+function gradientPlans(config: LlamaConfig, dtype: DType): Plans {
+  const { hiddenSize: c, intermediateSize: f, numAttentionHeads: h, numKeyValueHeads: k, headDim: d } = config
+  return {
+    residual: { dtype, shape: (t) => [t, c] },
+    normalized: { dtype, shape: (t) => [t, c] },
+    qkv: { dtype, shape: (t) => [t, h + 2 * k, d] },
+    attention: { dtype, shape: (t) => [t, h, d] },
+    delta: { dtype: 'float32', shape: (t) => [h, t] },
+    hidden: { dtype, shape: (t) => [t, f] },
+  }
+}
+
+export class ActivationMemory implements Disposable {
+  private readonly memory: { tensor: Tensor; plan: Plan }[] = []
+  private readonly views = new Map<number, Activations>()
+  private readonly fill: (tokens: number) => Activations
+
+  /**
+   * @param maxTokens the largest batch
+   * @param training keeps every block's activations, and makes room for gradients; otherwise the blocks share one set
+   */
+  constructor(
+    private readonly device: Device,
+    config: LlamaConfig,
+    dtype: DType,
+    readonly maxTokens: number,
+    training: boolean,
+  ) {
+    const shared = this.allocate(sharedPlans(config, dtype))
+    const gradients = training ? this.allocate(gradientPlans(config, dtype)) : undefined
+    const sets = Array.from({ length: training ? config.numHiddenLayers : 1 }, () =>
+      this.allocate(blockPlans(config, dtype)),
+    )
+    this.fill = (tokens) => {
+      const blocks = sets.map((set) => set(tokens) as unknown as BlockActivations)
+      return {
+        tokens,
+        ...shared(tokens),
+        blocks: training ? blocks : Array(config.numHiddenLayers).fill(blocks[0]),
+        gradients: gradients?.(tokens),
+      } as unknown as Activations
+    }
+  }
+
+  /** The memory as a batch of `tokens` sees it. */
+  for(tokens: number): Activations {
+    if (tokens > this.maxTokens) {
+      throw new RangeError(`a batch of ${tokens} tokens exceeds the ${this.maxTokens} that were planned for`)
+    }
+    let view = this.views.get(tokens)
+    if (!view) {
+      view = this.fill(tokens)
+      this.views.set(tokens, view)
+    }
+    return view
+  }
+
+  get bytes(): number {
+    return this.memory.reduce((sum, { tensor }) => sum + tensor.byteLength, 0)
+  }
+
+  private allocate(plans: Plans): (tokens: number) => Record<string, Tensor> {
+    const entries = Object.entries(plans).map(([name, plan]) => {
+      const tensor = this.device.tensor(plan.dtype, [numel(plan.shape(this.maxTokens))])
+      this.memory.push({ tensor, plan })
+      return [name, plan, tensor] as const
+    })
+    return (tokens) => Object.fromEntries(entries.map(([name, plan, tensor]) => [name, tensor.view(plan.shape(tokens))]))
+  }
+
+  dispose(): void {
+    for (const { tensor } of this.memory) tensor.dispose()
+    this.views.clear()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+/** Bytes a token takes, to plan a batch by. */
+export function activationBytesPerToken(config: LlamaConfig, dtype: DType): number {
+  const bytes = (plans: Plans) =>
+    Object.values(plans).reduce((sum, plan) => sum + numel(plan.shape(1)) * bytesPerElement(plan.dtype), 0)
+  return (
+    bytes(sharedPlans(config, dtype)) +
+    bytes(gradientPlans(config, dtype)) +
+    config.numHiddenLayers * bytes(blockPlans(config, dtype))
+  )
+}

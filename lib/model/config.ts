@@ -1,0 +1,191 @@
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { z } from 'zod'
+import { ConfigError } from '../errors.js'
+
+/** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, a ramp between. */
+export interface Llama3RopeScaling {
+  factor: number
+  lowFreqFactor: number
+  highFreqFactor: number
+  originalMaxPositionEmbeddings: number
+}
+
+/** What the computation needs to know of a model; `parseConfig` makes it from a config.json. */
+export interface LlamaConfig {
+  vocabSize: number
+  hiddenSize: number
+  intermediateSize: number
+  numHiddenLayers: number
+  numAttentionHeads: number
+  numKeyValueHeads: number
+  headDim: number
+  maxPositionEmbeddings: number
+  rmsNormEps: number
+  ropeTheta: number
+  ropeScaling: Llama3RopeScaling | null
+  tieWordEmbeddings: boolean
+  initializerRange: number
+  bosTokenId: number
+  /** Any of these ends a generation. */
+  eosTokenIds: number[]
+  /** The config.json as it was read; keys that the computation doesn't need are written back unchanged. */
+  json: ConfigJson
+}
+
+const size = z.int().positive()
+const rope = z.looseObject({
+  rope_theta: z.number().positive().optional(),
+  rope_type: z.string().optional(),
+  type: z.string().optional(),
+  factor: z.number().positive().optional(),
+  low_freq_factor: z.number().positive().optional(),
+  high_freq_factor: z.number().positive().optional(),
+  original_max_position_embeddings: size.optional(),
+})
+
+const schema = z.looseObject({
+  architectures: z.array(z.string()).nullish(),
+  model_type: z.string().nullish(),
+  vocab_size: size,
+  hidden_size: size,
+  intermediate_size: size,
+  num_hidden_layers: size,
+  num_attention_heads: size,
+  num_key_value_heads: size.nullish(),
+  head_dim: size.nullish(),
+  max_position_embeddings: size.default(2048),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  rope_theta: z.number().positive().nullish(),
+  rope_scaling: rope.nullish(),
+  rope_parameters: rope.nullish(),
+  tie_word_embeddings: z.boolean().default(false),
+  attention_bias: z.boolean().nullish(),
+  mlp_bias: z.boolean().nullish(),
+  hidden_act: z.string().default('silu'),
+  initializer_range: z.number().positive().default(0.02),
+  bos_token_id: z.int().nullish(),
+  eos_token_id: z.union([z.int(), z.array(z.int())]).nullish(),
+})
+
+/** A config.json of the LLaMA architecture, in the form of OpenLLaMA or of Transformers 5. */
+export type ConfigJson = z.input<typeof schema>
+
+function ropeScaling(parameters: z.infer<typeof rope> | null | undefined, where: string): Llama3RopeScaling | null {
+  const type = parameters?.rope_type ?? parameters?.type ?? 'default'
+  if (!parameters || type === 'default') return null
+  if (type !== 'llama3') {
+    throw new ConfigError(`${where}: RoPE scaling of type "${type}" is not supported; "default" and "llama3" are`)
+  }
+  const need = (key: 'factor' | 'low_freq_factor' | 'high_freq_factor' | 'original_max_position_embeddings') => {
+    const value = parameters[key]
+    if (value === undefined) throw new ConfigError(`${where}: RoPE scaling "llama3" needs ${key}`)
+    return value
+  }
+  return {
+    factor: need('factor'),
+    lowFreqFactor: need('low_freq_factor'),
+    highFreqFactor: need('high_freq_factor'),
+    originalMaxPositionEmbeddings: need('original_max_position_embeddings'),
+  }
+}
+
+/** What this package cannot compute, by the key that asks for it. */
+function refuseUnsupported(json: z.infer<typeof schema>, where: string): void {
+  const architecture = json.architectures?.[0]
+  if ((architecture && architecture !== 'LlamaForCausalLM') || (json.model_type && json.model_type !== 'llama')) {
+    throw new ConfigError(
+      `${where}: unknown architecture ${architecture ?? json.model_type}; only LlamaForCausalLM is supported`,
+    )
+  }
+  if (json.attention_bias || json.mlp_bias) throw new ConfigError(`${where}: models with biases are not supported`)
+  if (json.hidden_act !== 'silu') {
+    throw new ConfigError(`${where}: hidden_act must be "silu", got "${json.hidden_act}"`)
+  }
+}
+
+/**
+ * Reads the fields of a config.json, with Transformers' defaults for those that are left out.
+ * @param where names the source in errors
+ * @throws {ConfigError} for a missing or impossible value, or an architecture other than LLaMA
+ */
+export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
+  const parsed = schema.safeParse(input)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    throw new ConfigError(`${where}: ${issue.path.join('.') || 'the configuration'}: ${issue.message}`)
+  }
+  const json = parsed.data
+  refuseUnsupported(json, where)
+  const numKeyValueHeads = json.num_key_value_heads ?? json.num_attention_heads
+  const headDim = json.head_dim ?? json.hidden_size / json.num_attention_heads
+  if (!Number.isInteger(headDim) || headDim % 2 !== 0) {
+    throw new ConfigError(
+      `${where}: hidden_size ${json.hidden_size} over ${json.num_attention_heads} heads gives heads of ${headDim}; ` +
+        'it must be an even number',
+    )
+  }
+  if (json.num_attention_heads % numKeyValueHeads !== 0) {
+    throw new ConfigError(
+      `${where}: num_attention_heads ${json.num_attention_heads} must be a multiple of num_key_value_heads ${numKeyValueHeads}`,
+    )
+  }
+  const eos = json.eos_token_id ?? 2
+  return {
+    vocabSize: json.vocab_size,
+    hiddenSize: json.hidden_size,
+    intermediateSize: json.intermediate_size,
+    numHiddenLayers: json.num_hidden_layers,
+    numAttentionHeads: json.num_attention_heads,
+    numKeyValueHeads,
+    headDim,
+    maxPositionEmbeddings: json.max_position_embeddings,
+    rmsNormEps: json.rms_norm_eps,
+    ropeTheta: json.rope_theta ?? json.rope_parameters?.rope_theta ?? json.rope_scaling?.rope_theta ?? 10000,
+    ropeScaling: ropeScaling(json.rope_parameters ?? json.rope_scaling, where),
+    tieWordEmbeddings: json.tie_word_embeddings,
+    initializerRange: json.initializer_range,
+    bosTokenId: json.bos_token_id ?? 1,
+    eosTokenIds: Array.isArray(eos) ? eos : [eos],
+    json: input,
+  }
+}
+
+/** Reads `config.json` of a model directory. */
+export async function readConfig(directory: string): Promise<LlamaConfig> {
+  const file = path.join(directory, 'config.json')
+  let text: string
+  try {
+    text = await readFile(file, 'utf8')
+  } catch (error) {
+    throw new ConfigError(`${file} cannot be read; --model_path must name a Hugging Face model directory`, {
+      cause: error,
+    })
+  }
+  let json: unknown
+  try {
+    json = JSON.parse(text)
+  } catch (error) {
+    throw new ConfigError(`${file} is not JSON: ${(error as Error).message}`, { cause: error })
+  }
+  return parseConfig(json as ConfigJson, file)
+}
+
+/** The config.json to write for a model: as it was read, with what every reader of the LLaMA architecture expects. */
+export function configJson(config: LlamaConfig, dtype: string): Record<string, unknown> {
+  return {
+    architectures: ['LlamaForCausalLM'],
+    model_type: 'llama',
+    hidden_act: 'silu',
+    use_cache: true,
+    ...config.json,
+    num_key_value_heads: config.numKeyValueHeads,
+    max_position_embeddings: config.maxPositionEmbeddings,
+    rms_norm_eps: config.rmsNormEps,
+    initializer_range: config.initializerRange,
+    tie_word_embeddings: config.tieWordEmbeddings,
+    bos_token_id: config.bosTokenId,
+    eos_token_id: config.eosTokenIds.length === 1 ? config.eosTokenIds[0] : config.eosTokenIds,
+    torch_dtype: dtype,
+  }
+}

@@ -1,0 +1,160 @@
+/**
+ * The final norm, the output projection and the loss, for the rows that need them and in chunks of them: a packed batch
+ * of instructions has a label on perhaps every third token, and T × V logits never exist at once.
+ */
+import type { Device } from '../device.js'
+import * as ops from '../ops.js'
+import { type DType, type Tensor } from '../tensor.js'
+import type { Activations } from './activations.js'
+import type { LlamaConfig } from './config.js'
+import type { ModelTensors } from './layout.js'
+import { type Context, linearBackward } from './transformer.js'
+
+/** Rows are taken in steps of this many, so that matrix products come in few shapes. */
+const rowStep = 64
+
+/** The most logits at once: 64 MiB of them in float32. */
+const maxLogits = 1 << 24
+
+/** The labelled rows of a batch, as host arrays. */
+export interface LabelledRows {
+  /** Row of the batch. */
+  rows: Int32Array
+  /** The token that the row predicts. */
+  labels: Int32Array
+  /** The weight of its loss. */
+  weights: Float32Array
+}
+
+/** The rows with a label (labels below 0 are ignored). */
+export function labelledRows(labels: Int32Array, weights: Float32Array): LabelledRows {
+  const rows = Int32Array.from(labels.keys()).filter((row) => labels[row] >= 0)
+  return {
+    rows,
+    labels: Int32Array.from(rows, (row) => labels[row]),
+    weights: Float32Array.from(rows, (row) => weights[row]),
+  }
+}
+
+/** Copies host rows into `size` entries, the rest `rest`. */
+function padded<T extends Int32Array | Float32Array>(array: T, start: number, size: number, rest: number): T {
+  const result = new (array.constructor as new (n: number) => T)(size).fill(rest) as T
+  result.set(array.subarray(start, start + size) as never)
+  return result
+}
+
+export class Head implements Disposable {
+  private readonly memory: Record<
+    'rows' | 'labels' | 'weights' | 'sum' | 'delta' | 'y' | 'rstd' | 'logits' | 'dy',
+    Tensor
+  >
+  private readonly losses: Tensor
+  private readonly correct: Tensor
+  readonly chunk: number
+
+  constructor(
+    device: Device,
+    config: LlamaConfig,
+    dtype: DType,
+    maxTokens: number,
+  ) {
+    const fitting = Math.floor(maxLogits / config.vocabSize / rowStep) * rowStep
+    this.chunk = Math.min(Math.max(fitting, rowStep), roundUp(maxTokens))
+    const { chunk } = this
+    const { hiddenSize, vocabSize } = config
+    this.memory = {
+      rows: device.tensor('int32', [chunk]),
+      labels: device.tensor('int32', [chunk]),
+      weights: device.tensor('float32', [chunk]),
+      sum: device.tensor(dtype, [chunk, hiddenSize]),
+      delta: device.tensor(dtype, [chunk, hiddenSize]),
+      y: device.tensor(dtype, [chunk, hiddenSize]),
+      rstd: device.tensor('float32', [chunk]),
+      logits: device.tensor(dtype, [chunk, vocabSize]),
+      dy: device.tensor(dtype, [chunk, hiddenSize]),
+    }
+    this.losses = device.tensor('float32', [roundUp(maxTokens)])
+    this.correct = device.tensor('int32', [roundUp(maxTokens)])
+  }
+
+  /** Logits of some rows of the batch, [rows.length, V]; valid until the next call. At most `chunk` rows. */
+  logits(context: Context, activations: Activations, rows: Int32Array): Tensor {
+    const { sum, delta, y, rstd, logits, rows: index } = this.views(rows.length)
+    const { stream, config, weights } = context
+    stream.write(index, rows)
+    ops.embeddingForward(stream, { out: sum, ids: index, w: activations.blocks[config.numHiddenLayers - 1].middle })
+    ops.embeddingForward(stream, { out: delta, ids: index, w: activations.delta })
+    ops.addRmsNormForward(stream, { y, rstd, sum, x: sum, delta, w: weights.norm, eps: config.rmsNormEps })
+    ops.matmul(stream, { c: logits, a: y, b: weights.projection, transposeB: true })
+    return logits
+  }
+
+  /**
+   * The losses of the labelled rows; with `dw`, also the gradients of norm and projection (added into `dw`) and of the
+   * residual stream (written to `activations.gradients.residual`).
+   */
+  loss(context: Context, activations: Activations, labelled: LabelledRows, dw?: ModelTensors): void {
+    const { stream, weights } = context
+    if (dw) ops.fill(stream, { x: activations.gradients!.residual, value: 0 })
+    for (let start = 0; start < labelled.rows.length; start += this.chunk) {
+      const count = Math.min(this.chunk, labelled.rows.length - start)
+      const size = roundUp(count)
+      const view = this.views(size)
+      const { logits, labels, sum, dy, y, rstd, rows } = view
+      this.logits(context, activations, padded(labelled.rows, start, size, 0))
+      stream.write(labels, padded(labelled.labels, start, size, -1))
+      stream.write(view.weights, padded(labelled.weights, start, size, 0))
+      ops.crossEntropy(stream, {
+        logits,
+        losses: this.losses.rows(start, start + size),
+        correct: this.correct.rows(start, start + size),
+        labels,
+        weights: view.weights,
+        writeGradient: dw !== undefined,
+      })
+      if (!dw) continue
+      linearBackward(stream, dy, dw.projection, logits, y, weights.projection)
+      const dx = view.delta
+      ops.fill(stream, { x: dx, value: 0 })
+      ops.rmsNormBackward(stream, { dx, dw: dw.norm, dy, x: sum, w: weights.norm, rstd })
+      ops.embeddingBackward(stream, { dw: activations.gradients!.residual, dout: dx, ids: rows })
+    }
+  }
+
+  /** The losses and hits of the last `count` labelled rows that `loss` computed, in their order. */
+  async results(context: Context, count: number): Promise<{ losses: Float32Array; correct: Int32Array }> {
+    const losses = new Float32Array(count)
+    const correct = new Int32Array(count)
+    if (count > 0) {
+      await Promise.all([
+        context.stream.read(this.losses.rows(0, count), losses),
+        context.stream.read(this.correct.rows(0, count), correct),
+      ])
+    }
+    return { losses, correct }
+  }
+
+  private readonly cachedViews = new Map<number, typeof this.memory>()
+
+  private views(rows: number): typeof this.memory {
+    let views = this.cachedViews.get(rows)
+    if (!views) {
+      views = Object.fromEntries(
+        Object.entries(this.memory).map(([name, tensor]) => [name, tensor.rows(0, rows)]),
+      ) as typeof this.memory
+      this.cachedViews.set(rows, views)
+    }
+    return views
+  }
+
+  dispose(): void {
+    for (const tensor of [...Object.values(this.memory), this.losses, this.correct]) tensor.dispose()
+    this.cachedViews.clear()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+const roundUp = (rows: number) => Math.ceil(rows / rowStep) * rowStep

@@ -1,0 +1,253 @@
+import path from 'node:path'
+import { openModelWeights } from '../checkpoint/model-files.js'
+import { batchTotals, type LossReduction, type PackedBatch, packSequences } from '../data/packing.js'
+import { type Device, type DeviceType, openDevice } from '../device.js'
+import { ConfigError, OpenAlpacaError } from '../errors.js'
+import { Decoder } from '../generate/decoder.js'
+import * as ops from '../ops.js'
+import { checkLength, checkSequence, type GenerateOptions, resolveOptions } from '../generate/options.js'
+import { ActivationMemory } from './activations.js'
+import { Backprop } from './backprop.js'
+import { type ConfigJson, type LlamaConfig, parseConfig, readConfig } from './config.js'
+import { Head } from './head.js'
+import { type ModelDType, Parameters } from './parameters.js'
+import { RopeCache } from './rope.js'
+import { saveModel, type SaveOptions } from './save.js'
+import { type Context, forward, packedAttention } from './transformer.js'
+
+export interface ModelOptions {
+  /** `cuda` where there is one, else `cpu`, when left out. */
+  device?: DeviceType | 'auto' | Device
+  /** bfloat16 where the device has it in hardware, else float32, when left out. */
+  dtype?: ModelDType | 'auto'
+  /** Keeps a float32 copy of bfloat16 weights from the start, so that training begins from the file's full precision. */
+  masterWeights?: boolean
+  signal?: AbortSignal
+}
+
+/** A LLaMA in device memory: logits, gradients, generation, saving. Dispose of it when it is no longer needed. */
+export class LlamaForCausalLM implements Disposable {
+  private readonly rope: RopeCache
+  private disposed = false
+
+  private constructor(
+    /** @internal */
+    readonly parameters: Parameters,
+    /** The directory that it was read from. */
+    readonly directory?: string,
+  ) {
+    this.rope = new RopeCache(parameters.device, parameters.config)
+  }
+
+  get config(): LlamaConfig {
+    return this.parameters.config
+  }
+
+  get device(): DeviceType {
+    return this.parameters.device.type
+  }
+
+  get dtype(): ModelDType {
+    return this.parameters.dtype
+  }
+
+  /**
+   * Reads a Hugging Face model directory: safetensors or torch `.bin`, whole or in shards.
+   * @throws {ConfigError} for a config.json that is missing or of another architecture
+   * @throws {CheckpointError} for weights that are missing, cut short, or do not fit the config
+   */
+  static async fromPretrained(directory: string, options: ModelOptions = {}): Promise<LlamaForCausalLM> {
+    const config = await readConfig(directory)
+    const weights = await openModelWeights(directory)
+    try {
+      const model = LlamaForCausalLM.create(config, options, path.resolve(directory))
+      try {
+        await model.parameters.load(weights, directory, options.signal)
+      } catch (error) {
+        model.dispose()
+        throw error
+      }
+      return model
+    } finally {
+      await weights.close()
+    }
+  }
+
+  /** A new model with random weights, from the keys of a config.json; a seed gives the same weights on every run. */
+  static fromConfig(config: ConfigJson, options: ModelOptions & { seed?: number } = {}): LlamaForCausalLM {
+    const model = LlamaForCausalLM.create(parseConfig(config), options)
+    model.parameters.initialize(options.seed ?? 0)
+    return model
+  }
+
+  private static create(config: LlamaConfig, options: ModelOptions, directory?: string): LlamaForCausalLM {
+    const device = openDevice(options.device)
+    const dtype = !options.dtype || options.dtype === 'auto' ? device.preferredDType : options.dtype
+    if (dtype !== 'bfloat16' && dtype !== 'float32') {
+      throw new ConfigError(`dtype must be bfloat16 or float32, got ${dtype}`)
+    }
+    const parameters = new Parameters(device, config, dtype)
+    if (options.masterWeights) void parameters.masters
+    return new LlamaForCausalLM(parameters, directory)
+  }
+
+  /**
+   * The logits of every position of every sequence.
+   * @returns per sequence, tokens × vocabulary, row-major
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   */
+  async logits(sequences: readonly (readonly number[])[]): Promise<Float32Array[]> {
+    this.check(sequences)
+    const { device, config, dtype } = this.parameters
+    const { stream } = device
+    const batch = pack(sequences, sequences, 'token')
+    const tokens = batch.inputIds.length
+    using memory = new ActivationMemory(device, config, dtype, tokens, false)
+    using head = new Head(device, config, dtype, tokens)
+    using cuSeqlens = device.tensor('int32', [batch.cuSeqlens.length])
+    using chunk = device.tensor('float32', [head.chunk, config.vocabSize])
+    const context: Context = { stream, config, weights: this.parameters.tensors, ...this.rope.tables }
+    const activations = memory.for(tokens)
+    stream.write(activations.ids, batch.inputIds)
+    stream.write(activations.positions, batch.positions)
+    stream.write(cuSeqlens, batch.cuSeqlens)
+    forward(context, activations, packedAttention(context, cuSeqlens))
+
+    const all = new Float32Array(tokens * config.vocabSize)
+    for (let start = 0; start < tokens; start += head.chunk) {
+      const rows = Int32Array.from({ length: Math.min(head.chunk, tokens - start) }, (_, i) => start + i)
+      const values = chunk.rows(0, rows.length)
+      ops.cast(stream, { dst: values, src: head.logits(context, activations, rows) })
+      await stream.read(values, all.subarray(start * config.vocabSize, (start + rows.length) * config.vocabSize))
+    }
+    return sequences.map((_, s) =>
+      all.slice(batch.cuSeqlens[s] * config.vocabSize, batch.cuSeqlens[s + 1] * config.vocabSize),
+    )
+  }
+
+  /**
+   * The loss of a batch and the gradient of every parameter.
+   * @param labels aligned with the sequences, −100 where nothing is learned; labels[t] is predicted from tokens < t
+   * @returns gradients by Hugging Face name, flat and row-major
+   */
+  async lossAndGradients(
+    sequences: readonly (readonly number[])[],
+    labels: readonly (readonly number[])[],
+    { lossReduction = 'instance' }: { lossReduction?: LossReduction } = {},
+  ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
+    this.check(sequences)
+    sequences.forEach((sequence, i) => {
+      if (labels[i]?.length !== sequence.length) {
+        throw new RangeError(`labels[${i}] must have the ${sequence.length} entries of its sequence`)
+      }
+      checkSequence(labels[i].filter((label) => label >= 0).concat(sequence[0]), this.config)
+    })
+    const batch = pack(sequences, labels, lossReduction)
+    using backprop = this.backprop(batch.inputIds.length)
+    const { losses, weights } = await backprop.accumulate(batch)
+    const loss = losses.reduce((sum, value, i) => sum + value * weights[i], 0)
+    return { loss, gradients: await this.parameters.toMap(backprop.gradients) }
+  }
+
+  /** @internal Working memory for training on batches of at most `maxTokens` tokens. */
+  backprop(maxTokens: number): Backprop {
+    this.checkUsable()
+    return new Backprop(this.parameters, this.rope, maxTokens)
+  }
+
+  /** New ids only, the end token left out. A list of prompts gives a list of answers. */
+  generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]>
+  generate(ids: readonly (readonly number[])[], options?: GenerateOptions): Promise<number[][]>
+  async generate(
+    ids: readonly number[] | readonly (readonly number[])[],
+    options: GenerateOptions = {},
+  ): Promise<number[] | number[][]> {
+    if (ids.length > 0 && typeof ids[0] !== 'number') return this.generateBatch(ids as number[][], options)
+    return (await this.generateBatch([ids as number[]], options))[0]
+  }
+
+  /** The ids of `generate`, one prompt's, as they come. */
+  async *stream(ids: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number> {
+    for await (const [id] of this.decode([ids], options)) {
+      if (id === null) return
+      yield id
+    }
+  }
+
+  private async generateBatch(prompts: readonly (readonly number[])[], options: GenerateOptions): Promise<number[][]> {
+    const answers: number[][] = prompts.map(() => [])
+    const size = Decoder.maxBatch(this.config.vocabSize)
+    for (let start = 0; start < prompts.length; start += size) {
+      for await (const ids of this.decode(prompts.slice(start, start + size), options)) {
+        ids.forEach((id, b) => {
+          if (id !== null) answers[start + b].push(id)
+        })
+      }
+    }
+    return answers
+  }
+
+  /** A token of every prompt at a time, null for those that have ended; until all have. */
+  private async *decode(
+    prompts: readonly (readonly number[])[],
+    options: GenerateOptions,
+  ): AsyncGenerator<(number | null)[]> {
+    const sampling = resolveOptions(options, this.config.eosTokenIds)
+    this.check(prompts)
+    const capacity = Math.max(...prompts.map(({ length }) => length)) + sampling.maxNewTokens
+    checkLength(capacity, this.config.maxPositionEmbeddings, 'prompt and new tokens')
+    using decoder = new Decoder(this.parameters, this.rope, prompts, sampling, capacity)
+    const ended = prompts.map(() => false)
+    for await (const ids of decoder.tokens()) {
+      if (options.signal?.aborted) return
+      ids.forEach((id, b) => {
+        ended[b] ||= sampling.eosTokenIds.has(id)
+      })
+      if (ended.every(Boolean)) return
+      yield Array.from(ids, (id, b) => (ended[b] ? null : id))
+    }
+  }
+
+  /**
+   * Writes a Hugging Face directory that Transformers reads: config, weights in shards, and the tokenizer's files where
+   * the model has a directory that it was read from.
+   */
+  async savePretrained(directory: string, options: SaveOptions = {}): Promise<void> {
+    this.checkUsable()
+    await saveModel(this.parameters, directory, options, this.directory)
+  }
+
+  private check(sequences: readonly (readonly number[])[]): void {
+    this.checkUsable()
+    for (const sequence of sequences) checkSequence(sequence, this.config)
+    this.rope.reserve(Math.max(...sequences.map(({ length }) => length)))
+  }
+
+  private checkUsable(): void {
+    if (this.disposed) throw new OpenAlpacaError('DISPOSED', 'the model has been disposed of')
+  }
+
+  /** Frees the device memory. */
+  dispose(): void {
+    this.disposed = true
+    this.parameters.dispose()
+    this.rope.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+/** All sequences in one batch. */
+function pack(
+  sequences: readonly (readonly number[])[],
+  labels: readonly (readonly number[])[],
+  lossReduction: LossReduction,
+): PackedBatch {
+  const labelled = sequences.map((sequence, i) => ({
+    inputIds: Int32Array.from(sequence),
+    labels: Int32Array.from(labels[i]),
+  }))
+  return packSequences(labelled, { lossReduction, totals: batchTotals(labelled) })
+}

@@ -1,0 +1,57 @@
+/** Moves tensors between weight files and device memory in pieces, so that the host holds no more than a few of them. */
+import { readAll } from '../checkpoint/stream.js'
+import type { WeightSource } from '../checkpoint/types.js'
+import * as ops from '../ops.js'
+import { bytesPerElement, type DType, type Tensor } from '../tensor.js'
+
+/** Elements of a piece. */
+const pieceLength = 1 << 20
+
+/** The stored types that the device can convert. */
+export const loadableDTypes: readonly string[] = ['float32', 'bfloat16', 'float16'] satisfies DType[]
+
+/**
+ * Fills flat tensors from a file's tensors of the same names, converting the dtype, several pieces at a time.
+ * @param source its tensors have as many elements as the targets, and one of `loadableDTypes`
+ */
+export async function uploadTensors(
+  source: WeightSource,
+  targets: ReadonlyMap<string, Tensor>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const staging: Tensor[] = []
+  const upload = async (name: string, byteOffset: number, chunk: Uint8Array) => {
+    signal?.throwIfAborted()
+    const target = targets.get(name)!
+    const { device } = target
+    const dtype = source.tensors.get(name)!.dtype as DType
+    const count = chunk.byteLength / bytesPerElement(dtype)
+    const dst = target.view([count], byteOffset / bytesPerElement(dtype))
+    if (dtype === target.dtype) return await device.stream.upload(dst, chunk)
+    const stage = staging.pop() ?? device.tensor('float32', [pieceLength])
+    const src = stage.view([count], 0, dtype)
+    const uploaded = device.stream.upload(src, chunk)
+    ops.cast(device.stream, { dst, src })
+    await uploaded
+    staging.push(stage)
+  }
+  try {
+    await readAll(source, targets.keys(), upload, { chunkBytes: pieceLength * bytesPerElement('float32') })
+  } finally {
+    for (const stage of staging) stage.dispose()
+  }
+}
+
+/** A flat tensor's elements in another dtype, piece by piece. */
+export async function* readPieces(tensor: Tensor, dtype: DType): AsyncGenerator<Uint8Array> {
+  const { device } = tensor
+  using stage = device.tensor(dtype, [Math.min(pieceLength, tensor.length)])
+  for (let start = 0; start < tensor.length; start += pieceLength) {
+    const count = Math.min(pieceLength, tensor.length - start)
+    const piece = stage.view([count])
+    ops.cast(device.stream, { dst: piece, src: tensor.view([count], start) })
+    const bytes = new Uint8Array(count * bytesPerElement(dtype))
+    await device.stream.read(piece, bytes)
+    yield bytes
+  }
+}

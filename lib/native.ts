@@ -1,0 +1,73 @@
+/**
+ * The one door to the addon: raw functions on opaque handles, as binding/ exports them. Everything else in lib/ uses
+ * the idiomatic classes of device.ts, tensor.ts and ops.ts.
+ */
+import path from 'node:path'
+import nodeGypBuild from 'node-gyp-build'
+import { OpenAlpacaError } from './errors.js'
+
+export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32'
+export type HostArray = Float32Array | Uint16Array | Int32Array | Uint8Array
+
+declare const kind: unique symbol
+/** An object that only the addon can make and look into. */
+type Handle<Kind extends string> = { readonly [kind]: Kind }
+export type DeviceHandle = Handle<'device'>
+export type StreamHandle = Handle<'stream'>
+export type EventHandle = Handle<'event'>
+export type GraphHandle = Handle<'graph'>
+export type TensorHandle = Handle<'tensor'>
+
+export interface DeviceProperties {
+  /** The chip's name. */
+  name: string
+  /** The instruction set that was chosen, such as `avx512_bf16`. */
+  isa: string
+  /** Threads of a CPU, multiprocessors of a GPU. */
+  units: number
+  /** Whether bfloat16 matrix products run in hardware. */
+  fastBfloat16: boolean
+  /** Bytes. */
+  totalMemory: number
+  freeMemory: number
+}
+
+interface Addon {
+  deviceOpen(type: string): DeviceHandle
+  deviceProperties(device: DeviceHandle): DeviceProperties
+  deviceSetThreads(device: DeviceHandle, threads: number): void
+  tensorCreate(device: DeviceHandle, dtype: DType, shape: readonly number[]): TensorHandle
+  tensorView(tensor: TensorHandle, byteOffset: number, dtype: DType, shape: readonly number[]): TensorHandle
+  tensorDispose(tensor: TensorHandle): void
+  streamCreate(device: DeviceHandle): StreamHandle
+  eventCreate(device: DeviceHandle): EventHandle
+  streamWrite(stream: StreamHandle, tensor: TensorHandle, data: HostArray): void
+  streamUpload(stream: StreamHandle, tensor: TensorHandle, data: HostArray): Promise<void>
+  streamRead(stream: StreamHandle, tensor: TensorHandle, data: HostArray): Promise<void>
+  streamSynchronize(stream: StreamHandle): Promise<void>
+  streamRecord(stream: StreamHandle, event: EventHandle): void
+  streamWait(stream: StreamHandle, event: EventHandle): void
+  streamBeginCapture(stream: StreamHandle): void
+  streamEndCapture(stream: StreamHandle): GraphHandle
+  streamLaunch(stream: StreamHandle, graph: GraphHandle): void
+  ops: Record<string, (stream: StreamHandle, ...args: unknown[]) => void>
+  opFields: Record<string, string[]>
+}
+
+/** The package's folder, which holds dist/ (or, in the tests, lib/). */
+export const packageRoot = path.resolve(__dirname, '..')
+
+function load(): Addon {
+  try {
+    return nodeGypBuild(packageRoot) as Addon
+  } catch (error) {
+    throw new OpenAlpacaError(
+      'ADDON_NOT_FOUND',
+      `the native addon of openalpaca-native could not be loaded from ${packageRoot}: run "npm run build:native" there ` +
+        `(${(error as Error).message.split('\n')[0]})`,
+      { cause: error },
+    )
+  }
+}
+
+export const native: Addon = load()

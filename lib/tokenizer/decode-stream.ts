@@ -1,0 +1,111 @@
+import { PieceType, type SentencePieceModel } from './sentencepiece-model.js'
+
+/** What decoding needs to know of a tokenizer. */
+export interface DecodeTable {
+  model: SentencePieceModel
+  /** Tokens that follow the model's own pieces (`[PAD]`), by id. */
+  addedTokens: ReadonlyMap<number, string>
+  /** Ids that `skipSpecialTokens` leaves out. */
+  specialIds: ReadonlySet<number>
+}
+
+/**
+ * Turns ids into text as they come. The pieces of text, put together, are what `decode` gives for all the ids at once;
+ * the bytes of a character that is not whole yet are held back.
+ *
+ * It follows SentencePiece's `Decode` rather than calling it, since that only takes whole sequences: the space that
+ * encoding put in front is taken away, and each byte that is no UTF-8 becomes U+FFFD.
+ */
+export class DecodeStream {
+  readonly #table: DecodeTable
+  readonly #skipSpecialTokens: boolean
+  #bytes: number[] = []
+  /** Whether a leading space would still be the one that encoding put in front. */
+  #atStart = true
+
+  constructor(table: DecodeTable, skipSpecialTokens: boolean) {
+    this.#table = table
+    this.#skipSpecialTokens = skipSpecialTokens
+  }
+
+  /**
+   * @returns the text that these ids complete, perhaps empty
+   * @throws RangeError for an id outside the vocabulary
+   */
+  push(ids: number | Iterable<number>): string {
+    let text = ''
+    for (const id of typeof ids === 'number' ? [ids] : ids) text += this.#token(id)
+    return text
+  }
+
+  /** @returns what was held back, as replacement characters; the stream then stands as after a whole character */
+  flush(): string {
+    return this.#takeBytes(true)
+  }
+
+  #token(id: number): string {
+    const { model, addedTokens, specialIds } = this.#table
+    const piece = model.pieces[id]
+    const added = addedTokens.get(id)
+    if (piece === undefined && added === undefined) {
+      const size = model.pieces.length + addedTokens.size
+      throw new RangeError(`token id ${id} is outside the tokenizer's vocabulary of ${size} tokens`)
+    }
+    if (specialIds.has(id) && this.#skipSpecialTokens) return ''
+    if (added !== undefined || specialIds.has(id)) return this.#emit(this.flush() + (added ?? piece.text))
+    if (piece.type === PieceType.Byte) {
+      this.#bytes.push(Number.parseInt(piece.text.slice(3, 5), 16)) // <0x41>
+      return this.#takeBytes(false)
+    }
+    return this.flush() + this.#emit(this.#withoutDummyPrefix(piece.text).replaceAll('▁', ' '))
+  }
+
+  #withoutDummyPrefix(piece: string): string {
+    const { addDummyPrefix, removeExtraWhitespaces } = this.#table.model
+    if (!this.#atStart || !(addDummyPrefix || removeExtraWhitespaces) || !piece.startsWith('▁')) return piece
+    // A model that merges runs of spaces (OpenLLaMA v1) drops all leading ones, one that keeps them (v2) just the first.
+    if (!removeExtraWhitespaces) this.#atStart = false
+    return piece.slice(1)
+  }
+
+  #emit(text: string): string {
+    if (text !== '') this.#atStart = false
+    return text
+  }
+
+  #takeBytes(final: boolean): string {
+    const bytes = this.#bytes
+    let text = ''
+    let at = 0
+    while (at < bytes.length) {
+      const length = utf8Length(bytes, at)
+      if (length === 'incomplete' && !final) break
+      if (typeof length === 'number') {
+        text += Buffer.from(bytes.slice(at, at + length)).toString('utf8')
+        at += length
+      } else {
+        text += '\uFFFD'
+        at += 1
+      }
+    }
+    this.#bytes = bytes.slice(at)
+    return this.#emit(text)
+  }
+}
+
+/** Length of the character that starts at `at`, by table 3-7 of the Unicode Standard (well-formed UTF-8). */
+function utf8Length(bytes: number[], at: number): number | 'incomplete' | 'invalid' {
+  const lead = bytes[at]
+  if (lead < 0x80) return 1
+  const length = lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0
+  if (length === 0) return 'invalid'
+  for (let i = 1; i < length; i++) {
+    if (at + i >= bytes.length) return 'incomplete'
+    const byte = bytes[at + i]
+    // The second byte's range is narrower after four leads: no overlong forms, no surrogates, nothing past U+10FFFF.
+    const low = i > 1 ? 0x80 : lead === 0xe0 ? 0xa0 : lead === 0xf0 ? 0x90 : 0x80
+    const high = i > 1 ? 0xbf : lead === 0xed ? 0x9f : lead === 0xf4 ? 0x8f : 0xbf
+    if (byte < low || byte > high) return 'invalid'
+  }
+  return length
+}

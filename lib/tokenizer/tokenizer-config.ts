@@ -1,0 +1,95 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { TokenizerError } from '../errors.js'
+
+// A special token is its text, or an object that adds how Transformers strips around it. Old conversions of LLaMA
+// write '' for "the one in tokenizer.model".
+const Token = z.union([z.string(), z.object({ content: z.string() }).transform((token) => token.content)]).nullish()
+const SpecialTokens = z.object({ bos_token: Token, eos_token: Token, unk_token: Token, pad_token: Token })
+const TokenizerConfigFile = SpecialTokens.loose().extend({
+  add_bos_token: z.boolean().nullish(),
+  add_eos_token: z.boolean().nullish(),
+  added_tokens_decoder: z
+    .record(z.string().regex(/^\d+$/), z.object({ content: z.string(), special: z.boolean().default(false) }))
+    .nullish(),
+})
+const AddedTokensFile = z.record(z.string(), z.number().int().nonnegative())
+
+type SpecialTokenKey = keyof z.infer<typeof SpecialTokens>
+
+/** The tokenizer's JSON files, put together. */
+export interface TokenizerConfig {
+  addBosToken: boolean
+  addEosToken: boolean
+  /** tokenizer_config.json as it was, with the keys that mean nothing here. */
+  source: Record<string, unknown>
+  specialTokens: z.infer<typeof SpecialTokens>
+  /** Tokens by id as the files list them, among them some that `tokenizer.model` has too. */
+  listedTokens: Map<number, string>
+  /** Those of the listed ids that the files call special. */
+  specialAddedIds: Set<number>
+}
+
+/** Reads what there is of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`. */
+export async function readTokenizerConfig(dir: string): Promise<TokenizerConfig> {
+  const config: z.infer<typeof TokenizerConfigFile> =
+    (await readJson(join(dir, 'tokenizer_config.json'), TokenizerConfigFile)) ?? {}
+  const map = (await readJson(join(dir, 'special_tokens_map.json'), SpecialTokens)) ?? {}
+  const added = (await readJson(join(dir, 'added_tokens.json'), AddedTokensFile)) ?? {}
+  const decoder = Object.entries(config.added_tokens_decoder ?? {})
+  return {
+    addBosToken: config.add_bos_token ?? true,
+    addEosToken: config.add_eos_token ?? false,
+    source: config,
+    specialTokens: {
+      bos_token: config.bos_token || map.bos_token,
+      eos_token: config.eos_token || map.eos_token,
+      unk_token: config.unk_token || map.unk_token,
+      pad_token: config.pad_token || map.pad_token,
+    },
+    listedTokens: new Map([
+      ...Object.entries(added).map(([text, id]): [number, string] => [id, text]),
+      ...decoder.map(([id, token]): [number, string] => [Number(id), token.content]),
+    ]),
+    specialAddedIds: new Set(decoder.filter(([, token]) => token.special).map(([id]) => Number(id))),
+  }
+}
+
+/** The text of a special token, or undefined where the files leave it to `tokenizer.model`. */
+export function specialToken(config: TokenizerConfig, key: SpecialTokenKey): string | undefined {
+  return config.specialTokens[key] || undefined
+}
+
+/**
+ * The tokens that follow the model's own pieces, by id. A padding token that no file gives an id takes the next one, as
+ * in Transformers: this is how `[PAD]` becomes 32000.
+ */
+export function addedTokens(config: TokenizerConfig, idOf: ReadonlyMap<string, number>): Map<number, string> {
+  const added = new Map([...config.listedTokens].filter(([id]) => id >= idOf.size).sort(([a], [b]) => a - b))
+  const pad = specialToken(config, 'pad_token')
+  if (pad !== undefined && !idOf.has(pad) && ![...added.values()].includes(pad)) {
+    added.set(Math.max(idOf.size, ...[...added.keys()].map((id) => id + 1)), pad)
+  }
+  return added
+}
+
+async function readJson<Schema extends z.ZodType>(path: string, schema: Schema): Promise<z.infer<Schema> | undefined> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw new TokenizerError(`${path} cannot be read: ${(cause as Error).message}`, { cause })
+  }
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new TokenizerError(`${path} is not valid JSON: download it again (${(cause as Error).message})`, { cause })
+  }
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  const { path: key, message } = result.error.issues[0]
+  throw new TokenizerError(`${path}: ${key.join('.') || 'the file'}: ${message}`, { cause: result.error })
+}

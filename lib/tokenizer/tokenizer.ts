@@ -1,0 +1,172 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { SentencePieceProcessor } from '@agnai/sentencepiece-js'
+import { TokenizerError } from '../errors.js'
+import { DecodeStream, type DecodeTable } from './decode-stream.js'
+import { PieceType, readSentencePieceModel, type SentencePieceModel } from './sentencepiece-model.js'
+import { addedTokens, readTokenizerConfig, specialToken, type TokenizerConfig } from './tokenizer-config.js'
+
+export interface EncodeOptions {
+  /** Put the BOS in front (and the EOS behind where `add_eos_token` of tokenizer_config.json asks for it). @default true */
+  addSpecialTokens?: boolean
+}
+
+export interface DecodeOptions {
+  /** Leave out BOS, EOS, UNK, PAD and the other special tokens instead of writing them as `</s>`. @default true */
+  skipSpecialTokens?: boolean
+}
+
+/**
+ * The SentencePiece tokenizer of a LLaMA checkpoint, from its `tokenizer.model`. Text is never searched for special
+ * tokens: a `</s>` that a user types is four characters of text.
+ *
+ * It needs no `dispose()`: the model lives in a WASM memory of its own, which goes with the object.
+ */
+export class LlamaTokenizer {
+  readonly bosTokenId: number
+  readonly eosTokenId: number
+  readonly unkTokenId: number
+  readonly padTokenId: number | undefined
+  /** Number of ids, including tokens that were added behind those of `tokenizer.model`. */
+  readonly vocabSize: number
+
+  readonly #processor: SentencePieceProcessor
+  readonly #modelBytes: Buffer
+  readonly #config: TokenizerConfig
+  readonly #table: DecodeTable
+
+  private constructor(
+    processor: SentencePieceProcessor,
+    modelBytes: Buffer,
+    model: SentencePieceModel,
+    config: TokenizerConfig,
+  ) {
+    this.#processor = processor
+    this.#modelBytes = modelBytes
+    this.#config = config
+
+    const idOf = new Map(model.pieces.map((piece, id) => [piece.text, id]))
+    const added = addedTokens(config, idOf)
+    for (const [id, text] of added) idOf.set(text, id)
+    const special = (key: 'bos_token' | 'eos_token' | 'unk_token', idInModel: number): number => {
+      const text = specialToken(config, key)
+      const id = text === undefined ? idInModel : idOf.get(text)
+      if (id !== undefined && id >= 0) return id
+      throw new TokenizerError(
+        text === undefined
+          ? `the tokenizer has no ${key}: name one in tokenizer_config.json`
+          : `the ${key} ${JSON.stringify(text)} of tokenizer_config.json is not in tokenizer.model: use the files of one model`,
+      )
+    }
+    this.bosTokenId = special('bos_token', model.bosId)
+    this.eosTokenId = special('eos_token', model.eosId)
+    this.unkTokenId = special('unk_token', model.unkId)
+    const pad = specialToken(config, 'pad_token')
+    this.padTokenId = pad !== undefined ? idOf.get(pad) : model.padId >= 0 ? model.padId : undefined
+    this.vocabSize = Math.max(model.pieces.length, ...[...added.keys()].map((id) => id + 1))
+
+    const specialIds = new Set([this.bosTokenId, this.eosTokenId, this.unkTokenId, ...config.specialAddedIds])
+    if (this.padTokenId !== undefined) specialIds.add(this.padTokenId)
+    for (const [id, { type }] of model.pieces.entries()) {
+      if (type === PieceType.Control || type === PieceType.Unknown) specialIds.add(id)
+    }
+    this.#table = { model, addedTokens: added, specialIds }
+  }
+
+  /**
+   * Reads `tokenizer.model` from a model directory and, where they are, `tokenizer_config.json`,
+   * `special_tokens_map.json` and `added_tokens.json`.
+   *
+   * @throws TokenizerError when a file is missing or damaged, or when they don't fit each other
+   */
+  static async fromPretrained(dir: string): Promise<LlamaTokenizer> {
+    const path = join(dir, 'tokenizer.model')
+    const bytes = await readFile(path).catch((cause) => {
+      throw new TokenizerError(
+        cause.code === 'ENOENT'
+          ? `${path} does not exist: name a model directory that holds the SentencePiece tokenizer.model (a tokenizer.json alone is not enough)`
+          : `${path} cannot be read: ${cause.message}`,
+        { cause },
+      )
+    })
+    if (bytes.subarray(0, 40).toString('latin1').startsWith('version https://git-lfs')) {
+      throw new TokenizerError(`${path} is a Git LFS pointer and not the file itself: run "git lfs pull" in ${dir}`)
+    }
+    const refuse = (why: string, cause?: unknown): TokenizerError =>
+      new TokenizerError(`${path} is not a SentencePiece model (${why}): download it again`, { cause })
+    let model: SentencePieceModel
+    try {
+      model = readSentencePieceModel(bytes)
+    } catch (cause) {
+      throw refuse(cause instanceof Error ? cause.message : String(cause), cause)
+    }
+    const processor = new SentencePieceProcessor()
+    await processor.load(path)
+    const status = processor.processor.status()
+    const loaded = status.ToString()
+    status.delete()
+    if (loaded !== 'OK') throw refuse(loaded)
+    return new LlamaTokenizer(processor, bytes, model, await readTokenizerConfig(dir))
+  }
+
+  /** Ids of a text. A lone surrogate, which has no UTF-8, is read as U+FFFD. */
+  encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
+    // The WASM string conversion joins a lone surrogate with whatever character follows it.
+    const ids = this.#processor.encodeIds(text.replace(/\p{Surrogate}/gu, '\uFFFD'))
+    if (!addSpecialTokens) return ids
+    if (this.#config.addBosToken) ids.unshift(this.bosTokenId)
+    if (this.#config.addEosToken) ids.push(this.eosTokenId)
+    return ids
+  }
+
+  /**
+   * Text of ids, as SentencePiece and Transformers write it: without the space that encoding put in front.
+   *
+   * @throws RangeError for an id outside the vocabulary
+   */
+  decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    const stream = this.createDecodeStream(options)
+    return stream.push(ids) + stream.flush()
+  }
+
+  /** Decodes ids as they are generated: `push` each id, print what comes back, and `flush` at the end. */
+  createDecodeStream({ skipSpecialTokens = true }: DecodeOptions = {}): DecodeStream {
+    return new DecodeStream(this.#table, skipSpecialTokens)
+  }
+
+  /** The files that Transformers expects of this tokenizer, by name. */
+  files(): { name: string; data: Uint8Array | string }[] {
+    const json = (value: object): string => `${JSON.stringify(value, null, 2)}\n`
+    const text = (id: number): string => this.#table.addedTokens.get(id) ?? this.#table.model.pieces[id].text
+    const tokens = {
+      bos_token: text(this.bosTokenId),
+      eos_token: text(this.eosTokenId),
+      unk_token: text(this.unkTokenId),
+      ...(this.padTokenId === undefined ? {} : { pad_token: text(this.padTokenId) }),
+    }
+    // Keys that mean nothing here (chat_template, legacy, …) are kept, except those that name files which stay behind.
+    const { auto_map, tokenizer_file, ...kept } = this.#config.source
+    const config = {
+      sp_model_kwargs: {},
+      ...kept,
+      add_bos_token: this.#config.addBosToken,
+      add_eos_token: this.#config.addEosToken,
+      ...tokens,
+      clean_up_tokenization_spaces: false,
+      tokenizer_class: 'LlamaTokenizer',
+    }
+    const added = Object.fromEntries([...this.#table.addedTokens].map(([id, token]) => [token, id]))
+    return [
+      { name: 'tokenizer.model', data: this.#modelBytes },
+      { name: 'special_tokens_map.json', data: json(tokens) },
+      { name: 'tokenizer_config.json', data: json(config) },
+      ...(this.#table.addedTokens.size > 0 ? [{ name: 'added_tokens.json', data: json(added) }] : []),
+    ]
+  }
+
+  /** Writes `files` into a directory, which is made where it is missing. */
+  async save(dir: string): Promise<void> {
+    await mkdir(dir, { recursive: true })
+    for (const { name, data } of this.files()) await writeFile(join(dir, name), data)
+  }
+}

@@ -1,0 +1,28 @@
+import type { Instruction } from '../data/instructions.js'
+import { formatPrompt } from '../data/prompt.js'
+import type { LlamaForCausalLM } from '../model/llama.js'
+import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
+
+const promptsAtOnce = 32
+
+/**
+ * The model's greedy answers to instructions, in their order, none longer than the longest expected one (a longer one
+ * would be wrong anyway). Fewer come back when `signal` is aborted.
+ */
+export async function answerInstructions(
+  model: LlamaForCausalLM,
+  tokenizer: LlamaTokenizer,
+  rows: readonly Instruction[],
+  { signal }: { signal?: AbortSignal } = {},
+): Promise<string[]> {
+  const lengths = rows.map(({ output }) => tokenizer.encode(output, { addSpecialTokens: false }).length)
+  const maxNewTokens = 1 + lengths.reduce((most, length) => Math.max(most, length), 0)
+  const answers: string[] = []
+  for (let start = 0; start < rows.length; start += promptsAtOnce) {
+    const prompts = rows.slice(start, start + promptsAtOnce).map((row) => tokenizer.encode(formatPrompt(row)))
+    const generated = await model.generate(prompts, { maxNewTokens, signal })
+    if (signal?.aborted) break
+    answers.push(...generated.map((ids) => tokenizer.decode(ids).trim()))
+  }
+  return answers
+}

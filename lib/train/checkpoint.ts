@@ -1,0 +1,239 @@
+/**
+ * Training checkpoints: `checkpoint-<step>/` with everything that a run needs to go on exactly where it was. One
+ * safetensors file a rank holds the float32 masters and moments, unit by unit; `manifest.json` says what they belong
+ * to, and by their checksums whether they are whole; the config and the tokenizer lie beside them.
+ *
+ * Random state is part of it without being stored: every draw is a function of the seed and the step.
+ */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
+import { z } from 'zod'
+import { writeDirectoryAtomically } from '../checkpoint/atomic.js'
+import { openSafetensors } from '../checkpoint/safetensors.js'
+import { writeSafetensors } from '../checkpoint/safetensors-writer.js'
+import { CheckpointError } from '../errors.js'
+import { configJson } from '../model/config.js'
+import type { Parameters } from '../model/parameters.js'
+import { readPieces, uploadTensors } from '../model/transfer.js'
+import type { Tensor } from '../tensor.js'
+import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
+import { packageVersion } from '../version.js'
+import type { AdamW } from './optimizer.js'
+import type { Recipe } from './recipe-schema.js'
+
+/** What a checkpoint holds, and what one is loaded into. */
+export interface CheckpointState {
+  parameters: Parameters
+  optimizer: AdamW
+  tokenizer: LlamaTokenizer
+  recipe: Recipe
+  /** Optimizer steps done. */
+  step: number
+  /** Tells the tokenized data set from others. */
+  dataFingerprint: string
+}
+
+const manifestName = 'manifest.json'
+const format = 'openalpaca-checkpoint'
+const version = 1
+
+const manifestSchema = z.object({
+  format: z.literal(format),
+  version: z.literal(version),
+  package_version: z.string(),
+  world_size: z.int().positive(),
+  dtype: z.string(),
+  /** Optimizer steps done. */
+  step: z.int().nonnegative(),
+  data: z.object({ fingerprint: z.string(), instances_seen: z.int().nonnegative() }),
+  units: z.array(
+    z.object({
+      name: z.string(),
+      length: z.int(),
+      parameters: z.array(z.object({ name: z.string(), shape: z.array(z.int()), offset: z.int() })),
+    }),
+  ),
+  recipe: z.record(z.string(), z.unknown()),
+  files: z.record(z.string(), z.object({ bytes: z.int(), sha256: z.string() })),
+})
+
+type Manifest = z.infer<typeof manifestSchema>
+
+/** The recipe keys that decide which instances a step learns from. */
+const orderKeys = ['seed', 'batch_size', 'max_length', 'validation_size'] as const
+
+/** Every flat buffer of the state by its name in the file, such as `master.model.layers.0`. */
+function stateTensors({ parameters, optimizer }: CheckpointState): Map<string, Tensor> {
+  const kinds: [string, Tensor[]][] = [
+    ['master', parameters.masters],
+    ['m', optimizer.m],
+    ['v', optimizer.v],
+  ]
+  return new Map(
+    kinds.flatMap(([kind, buffers]) =>
+      parameters.layout.units.map(({ name }, i) => [`${kind}.${name}`, buffers[i]] as const),
+    ),
+  )
+}
+
+/**
+ * Writes `checkpoint-<step>` in `savePath`, whole or not at all, and then removes all but the last few.
+ * @returns the directory
+ * @throws {CheckpointError} when it cannot be written; those before are left as they are
+ */
+export async function saveCheckpoint(
+  savePath: string,
+  state: CheckpointState,
+  { keepLast }: { keepLast: number },
+): Promise<string> {
+  const directory = path.join(savePath, `checkpoint-${state.step}`)
+  const tensors = [...stateTensors(state)]
+  const bytesNeeded = tensors.reduce((sum, [, tensor]) => sum + tensor.byteLength, 0)
+  await writeDirectoryAtomically(
+    directory,
+    async (temporary) => {
+      const file = 'rank-00000-of-00001.safetensors'
+      const written = await writeSafetensors(
+        path.join(temporary, file),
+        tensors.map(([name, tensor]) => ({
+          name,
+          dtype: 'float32',
+          shape: tensor.shape,
+          data: () => readPieces(tensor, 'float32'),
+        })),
+        { checksum: true },
+      )
+      const { parameters, recipe, step } = state
+      const manifest: Manifest = {
+        format,
+        version,
+        package_version: packageVersion,
+        world_size: 1,
+        dtype: parameters.dtype,
+        step,
+        data: { fingerprint: state.dataFingerprint, instances_seen: step * recipe.batch_size },
+        units: parameters.layout.units,
+        recipe,
+        files: { [file]: { bytes: written.bytes, sha256: written.sha256! } },
+      }
+      await writeFile(path.join(temporary, manifestName), JSON.stringify(manifest, null, 1))
+      const config = configJson(parameters.config, parameters.dtype)
+      await writeFile(path.join(temporary, 'config.json'), JSON.stringify(config, null, 2))
+      await state.tokenizer.save(temporary)
+    },
+    { bytesNeeded },
+  )
+  const stale = (await listCheckpoints(savePath)).filter((other) => other !== directory).slice(keepLast - 1)
+  for (const other of stale) await rm(other, { recursive: true, force: true })
+  return directory
+}
+
+/** The checkpoints in a directory, the last step first. */
+export async function listCheckpoints(savePath: string): Promise<string[]> {
+  const names = await readdir(savePath).catch(() => [])
+  const steps = names.flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? []).map(Number)
+  return steps.sort((a, b) => b - a).map((step) => path.join(savePath, `checkpoint-${step}`))
+}
+
+/**
+ * The checkpoint that a recipe asks to go on from; undefined to start anew. With `auto`, the last that is whole, if
+ * there is one.
+ * @throws {CheckpointError} when a checkpoint was named and is not one, or when a new run would write among the
+ * checkpoints of an earlier one
+ */
+export async function resolveResume({ resume, save_path, overwrite }: Recipe): Promise<string | undefined> {
+  if (resume === false) {
+    const earlier = save_path ? await listCheckpoints(save_path) : []
+    if (earlier.length > 0 && !overwrite) {
+      throw new CheckpointError(
+        `${earlier[0]} is from an earlier run: go on from it with --resume auto, delete it with --overwrite, or choose ` +
+          'another --save_path',
+      )
+    }
+    for (const directory of earlier) await rm(directory, { recursive: true, force: true })
+    return undefined
+  }
+  if (typeof resume === 'string' && resume !== 'auto') {
+    await readManifest(resume)
+    return resume
+  }
+  if (!save_path) throw new CheckpointError('to resume, name the save_path of the run, or the checkpoint itself')
+  for (const directory of await listCheckpoints(save_path)) {
+    if (await readManifest(directory).catch(() => undefined)) return directory
+  }
+  return undefined
+}
+
+/** @throws {CheckpointError} when the directory is no checkpoint, or a file of it is missing or cut short */
+async function readManifest(directory: string): Promise<Manifest> {
+  const file = path.join(directory, manifestName)
+  const text = await readFile(file, 'utf8').catch((cause) => {
+    throw new CheckpointError(`${file} cannot be read: ${directory} is not a training checkpoint`, { cause })
+  })
+  let manifest: Manifest
+  try {
+    manifest = manifestSchema.parse(JSON.parse(text))
+  } catch (cause) {
+    throw new CheckpointError(`${file} is damaged, or of another version of this package; use another checkpoint`, {
+      cause,
+    })
+  }
+  for (const [name, { bytes }] of Object.entries(manifest.files)) {
+    const size = (await stat(path.join(directory, name)).catch(() => undefined))?.size
+    if (size !== bytes) {
+      throw new CheckpointError(
+        `${path.join(directory, name)} ${size === undefined ? 'is missing' : `has ${size} bytes instead of ${bytes}`}; ` +
+          'use the checkpoint before',
+      )
+    }
+  }
+  return manifest
+}
+
+/**
+ * Fills the masters, weights and moments from a checkpoint.
+ * @returns the optimizer steps that it had done
+ * @throws {CheckpointError} when it is damaged, or belongs to another model, other data or another order of them
+ */
+export async function loadCheckpoint(directory: string, state: CheckpointState): Promise<number> {
+  const manifest = await readManifest(directory)
+  checkBelongs(directory, manifest, state)
+  for (const [name, { sha256 }] of Object.entries(manifest.files)) {
+    const file = path.join(directory, name)
+    const source = await openSafetensors(file)
+    try {
+      const [actual] = await Promise.all([hashFile(file), uploadTensors(source, stateTensors(state))])
+      if (actual !== sha256) {
+        throw new CheckpointError(`${file} is damaged: its checksum is not the one in ${manifestName}; use another checkpoint`)
+      }
+    } finally {
+      await source.close()
+    }
+  }
+  state.parameters.updateFromMasters()
+  state.optimizer.steps = manifest.step
+  await state.parameters.device.stream.synchronize()
+  return manifest.step
+}
+
+function checkBelongs(directory: string, manifest: Manifest, { parameters, recipe, dataFingerprint }: CheckpointState): void {
+  const refuse = (what: string) => new CheckpointError(`${directory} cannot be resumed: ${what}`)
+  if (!isDeepStrictEqual(manifest.units, parameters.layout.units)) {
+    throw refuse('it belongs to a model of other shapes')
+  }
+  if (manifest.dtype !== parameters.dtype) {
+    throw refuse(`it was trained in ${manifest.dtype}, and this run is in ${parameters.dtype}; set dtype`)
+  }
+  const changed = orderKeys.find((key) => manifest.recipe[key] !== recipe[key])
+  if (changed) throw refuse(`${changed} was ${manifest.recipe[changed]} and is now ${recipe[changed]}`)
+  if (manifest.data.fingerprint !== dataFingerprint) throw refuse('it was trained on other data')
+}
+
+async function hashFile(file: string): Promise<string> {
+  const hash = createHash('sha256')
+  for await (const chunk of createReadStream(file, { highWaterMark: 4 << 20 })) hash.update(chunk)
+  return hash.digest('hex')
+}

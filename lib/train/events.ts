@@ -1,0 +1,107 @@
+import type { Recipe } from './recipe-schema.js'
+
+/** A run begins, or goes on from a checkpoint. */
+export interface StartEvent {
+  type: 'start'
+  /** Optimizer steps done before: 0, or those of the checkpoint that is resumed. */
+  step: number
+  /** ISO 8601. */
+  time: string
+  recipe: Recipe
+  model: { parameters: number; config: object }
+  /** `peak_flops`: measured rate of the matrix product in operations a second, the base of `utilization`. */
+  device: { type: string; name: string; dtype: string; peak_flops: number | null }
+  versions: Record<string, string>
+  /** Optimizer steps of the whole run. */
+  total_steps: number
+  train_instances: number
+  validation_instances: number
+  /** Instances left out because no label fits into max_length. */
+  dropped_instances: number
+}
+
+/** One optimizer step is done. */
+export interface StepEvent {
+  type: 'step'
+  /** Steps done, this one included: 1 to total_steps. */
+  step: number
+  total_steps: number
+  /** Passes over the data done so far, with fraction. */
+  epoch: number
+  /** Loss of the batch before the update, reduced as the recipe says. */
+  loss: number
+  /** Share of the labelled tokens whose most likely prediction is right, 0 to 1. */
+  token_accuracy: number
+  /** Global norm of the gradient before clipping. */
+  grad_norm: number
+  /** Learning rate of this step. */
+  learning_rate: number
+  /** Tokens that went through the model, and how many of them were labels. */
+  tokens: number
+  label_tokens: number
+  seconds: number
+  tokens_per_second: number
+  /** Share of the device's peak that the model's own arithmetic reached, 0 to 1; null where the peak is unknown. */
+  utilization: number | null
+}
+
+/** The held-out instances were evaluated. */
+export interface ValidationEvent {
+  type: 'validation'
+  step: number
+  loss: number
+  token_accuracy: number
+}
+
+/** An instruction was answered with the weights of the moment. */
+export interface SampleEvent {
+  type: 'sample'
+  step: number
+  instruction: string
+  input?: string
+  output: string
+}
+
+/** A training checkpoint lies complete at `path`. */
+export interface CheckpointEvent {
+  type: 'checkpoint'
+  step: number
+  path: string
+  seconds: number
+}
+
+/** Whole answers were compared with the expected ones, on instructions that were not trained on. */
+export interface EvaluationEvent {
+  type: 'evaluation'
+  step: number
+  correct: number
+  total: number
+}
+
+/** The run is over. */
+export interface EndEvent {
+  type: 'end'
+  step: number
+  /** `stopped`: by a signal, after a checkpoint; `failed`: by the error in `message`. */
+  reason: 'completed' | 'stopped' | 'failed'
+  /** Since the last `start`. */
+  seconds: number
+  message?: string
+}
+
+/** What the trainer reports; each is one line of train.jsonl. */
+export type TrainEvent =
+  | StartEvent
+  | StepEvent
+  | ValidationEvent
+  | SampleEvent
+  | CheckpointEvent
+  | EvaluationEvent
+  | EndEvent
+
+/** Something that follows a run: the log, TensorBoard, the progress display. */
+export interface TrainSubscriber {
+  handle(event: TrainEvent): void
+  /** Releases files and the terminal; nothing may follow. */
+  close(): void
+}

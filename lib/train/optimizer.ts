@@ -1,0 +1,73 @@
+import type { Parameters } from '../model/parameters.js'
+import * as ops from '../ops.js'
+import type { Tensor } from '../tensor.js'
+
+export interface AdamWOptions {
+  beta1: number
+  beta2: number
+  epsilon: number
+  weightDecay: number
+}
+
+/** AdamW over a model's flat buffers, with float32 moments and masters; one op a unit and step. */
+export class AdamW implements Disposable {
+  /** First and second moments, one a unit. */
+  readonly m: Tensor[]
+  readonly v: Tensor[]
+  private readonly squares: Tensor
+  /** Steps done. */
+  steps = 0
+
+  constructor(
+    private readonly parameters: Parameters,
+    private readonly options: AdamWOptions,
+  ) {
+    this.m = parameters.allocate('float32')
+    this.v = parameters.allocate('float32')
+    this.squares = parameters.device.tensor('float32', [this.m.length])
+  }
+
+  /** The global L2 norm of the gradients. */
+  async gradientNorm(gradients: Tensor[]): Promise<number> {
+    const { stream } = this.parameters.device
+    gradients.forEach((x, i) => ops.globalNorm(stream, { out: this.squares.rows(i, i + 1), x }))
+    const squares = (await this.squares.toArray(stream)) as Float32Array
+    return Math.sqrt(squares.reduce((sum, value) => sum + value, 0))
+  }
+
+  /** One update of the masters and the weights; the gradients are multiplied by `gradScale` first. */
+  step(gradients: Tensor[], lr: number, gradScale: number): void {
+    const { device, buffers, masters, dtype } = this.parameters
+    const { beta1, beta2, epsilon: eps, weightDecay } = this.options
+    this.steps++
+    gradients.forEach((grad, i) => {
+      ops.adamW(device.stream, {
+        weights: dtype === 'float32' ? undefined : buffers[i],
+        master: masters[i],
+        m: this.m[i],
+        v: this.v[i],
+        grad,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weightDecay,
+        gradScale,
+        step: this.steps,
+      })
+    })
+  }
+
+  dispose(): void {
+    for (const tensor of [...this.m, ...this.v, this.squares]) tensor.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+/** What gradients are multiplied by so that their norm is at most `maxNorm` (as torch.nn.utils.clip_grad_norm_). */
+export function clipScale(norm: number, maxNorm: number): number {
+  return maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1
+}

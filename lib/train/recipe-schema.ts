@@ -1,0 +1,181 @@
+import { z } from 'zod'
+
+/** A size as Hugging Face writes it: `5GB` is 5·10⁹ bytes, `5GiB` is 5·2³⁰. */
+export const byteSize = z.string().regex(/^\d+(\.\d+)?([KMGT]i?)?B$/)
+
+const count = (minimum: number) => z.int().min(minimum)
+
+const modelShape = {
+  vocab_size: count(1).optional().describe("Rows of the embedding; the tokenizer's vocabulary when left out"),
+  hidden_size: count(1).describe('Width of the residual stream'),
+  intermediate_size: count(1).describe('Width of the feed-forward layer'),
+  num_hidden_layers: count(1).describe('Transformer blocks'),
+  num_attention_heads: count(1).describe('Query heads'),
+  num_key_value_heads: count(1).optional().describe('Key/value heads; as many as query heads when left out'),
+  head_dim: count(4).optional().describe('Size of a head; hidden_size / num_attention_heads when left out'),
+  max_position_embeddings: count(1).optional().describe('Longest context; max_length when left out'),
+  rms_norm_eps: z.number().positive().optional().describe('ε of the RMSNorm layers'),
+  rope_theta: z.number().positive().optional().describe('Base of the rotary frequencies'),
+  tie_word_embeddings: z.boolean().optional().describe('Use the embedding as the output projection too'),
+  initializer_range: z.number().positive().optional().describe('Standard deviation of the initial weights'),
+}
+
+const samplePrompt = z.union([
+  z.string().min(1),
+  z.strictObject({ instruction: z.string().min(1), input: z.string().optional() }),
+])
+
+/** Every recipe key, in the groups that `--help` and the documentation show. */
+export const recipeGroups = {
+  'Model and files': {
+    name: z.string().min(1).default('run').describe('Name of the run in logs and in the report'),
+    model_path: z.string().min(1).optional().describe('Hugging Face directory of the model to fine-tune'),
+    model: z.strictObject(modelShape).optional().describe('Configuration of a new model, trained from scratch'),
+    tokenizer_path: z.string().min(1).optional().describe('Directory with tokenizer.model; model_path when left out'),
+    save_path: z.string().min(1).optional().describe('Directory for checkpoints and the trained model'),
+    log_path: z.string().min(1).optional().describe('Directory for logs and the report; save_path/logs when left out'),
+    resume: z
+      .union([z.boolean(), z.string().min(1)])
+      .default(false)
+      .describe("Go on from a checkpoint: its path, or 'auto' for the last one in save_path; false starts anew"),
+    overwrite: z
+      .boolean()
+      .default(false)
+      .describe('Delete the checkpoints that an earlier run has left in save_path, instead of refusing to start'),
+    save_dtype: z
+      .enum(['auto', 'bfloat16', 'float16', 'float32'])
+      .default('auto')
+      .describe('Number format of the saved model; auto is that of the training'),
+    max_shard_size: byteSize.default('5GB').describe('Largest weight file of the saved model'),
+  },
+  Data: {
+    data_path: z.string().min(1).optional().describe('Instructions: a JSON list of {instruction, input, output}'),
+    dataset: z.enum(['quickstart']).optional().describe('Built-in generated data in place of data_path'),
+    max_length: count(2).default(1536).describe('Longest instance in tokens; longer ones are cut'),
+    validation_size: z
+      .union([z.number().min(0).lt(1), count(1)])
+      .default(0)
+      .describe('Instances held out for validation, as a count or a fraction below 1; 0 holds out none'),
+    seed: count(0).default(0).describe('Seed of the data order, the validation split and the initial weights'),
+  },
+  Batches: {
+    epochs: z.number().positive().default(3).describe('Passes over the data'),
+    max_steps: count(1).optional().describe('Stop after so many optimizer steps, when that comes before epochs'),
+    batch_size: count(1).default(64).describe('Instances per optimizer step'),
+    max_tokens_per_micro_batch: count(2)
+      .optional()
+      .describe('Tokens packed into one forward and backward pass; what fits max_length when left out'),
+    loss_reduction: z
+      .enum(['instance', 'token'])
+      .default('instance')
+      .describe('Mean over the instances of the mean over their tokens, or over all tokens of the batch'),
+  },
+  Optimizer: {
+    learning_rate: z.number().positive().default(2e-5).describe('Peak learning rate of AdamW'),
+    adam_beta1: z.number().min(0).lt(1).default(0.9).describe('Decay of the first moment'),
+    adam_beta2: z.number().min(0).lt(1).default(0.95).describe('Decay of the second moment'),
+    adam_epsilon: z.number().positive().default(1e-8).describe('ε in the denominator of the update'),
+    weight_decay: z.number().min(0).default(0.001).describe('Decoupled weight decay, on every parameter'),
+    max_grad_norm: z.number().min(0).default(1).describe('Global norm that gradients are clipped to; 0 clips none'),
+  },
+  'Learning-rate schedule': {
+    lr_scheduler: z
+      .enum(['warmup_decay', 'constant', 'cosine'])
+      .default('warmup_decay')
+      .describe('After the warm-up: linear to the minimum, constant, or half a cosine to the minimum'),
+    warmup_type: z.enum(['log', 'linear']).default('log').describe('Shape of the warm-up; log is that of DeepSpeed'),
+    warmup_ratio: z.number().min(0).max(1).default(0.1).describe('Warm-up steps as a share of all steps, rounded down'),
+    warmup_min: count(0).default(10).describe('Fewest warm-up steps that warmup_ratio gives'),
+    warmup_steps: count(0).optional().describe('Warm-up steps, in place of warmup_ratio and warmup_min'),
+    min_learning_rate: z.number().min(0).default(0).describe('Where the warm-up begins and the decay ends'),
+  },
+  'Device and numbers': {
+    device: z.enum(['auto', 'cpu', 'cuda']).default('auto').describe('auto is cuda where there is one, else cpu'),
+    dtype: z
+      .enum(['auto', 'bfloat16', 'float32'])
+      .default('auto')
+      .describe('Weights and activations; auto is bfloat16 where the device has it in hardware'),
+    threads: count(1).optional().describe('CPU threads; one per core when left out'),
+  },
+  'During training': {
+    log_every: count(1).default(10).describe('Steps per printed line where output is no terminal (the log has all)'),
+    validation_every: count(0).default(50).describe('Steps between validations; 0 validates at the end only'),
+    sample_every: count(0).default(0).describe('Steps between sample answers; 0 samples none'),
+    sample_prompts: z.array(samplePrompt).default([]).describe('Instructions to answer during training'),
+    sample_length: count(1).default(64).describe('Most tokens in a sample answer'),
+    checkpoint_every: count(0).default(100).describe('Steps between checkpoints; 0 writes none on the way'),
+    keep_last: count(1).default(2).describe('Checkpoints that are kept; older ones are deleted'),
+  },
+} as const
+
+const shape = {
+  ...recipeGroups['Model and files'],
+  ...recipeGroups.Data,
+  ...recipeGroups.Batches,
+  ...recipeGroups.Optimizer,
+  ...recipeGroups['Learning-rate schedule'],
+  ...recipeGroups['Device and numbers'],
+  ...recipeGroups['During training'],
+}
+
+/** A recipe as the trainer takes it: every key checked, every default filled in. */
+export const recipeSchema = z.strictObject(shape)
+
+export type Recipe = z.output<typeof recipeSchema>
+/** A recipe as a person writes it: what is left out has its default. */
+export type RecipeInput = z.input<typeof recipeSchema>
+export type RecipeKey = keyof Recipe
+
+export const recipeKeys = Object.keys(shape) as RecipeKey[]
+/** The keys of `model`, flags of their own as `--model.hidden_size`. */
+export const modelKeys = Object.keys(modelShape)
+
+/** The schema behind a recipe key such as `learning_rate` or `model.hidden_size`; undefined for an unknown one. */
+export function schemaOf(key: string): z.ZodType | undefined {
+  const nested = key.startsWith('model.')
+  const fields: Record<string, z.ZodType> = nested ? modelShape : shape
+  const name = nested ? key.slice('model.'.length) : key
+  return Object.hasOwn(fields, name) ? fields[name] : undefined
+}
+
+interface JsonSchema {
+  type?: string
+  enum?: unknown[]
+  anyOf?: JsonSchema[]
+  items?: JsonSchema
+  pattern?: string
+  minimum?: number
+  maximum?: number
+  exclusiveMinimum?: number
+  exclusiveMaximum?: number
+}
+
+/** What a schema accepts, in words: "a whole number of at least 1", "one of instance, token". */
+export function expectation(schema: z.ZodType): string {
+  return inWords(z.toJSONSchema(schema, { io: 'input' }) as JsonSchema)
+}
+
+function inWords(schema: JsonSchema): string {
+  if (schema.anyOf) return schema.anyOf.map(inWords).join(' or ')
+  if (schema.enum) return `one of ${schema.enum.join(', ')}`
+  switch (schema.type) {
+    case 'integer':
+      return `a whole number of at least ${schema.minimum}`
+    case 'number':
+      return `a number${bounds(schema)}`
+    case 'boolean':
+      return 'true or false'
+    case 'array':
+      return `a list, each ${inWords(schema.items!)}`
+    case 'string':
+      return schema.pattern ? 'a size such as 5GB' : 'a text'
+    default:
+      return 'a map of keys and values'
+  }
+}
+
+function bounds({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }: JsonSchema): string {
+  if (exclusiveMaximum !== undefined) return ` from ${minimum} to below ${exclusiveMaximum}`
+  if (maximum !== undefined) return ` from ${minimum} to ${maximum}`
+  return exclusiveMinimum === undefined ? ` of at least ${minimum}` : ` above ${exclusiveMinimum}`
+}

@@ -1,0 +1,335 @@
+/** A training run from the first batch to the saved model; the file reads from top to bottom as the job goes. */
+import { createHash } from 'node:crypto'
+import { buildInstances, type Instance } from '../data/instances.js'
+import { type Instruction, readInstructions } from '../data/instructions.js'
+import { type BatchPlan, batchesFrom, splitValidation, totalSteps } from '../data/order.js'
+import { formatPrompt } from '../data/prompt.js'
+import { DataError, RecipeError, TokenizerError } from '../errors.js'
+import type { Backprop } from '../model/backprop.js'
+import { parameterCount } from '../model/layout.js'
+import type { LlamaForCausalLM } from '../model/llama.js'
+import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
+import { packageVersion } from '../version.js'
+import { type CheckpointState, loadCheckpoint, resolveResume, saveCheckpoint } from './checkpoint.js'
+import type { EndEvent, TrainEvent, TrainSubscriber } from './events.js'
+import { measurePeakFlops, trainingFlops } from './flops.js'
+import { AdamW } from './optimizer.js'
+import { type RecipeOptions, recipeFromOptions } from './recipe.js'
+import type { Recipe } from './recipe-schema.js'
+import { learningRateAt, type ScheduleOptions, scheduleOf } from './schedule.js'
+import { batchShape, evaluate, paddedTokens, trainStep } from './step.js'
+
+export interface TrainerOptions extends Partial<Omit<RecipeOptions, 'model'>> {
+  model: LlamaForCausalLM
+  tokenizer: LlamaTokenizer
+  /** Instructions to train on, in place of `dataPath`. */
+  data?: readonly Instruction[]
+}
+
+export interface TrainOptions {
+  /** Called after every optimizer step. */
+  onStep?: (event: Extract<TrainEvent, { type: 'step' }>) => void
+  /** Followers of the run, such as the log; the trainer doesn't close them. */
+  subscribers?: TrainSubscriber[]
+  /** Aborted: the step in progress is ended, a checkpoint is written, and `train` resolves. */
+  signal?: AbortSignal
+}
+
+export interface TrainResult {
+  /** Optimizer steps done, those before a resume included. */
+  steps: number
+  totalSteps: number
+  /** Loss of the last step. */
+  loss: number
+  /** Of the last validation. */
+  validationLoss?: number
+  reason: 'completed' | 'stopped'
+}
+
+export class Trainer {
+  private readonly model: LlamaForCausalLM
+  private readonly tokenizer: LlamaTokenizer
+  private readonly data?: readonly Instruction[]
+  readonly recipe: Recipe
+
+  /** @throws {RecipeError} for an unknown option or a value out of range */
+  constructor({ model, tokenizer, data, ...options }: TrainerOptions) {
+    this.model = model
+    this.tokenizer = tokenizer
+    this.data = data
+    this.recipe = recipeFromOptions(options)
+    if (!data && !this.recipe.data_path) throw new RecipeError('data_path is missing: name a file of instructions')
+    if (tokenizer.vocabSize > model.config.vocabSize) {
+      throw new TokenizerError(
+        `the tokenizer has ${tokenizer.vocabSize} pieces and the model a vocabulary of ${model.config.vocabSize}: ` +
+          'they do not belong together',
+      )
+    }
+    if (this.recipe.max_length > model.config.maxPositionEmbeddings) {
+      throw new RecipeError(
+        `max_length ${this.recipe.max_length} is longer than the model's context of ${model.config.maxPositionEmbeddings}`,
+      )
+    }
+  }
+
+  /**
+   * Trains to the end of the recipe, or until `signal` is aborted.
+   * @throws {DataError} when the data cannot be used
+   * @throws {CheckpointError} when a checkpoint cannot be read or written
+   * @throws {NonFiniteError} when a loss or gradient is not finite; the weights are as before that step
+   */
+  async train(options: TrainOptions = {}): Promise<TrainResult> {
+    const instructions = this.data ?? (await readInstructions(this.recipe.data_path!))
+    const data = await this.prepare(instructions)
+    using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
+    return await run.train()
+  }
+
+  /** Tokenizes the data and holds out the validation set. */
+  private async prepare(instructions: readonly Instruction[]): Promise<TrainingData> {
+    const { max_length, validation_size, seed, batch_size, epochs } = this.recipe
+    const { instances, dropped } = await buildInstances(instructions, this.tokenizer, max_length)
+    const split = splitValidation(instances.length, validation_size, seed)
+    const pick = (indices: Uint32Array) => Array.from(indices, (index) => instances[index])
+    const data = { train: pick(split.train), validation: pick(split.validation), dropped }
+    if (totalSteps({ count: data.train.length, batchSize: batch_size, epochs, seed }) === 0) {
+      throw new DataError(
+        `${data.train.length} instances in ${epochs} epochs make no whole batch of ${batch_size}; use a smaller batch_size`,
+      )
+    }
+    return data
+  }
+}
+
+interface TrainingData {
+  train: Instance[]
+  validation: Instance[]
+  /** Rows that had nothing to learn within max_length. */
+  dropped: number
+}
+
+/** One run: its working memory and its place in the recipe. */
+class Run implements Disposable {
+  private readonly optimizer: AdamW
+  private readonly backprop: Backprop
+  private readonly schedule: ScheduleOptions
+  private readonly plan: BatchPlan
+  private readonly maxTokens: number
+  private readonly fingerprint: string
+  private readonly started = performance.now()
+  /** Optimizer steps done, and to do in all. */
+  private step = 0
+  private readonly totalSteps: number
+  private loss = Number.NaN
+  private validationLoss?: number
+  private peakFlops: number | null = null
+
+  constructor(
+    private readonly model: LlamaForCausalLM,
+    private readonly tokenizer: LlamaTokenizer,
+    private readonly recipe: Recipe,
+    private readonly data: TrainingData,
+    private readonly options: TrainOptions,
+  ) {
+    const longest = Math.max(...[...data.train, ...data.validation].map(({ inputIds }) => inputIds.length))
+    if (recipe.threads) model.parameters.device.setThreads(recipe.threads)
+    this.maxTokens = Math.max(recipe.max_tokens_per_micro_batch ?? defaultMicroBatch(recipe), longest)
+    this.plan = { count: data.train.length, batchSize: recipe.batch_size, epochs: recipe.epochs, seed: recipe.seed }
+    this.totalSteps = Math.min(totalSteps(this.plan), recipe.max_steps ?? Number.POSITIVE_INFINITY)
+    this.schedule = scheduleOf(recipe, this.totalSteps)
+    this.fingerprint = fingerprint(data.train)
+    this.optimizer = new AdamW(model.parameters, {
+      beta1: recipe.adam_beta1,
+      beta2: recipe.adam_beta2,
+      epsilon: recipe.adam_epsilon,
+      weightDecay: recipe.weight_decay,
+    })
+    this.backprop = model.backprop(paddedTokens(this.maxTokens))
+  }
+
+  async train(): Promise<TrainResult> {
+    await this.resume()
+    await this.announce()
+    try {
+      for (const { indices, epoch } of batchesFrom(this.step, this.plan)) {
+        if (this.step >= this.totalSteps || this.stopping) break
+        await this.trainBatch(
+          Array.from(indices, (index) => this.data.train[index]),
+          epoch,
+        )
+        await this.afterStep()
+      }
+      await this.finish()
+    } catch (error) {
+      this.emitEnd('failed', (error as Error).message)
+      throw error
+    }
+    const { step, loss, validationLoss } = this
+    return {
+      steps: step,
+      totalSteps: this.totalSteps,
+      loss,
+      validationLoss,
+      reason: step < this.totalSteps ? 'stopped' : 'completed',
+    }
+  }
+
+  private get stopping(): boolean {
+    return this.options.signal?.aborted ?? false
+  }
+
+  private async trainBatch(instances: Instance[], epoch: number): Promise<void> {
+    const { recipe, model } = this
+    const start = performance.now()
+    const lr = learningRateAt(this.step, this.schedule)
+    const result = await trainStep(this.backprop, this.optimizer, instances, {
+      lossReduction: recipe.loss_reduction,
+      maxTokens: this.maxTokens,
+      maxGradNorm: recipe.max_grad_norm,
+      lr,
+      step: this.step + 1,
+    })
+    await model.parameters.device.stream.synchronize()
+    const seconds = (performance.now() - start) / 1000
+    const { lengths, labelTokens } = batchShape(instances)
+    const flops = trainingFlops(model.config, lengths, labelTokens)
+    this.step++
+    this.loss = result.loss
+    this.emit({
+      type: 'step',
+      step: this.step,
+      total_steps: this.totalSteps,
+      epoch,
+      loss: result.loss,
+      token_accuracy: result.accuracy,
+      grad_norm: result.gradNorm,
+      learning_rate: lr,
+      tokens: result.tokens,
+      label_tokens: result.labelTokens,
+      seconds,
+      tokens_per_second: result.tokens / seconds,
+      utilization: this.peakFlops && flops / seconds / this.peakFlops,
+    })
+  }
+
+  /** What the recipe asks for between steps; the end of the run has its own. */
+  private async afterStep(): Promise<void> {
+    const { recipe } = this
+    if (this.step === this.totalSteps || this.stopping) return
+    const due = (every: number) => every > 0 && this.step % every === 0
+    if (due(recipe.validation_every)) await this.validate()
+    if (due(recipe.sample_every)) await this.sample()
+    if (due(recipe.checkpoint_every)) await this.checkpoint()
+  }
+
+  /** A completed run is validated and sampled; one that was stopped keeps its place in a checkpoint. */
+  private async finish(): Promise<void> {
+    if (this.step < this.totalSteps) {
+      await this.checkpoint()
+      this.emitEnd('stopped')
+      return
+    }
+    await this.validate()
+    await this.sample()
+    if (this.recipe.checkpoint_every > 0) await this.checkpoint()
+    this.emitEnd('completed')
+  }
+
+  private async validate(): Promise<void> {
+    const { validation } = this.data
+    if (validation.length === 0) return
+    const { loss, accuracy } = await evaluate(this.backprop, validation, {
+      lossReduction: this.recipe.loss_reduction,
+      maxTokens: this.maxTokens,
+    })
+    this.validationLoss = loss
+    this.emit({ type: 'validation', step: this.step, loss, token_accuracy: accuracy })
+  }
+
+  private async sample(): Promise<void> {
+    for (const prompt of this.recipe.sample_prompts) {
+      const { instruction, input = '' } = typeof prompt === 'string' ? { instruction: prompt } : prompt
+      const ids = this.tokenizer.encode(formatPrompt({ instruction, input }))
+      const room = this.model.config.maxPositionEmbeddings - ids.length
+      if (room < 1) continue
+      const maxNewTokens = Math.min(this.recipe.sample_length, room)
+      const output = await this.model.generate(ids, { maxNewTokens, signal: this.options.signal })
+      this.emit({
+        type: 'sample',
+        step: this.step,
+        instruction,
+        ...(input && { input }),
+        output: this.tokenizer.decode(output).trim(),
+      })
+    }
+  }
+
+  private async checkpoint(): Promise<void> {
+    const { save_path, keep_last } = this.recipe
+    if (!save_path) return
+    const start = performance.now()
+    const path = await saveCheckpoint(save_path, this.checkpointState(), { keepLast: keep_last })
+    this.emit({ type: 'checkpoint', step: this.step, path, seconds: (performance.now() - start) / 1000 })
+  }
+
+  private async resume(): Promise<void> {
+    const directory = await resolveResume(this.recipe)
+    if (!directory) return
+    this.step = await loadCheckpoint(directory, this.checkpointState())
+  }
+
+  private checkpointState(): CheckpointState {
+    const { model, tokenizer, optimizer, recipe, step, fingerprint } = this
+    return { parameters: model.parameters, tokenizer, optimizer, recipe, step, dataFingerprint: fingerprint }
+  }
+
+  private async announce(): Promise<void> {
+    const { model, data, recipe } = this
+    const { device } = model.parameters
+    this.peakFlops = await measurePeakFlops(device, model.dtype)
+    this.emit({
+      type: 'start',
+      step: this.step,
+      time: new Date().toISOString(),
+      recipe,
+      model: { parameters: parameterCount(model.config), config: model.config.json },
+      device: { type: device.type, name: device.properties.name, dtype: model.dtype, peak_flops: this.peakFlops },
+      versions: { 'openalpaca-native': packageVersion, node: process.versions.node },
+      total_steps: this.totalSteps,
+      train_instances: data.train.length,
+      validation_instances: data.validation.length,
+      dropped_instances: data.dropped,
+    })
+  }
+
+  private emitEnd(reason: EndEvent['reason'], message?: string): void {
+    const seconds = (performance.now() - this.started) / 1000
+    this.emit({ type: 'end', step: this.step, reason, seconds, ...(message && { message }) })
+  }
+
+  private emit(event: TrainEvent): void {
+    for (const subscriber of this.options.subscribers ?? []) subscriber.handle(event)
+    if (event.type === 'step') this.options.onStep?.(event)
+  }
+
+  dispose(): void {
+    this.optimizer.dispose()
+    this.backprop.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+/** Enough tokens to keep the matrix units busy, and at least one instance of the longest kind. */
+function defaultMicroBatch({ max_length, batch_size }: Recipe): number {
+  return Math.min(Math.max(max_length, 4096), max_length * batch_size)
+}
+
+/** Tells one tokenized data set from another, so that a run is not resumed on other data. */
+function fingerprint(instances: Instance[]): string {
+  const hash = createHash('sha256')
+  for (const { id, inputIds, labels } of instances) hash.update(`${id}:`).update(inputIds).update(labels)
+  return hash.digest('hex')
+}

@@ -1,0 +1,241 @@
+// Everything between a fresh clone and a running program: npm packages, Debian packages, the native addon, the
+// TypeScript. Does what is missing, says what it does, and is done at once when nothing is. With --packages, only the
+// npm packages, which is what the linters need.
+
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import fs from 'node:fs'
+import path from 'node:path'
+import { cmakeJs, howToInstall, isDebian, jobs, missing, root, toolchain } from './toolchain.mjs'
+
+const build = path.join(root, 'build')
+const lockFile = path.join(root, '.setup.lock')
+const addon = path.join(build, 'Release', 'openalpaca.node')
+const main = path.join(root, 'dist', 'cli', 'main.js')
+
+class SetupError extends Error {}
+
+const say = (text) => process.stderr.write(`setup: ${text}\n`)
+const readText = (file) => (fs.existsSync(file) ? fs.readFileSync(file, 'utf8') : undefined)
+
+// ---- what is there already ----------------------------------------------------------------------------------------
+
+/** A hash over the names and contents of files, and of the files in folders whose names match. */
+function hashFiles(names, pattern) {
+  const hash = createHash('sha256')
+  for (const name of names) {
+    const file = path.join(root, name)
+    const stat = fs.statSync(file, { throwIfNoEntry: false })
+    if (stat?.isDirectory())
+      hash.update(
+        hashFiles(
+          fs
+            .readdirSync(file)
+            .sort()
+            .map((entry) => path.join(name, entry)),
+          pattern,
+        ),
+      )
+    else if (stat && pattern.test(name)) hash.update(`${name}\0`).update(fs.readFileSync(file))
+  }
+  return hash.digest('hex')
+}
+
+// npm keeps a copy of the lock file in node_modules, less what it left out.
+function packagesAreCurrent() {
+  const installed = readText(path.join(root, 'node_modules', '.package-lock.json'))
+  if (!installed) return false
+  const have = JSON.parse(installed).packages
+  const want = JSON.parse(readText(path.join(root, 'package-lock.json'))).packages
+  return Object.entries(want).every(([where, { version, optional, peer }]) => {
+    return where === '' || optional || peer || have[where]?.version === version
+  })
+}
+
+const nativeStamp = path.join(build, '.native-stamp')
+const nativeState = () => ({
+  toolchain: toolchain(),
+  sources: hashFiles(['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding'], /\.(txt|cmake|cpp|h|cu|cuh)$/),
+})
+const nativeIsCurrent = () => fs.existsSync(addon) && readText(nativeStamp) === JSON.stringify(nativeState())
+
+const typescriptStamp = path.join(build, '.typescript-stamp')
+const typescriptState = () =>
+  hashFiles(
+    ['tsconfig.json', 'tsconfig.build.json', 'tsconfig.bench.json', 'package-lock.json', 'lib', 'bench'],
+    /\.(json|m?ts)$/,
+  )
+const typescriptIsCurrent = () => fs.existsSync(main) && readText(typescriptStamp) === typescriptState()
+
+// ---- running other programs ---------------------------------------------------------------------------------------
+
+/**
+ * Runs a command with its output in a log file, and shows how far it is: on a terminal in one line that changes, else
+ * in a line now and then. A failure ends the set-up with the part of the log that tells why.
+ */
+async function run(what, command, args, logFile, env = {}) {
+  fs.mkdirSync(path.dirname(logFile), { recursive: true })
+  const log = fs.createWriteStream(logFile)
+  const started = Date.now()
+  const seconds = () => ((Date.now() - started) / 1000).toFixed(1)
+  const terminal = process.stderr.isTTY
+  let progress = ''
+  let said = progress
+  if (!terminal) say(`${what} …`)
+  const show = () => {
+    const line = `${what}${progress && ` ${progress}`} ${seconds()} s`
+    if (terminal) process.stderr.write(`\r\x1b[Ksetup: ${line.slice(0, (process.stderr.columns || 80) - 8)}`)
+    else if (said !== progress) say(line)
+    said = progress
+  }
+
+  const child = spawn(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  })
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.pipe(log, { end: false })
+    stream.on('data', (chunk) => {
+      const steps = String(chunk).match(/^\[\s*(\d+%|\d+\/\d+)\]/gm) // as ninja and make print them
+      if (steps) progress = steps.at(-1)
+    })
+  }
+  const ticker = setInterval(show, terminal ? 200 : 15_000)
+  const stop = () => process.kill(-child.pid) // detached, so that this reaches its children too
+  process.once('exit', stop)
+  const reason = await new Promise((resolve) => {
+    child.once('error', (error) => resolve(error.message))
+    child.once('close', (code, signal) =>
+      resolve(code === 0 ? '' : `${path.basename(command)} ended with ${signal ?? code}`),
+    )
+  })
+  process.removeListener('exit', stop)
+  clearInterval(ticker)
+  await new Promise((resolve) => log.end(resolve))
+  if (terminal) process.stderr.write('\r\x1b[K')
+  if (reason) throw new SetupError(`${what} failed: ${reason}\n${tellingPart(logFile)}\nThe whole log is in ${logFile}`)
+  say(`${what}: done in ${seconds()} s`)
+}
+
+/** The first error and what follows it, or the end of the log. */
+function tellingPart(logFile) {
+  const lines = fs.readFileSync(logFile, 'utf8').trimEnd().split('\n')
+  const first = lines.findIndex((line) => /\berror\b/i.test(line))
+  return (first < 0 ? lines.slice(-30) : lines.slice(first, first + 30)).map((line) => `  ${line}`).join('\n')
+}
+
+// ---- the steps ----------------------------------------------------------------------------------------------------
+
+function checkNode() {
+  const wanted = /\d+\.\d+/.exec(JSON.parse(readText(path.join(root, 'package.json'))).engines.node)[0]
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  const [wantedMajor, wantedMinor] = wanted.split('.').map(Number)
+  if (major < wantedMajor || (major === wantedMajor && minor < wantedMinor)) {
+    throw new SetupError(`this is Node.js ${process.versions.node}; install ${wanted} or newer from https://nodejs.org`)
+  }
+}
+
+async function installPackages() {
+  const args = ['ci', '--ignore-scripts', '--include=dev', '--no-audit', '--no-fund']
+  const npm = process.env.npm_execpath // set when npm runs us
+  const [command, ...before] = npm?.endsWith('.js') ? [process.execPath, npm] : ['npm']
+  await run('installing the npm packages', command, [...before, ...args], path.join(build, 'npm.log'))
+}
+
+async function installSystemPackages() {
+  const lacking = missing()
+  if (lacking.length === 0) return
+  if (!isDebian() || process.getuid() !== 0) {
+    const what = lacking.map(({ elsewhere, debian }) => elsewhere ?? debian).join(', ')
+    throw new SetupError(`the native addon needs ${what}; type: ${howToInstall(lacking)}`)
+  }
+  const packages = lacking.map(({ debian }) => debian)
+  const apt = (what, args, log) => {
+    return run(what, 'apt-get', args, path.join(build, log), { DEBIAN_FRONTEND: 'noninteractive' })
+  }
+  const install = () => apt(`installing ${packages.join(' ')} with apt-get`, ['install', '-y', ...packages], 'apt.log')
+  try {
+    await install()
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error
+    await apt('that failed; updating the package lists first', ['update'], 'apt-update.log')
+    await install()
+  }
+}
+
+async function buildAddon() {
+  const state = nativeState()
+  const before = JSON.parse(readText(nativeStamp) ?? '{}')
+  if (before.toolchain !== state.toolchain) {
+    for (const name of ['CMakeCache.txt', 'CMakeFiles', 'Release'])
+      fs.rmSync(path.join(build, name), { recursive: true, force: true })
+  }
+  const cmake = (what, command) => {
+    const args = [cmakeJs(), command, '--out', build, '--parallel', String(jobs)]
+    return run(what, process.execPath, args, path.join(build, `${command}.log`))
+  }
+  await cmake('configuring the native addon', 'configure')
+  fs.writeFileSync(nativeStamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
+  await cmake(`building the native addon (${jobs} at a time)`, 'build')
+  fs.writeFileSync(nativeStamp, JSON.stringify(state))
+}
+
+async function compileTypeScript() {
+  const state = typescriptState()
+  fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true })
+  const tsc = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+  for (const part of ['build', 'bench']) {
+    const what = part === 'build' ? 'compiling the TypeScript' : 'compiling the benchmarks'
+    await run(what, process.execPath, [tsc, '-p', `tsconfig.${part}.json`], path.join(build, `tsc-${part}.log`))
+  }
+  fs.writeFileSync(typescriptStamp, state)
+}
+
+// ---- one at a time ------------------------------------------------------------------------------------------------
+
+function isAlive(pid) {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    return error.code === 'EPERM'
+  }
+}
+
+async function lock() {
+  for (let told = false; ; told = true) {
+    try {
+      fs.writeFileSync(lockFile, String(process.pid), { flag: 'wx' })
+      process.once('exit', () => fs.rmSync(lockFile, { force: true }))
+      for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(130))
+      return
+    } catch (error) {
+      if (error.code !== 'EEXIST') throw new SetupError(`cannot write to ${root}: ${error.message}`)
+    }
+    const holder = Number(readText(lockFile) ?? 0)
+    if (!isAlive(holder)) fs.rmSync(lockFile, { force: true })
+    else if (!told) say(`waiting for another set-up, process ${holder} (if it is not one, delete ${lockFile})`)
+    await new Promise((resolve) => setTimeout(resolve, 300))
+  }
+}
+
+async function setUp() {
+  const packagesOnly = process.argv.includes('--packages')
+  checkNode()
+  if (packagesAreCurrent() && (packagesOnly || (nativeIsCurrent() && typescriptIsCurrent()))) return
+  await lock()
+  if (!packagesAreCurrent()) await installPackages()
+  if (packagesOnly) return
+  if (!nativeIsCurrent()) {
+    await installSystemPackages()
+    await buildAddon()
+  }
+  if (!typescriptIsCurrent()) await compileTypeScript()
+}
+
+setUp().catch((error) => {
+  if (!(error instanceof SetupError)) throw error
+  say(error.message)
+  process.exit(1)
+})

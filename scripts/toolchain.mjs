@@ -1,0 +1,76 @@
+// What building the addon needs from the system, where it is, and how to get it.
+
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)))
+export const cmakeJs = () => path.join(path.dirname(findModule('cmake-js')), 'bin', 'cmake-js')
+export const jobs = Math.max(1, Math.min(os.cpus().length, Math.floor(os.totalmem() / 2 ** 30)))
+
+/** The package.json of an installed package: in node_modules here, or above when we are a dependency ourselves. */
+export function findModule(name) {
+  for (let dir = root; ; dir = path.dirname(dir)) {
+    const file = path.join(dir, 'node_modules', name, 'package.json')
+    if (existsSync(file) || dir === path.dirname(dir)) return file
+  }
+}
+
+function which(...names) {
+  for (const name of names) {
+    for (const dir of (process.env.PATH ?? '').split(path.delimiter)) {
+      const file = path.resolve(dir, name)
+      if (existsSync(file)) return file
+    }
+  }
+}
+
+function header(name) {
+  const prefixes = [...(process.env.CMAKE_PREFIX_PATH ?? '').split(path.delimiter), '/usr/local', '/usr']
+  const folders = (process.env.CPATH ?? '').split(path.delimiter)
+  for (const prefix of prefixes.filter(Boolean)) folders.push(path.join(prefix, 'include'))
+  return folders.map((folder) => path.join(folder, name)).find(existsSync)
+}
+
+// The Debian package, what it is elsewhere, and where the part of it that we need lies.
+const requirements = [
+  { debian: 'g++', elsewhere: 'a C++20 compiler', find: () => which(process.env.CXX || 'c++', 'g++', 'clang++') },
+  { debian: 'cmake', elsewhere: 'CMake 3.18 or newer', find: () => which('cmake') },
+  { debian: 'make', elsewhere: 'make or ninja', find: () => which('ninja', 'ninja-build', 'make') },
+  { debian: 'libdnnl-dev', elsewhere: 'oneDNN 2.6 or newer with its headers', find: () => header('dnnl.hpp') },
+  { debian: 'libgloo-dev', find: () => header('gloo/context.h') },
+]
+
+export const isDebian = () => existsSync('/etc/debian_version') && which('apt-get') !== undefined
+
+/** The requirements that the system lacks. */
+export const missing = () => requirements.filter(({ elsewhere, find }) => (elsewhere || isDebian()) && !find())
+
+/** What to type, or to look for, to have them. */
+export function howToInstall(lacking) {
+  const packages = lacking.map(({ debian }) => debian).join(' ')
+  if (isDebian()) return `sudo apt-get install ${packages}`
+  return `install ${lacking.map(({ elsewhere }) => elsewhere).join(', ')} (Debian's names: ${packages})`
+}
+
+/** Changes when the tools do: another compiler, another oneDNN, another place. */
+export function toolchain() {
+  const identify = (file) => {
+    const real = realpathSync(file)
+    const { size, mtimeMs } = statSync(real)
+    return [file, real, size, mtimeMs]
+  }
+  const packages = ['cmake-js', 'node-addon-api', 'node-api-headers'].map(
+    (name) => JSON.parse(readFileSync(findModule(name), 'utf8')).version,
+  )
+  return JSON.stringify([
+    root,
+    process.arch,
+    packages,
+    requirements
+      .map(({ find }) => find())
+      .filter(Boolean)
+      .map(identify),
+  ])
+}

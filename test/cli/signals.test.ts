@@ -1,0 +1,50 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { StopRequest } from '../../lib/cli/signals.js'
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+})
+afterEach(() => {
+  vi.useRealTimers()
+  vi.restoreAllMocks()
+})
+
+describe('a signal', () => {
+  test('asks to stop the first time and ends the process the second time', () => {
+    const exit = vi.spyOn(process, 'exit').mockImplementation(() => undefined as never)
+    const stopped = vi.fn()
+    const quit = vi.fn()
+    using request = new StopRequest(stopped, quit)
+    expect(request.signal.aborted).toBe(false)
+
+    process.emit('SIGINT', 'SIGINT')
+    expect(stopped).toHaveBeenCalledExactlyOnceWith('SIGINT')
+    expect(request.signal.aborted).toBe(true)
+    expect(request.exitCode).toBe(130)
+    expect(exit).not.toHaveBeenCalled()
+
+    vi.advanceTimersByTime(100) // the same press once more, forwarded by npm
+    process.emit('SIGINT', 'SIGINT')
+    expect(exit).not.toHaveBeenCalled()
+
+    vi.advanceTimersByTime(1000)
+    process.emit('SIGINT', 'SIGINT')
+    expect(quit).toHaveBeenCalledOnce()
+    expect(exit).toHaveBeenCalledExactlyOnceWith(130)
+    expect(stopped).toHaveBeenCalledOnce()
+  })
+
+  test('to terminate is told apart by its exit code', () => {
+    using request = new StopRequest(() => {})
+    process.emit('SIGTERM', 'SIGTERM')
+    expect(request.exitCode).toBe(143)
+  })
+
+  test('is left to Node again afterwards', () => {
+    const before = process.listenerCount('SIGINT')
+    const request = new StopRequest(() => {})
+    expect(process.listenerCount('SIGINT')).toBe(before + 1)
+    request[Symbol.dispose]()
+    expect(process.listenerCount('SIGINT')).toBe(before)
+  })
+})

@@ -1,0 +1,191 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { buildInstance, buildInstances, countLabels } from '../../lib/data/instances.js'
+import { readInstructions } from '../../lib/data/instructions.js'
+import { previewInstances } from '../../lib/data/preview.js'
+import { formatPrompt } from '../../lib/data/prompt.js'
+import { DataError } from '../../lib/errors.js'
+import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
+
+const fixtures = join(__dirname, '../fixtures')
+
+let scratch: string
+let tokenizer: LlamaTokenizer
+
+beforeAll(async () => {
+  scratch = await mkdtemp(join(tmpdir(), 'dataset-'))
+  tokenizer = await LlamaTokenizer.fromPretrained(join(fixtures, 'd100'))
+})
+
+afterAll(() => rm(scratch, { recursive: true }))
+
+async function file(name: string, content: string | Uint8Array): Promise<string> {
+  const path = join(scratch, name)
+  await writeFile(path, content)
+  return path
+}
+
+describe('prompts', () => {
+  it('are the two templates, to the letter', async () => {
+    const source = await readFile(join(fixtures, 'make.py'), 'utf8')
+    const template = (name: string): string => {
+      const literal = new RegExp(`^${name} = \\(([^]*?)\\)\\n(?=[A-Z])`, 'm').exec(source)![1]
+      return [...literal.matchAll(/"(.*)"/g)].map(([, part]) => part.replaceAll('\\n', '\n')).join('')
+    }
+    const withInput = template('PROMPT_INPUT').replace('{instruction}', 'Do it.').replace('{input}', 'This.')
+    expect(formatPrompt({ instruction: 'Do it.', input: 'This.' })).toBe(withInput)
+    const without = template('PROMPT_NO_INPUT').replace('{instruction}', 'Do it.')
+    expect(formatPrompt({ instruction: 'Do it.' })).toBe(without)
+    expect(formatPrompt({ instruction: 'Do it.', input: '' })).toBe(without)
+    expect(without.endsWith('\n\n### Response:')).toBe(true)
+  })
+
+  it('take braces and dollar signs in a text as they are', () => {
+    expect(formatPrompt({ instruction: '{input} $& {0}', input: '{instruction}' })).toContain(
+      '### Instruction:\n{input} $& {0}\n\n### Input:\n{instruction}\n\n###',
+    )
+  })
+
+  it('have an input part for an input of spaces alone', () => {
+    expect(formatPrompt({ instruction: 'x', input: ' ' })).toContain('### Input:\n \n')
+  })
+})
+
+describe('reading instructions', () => {
+  const rows = [
+    { instruction: 'a', input: 'b', output: 'c' },
+    { instruction: 'd', input: '', output: 'e' },
+  ]
+
+  it('reads a list, with or without a byte order mark, input or further fields', async () => {
+    const loose = JSON.stringify([
+      { ...rows[0], category: 'x' },
+      { instruction: 'd', output: 'e' },
+    ])
+    expect(await readInstructions(await file('a.json', loose))).toEqual(rows)
+    expect(await readInstructions(await file('b.json', `\uFEFF${JSON.stringify(rows, null, 4)}\n`))).toEqual(rows)
+    expect(await readInstructions(await file('c.json', JSON.stringify([{ ...rows[1], input: null }])))).toEqual([
+      rows[1],
+    ])
+  })
+
+  it('reads JSON lines, with empty lines and CRLF', async () => {
+    const lines = `\uFEFF${JSON.stringify(rows[0])}\r\n\r\n${JSON.stringify(rows[1])}\r\n`
+    expect(await readInstructions(await file('a.jsonl', lines))).toEqual(rows)
+  })
+
+  it.each([
+    ['empty.json', '', 'is empty'],
+    ['blank.jsonl', ' \n\n', 'is empty'],
+    ['none.json', '[]', 'holds no rows'],
+    ['object.json', '{"data": []}', 'must hold a list of rows, got an object'],
+    ['number.json', '7', 'must hold a list of rows, got number'],
+    ['cut.json', '[{"instruction": "a", "out', 'is not valid JSON'],
+    ['cut.jsonl', `${JSON.stringify(rows[0])}\n\n{"instruction": "a"`, ': line 3 is not valid JSON'],
+    ['text.json', JSON.stringify(['a']), ': row 1 (index 0) must be an object, got string'],
+    ['null.json', JSON.stringify([rows[0], null]), ': row 2 (index 1) must be an object, got null'],
+    [
+      'type.json',
+      JSON.stringify([...rows, { ...rows[0], output: 3 }]),
+      ': row 3 (index 2): "output" must be a string, got number',
+    ],
+    [
+      'list.json',
+      JSON.stringify([{ ...rows[0], input: ['x'] }]),
+      ': row 1 (index 0): "input" must be a string, got a list',
+    ],
+    ['missing.json', JSON.stringify([rows[0], { output: 'x' }]), ': row 2 (index 1): "instruction" is missing'],
+    [
+      'line.jsonl',
+      `${JSON.stringify(rows[0])}\n\n{"instruction": "a"}\n`,
+      ': row 2 (index 1, line 3): "output" is missing',
+    ],
+    ['dolly.json', '[{"instruction": "a", "context": "", "response": "b"}]', 'process-dataset'],
+  ])('refuses %s', async (name, content, message) => {
+    const path = await file(name, content)
+    const error = await readInstructions(path).catch((error) => error)
+    expect(error).toBeInstanceOf(DataError)
+    expect(error.message).toContain(path)
+    expect(error.message).toContain(message)
+  })
+
+  it('refuses a file that is missing, a directory, or not UTF-8', async () => {
+    await expect(readInstructions(join(scratch, 'nowhere.json'))).rejects.toThrow(/nowhere\.json does not exist/)
+    await expect(readInstructions(scratch)).rejects.toThrow(/is a directory/)
+    await expect(readInstructions(await file('utf16.json', Buffer.from('[]', 'utf16le')))).rejects.toThrow(DataError)
+    await expect(readInstructions(await file('latin1.json', Buffer.from([0x5b, 0xe9, 0x5d])))).rejects.toThrow(
+      /not UTF-8/,
+    )
+  })
+})
+
+describe('instances', () => {
+  it("are those of OpenAlpaca's data set, without the one that has no label", async () => {
+    const instructions = await readInstructions(join(fixtures, 'instructions.json'))
+    const lines = (await readFile(join(fixtures, 'instances.jsonl'), 'utf8')).trim().split('\n')
+    const expected: { input_ids: number[]; labels: number[] }[] = lines.map((line) => JSON.parse(line))
+    const all = instructions.map((instruction, id) => buildInstance(instruction, id, tokenizer, 224))
+    expect(all.map(({ inputIds, labels }) => ({ input_ids: [...inputIds], labels: [...labels] }))).toEqual(expected)
+
+    const hasLabel = expected.map(({ labels }) => labels.slice(1).some((label) => label !== -100))
+    expect(hasLabel.filter((has) => !has)).toHaveLength(1)
+    const { instances, dropped, truncated } = await buildInstances(instructions, tokenizer, 224)
+    expect(dropped).toBe(1)
+    expect(truncated).toBe(expected.filter(({ input_ids }, i) => hasLabel[i] && input_ids.at(-1) !== 2).length)
+    expect(instances).toEqual(all.filter((_, id) => hasLabel[id]))
+  })
+
+  it('count the labels behind the first token', () => {
+    const labels = (...values: number[]) => ({ inputIds: Int32Array.from(values), labels: Int32Array.from(values) })
+    expect(countLabels(labels(1, -100, 0, 5))).toBe(2)
+    expect(countLabels(labels(1))).toBe(0)
+  })
+
+  it('learn at least the end token of an empty answer', () => {
+    const { inputIds, labels } = buildInstance({ instruction: 'a', input: '', output: '' }, 0, tokenizer, 500)
+    expect(labels.at(-1)).toBe(2)
+    expect(countLabels({ inputIds, labels })).toBe(1)
+  })
+
+  it('are reported as they are made, and an empty result is refused', async () => {
+    const rows = Array.from({ length: 300 }, (_, i) => ({ instruction: `Say ${i}.`, input: '', output: `${i}` }))
+    const seen: number[] = []
+    await buildInstances(rows, tokenizer, 500, {
+      onProgress: (done, total) => {
+        expect(total).toBe(300)
+        seen.push(done)
+      },
+    })
+    expect(seen).toEqual([...new Set(seen)].sort((a, b) => a - b))
+    expect(seen.at(-1)).toBe(300)
+    await expect(buildInstances(rows, tokenizer, 20)).rejects.toThrow(/none of the 300 instructions .* in 20 tokens/)
+    await expect(buildInstances(rows, tokenizer, 1)).rejects.toThrow(RangeError)
+  })
+})
+
+describe('the preview', () => {
+  const row = { instruction: 'Greet the llama.', input: '', output: 'Hello 🦙' }
+  const masked = `‹masked›<s> ${formatPrompt(row)}`
+  const learned = '‹learned› Hello 🦙</s>'
+
+  it('tells what is learned from what is masked', () => {
+    const instance = buildInstance(row, 3, tokenizer, 500)
+    const head = `instance 3: ${instance.inputIds.length} tokens, ${countLabels(instance)} of them learned\n`
+    expect(previewInstances([instance], tokenizer, 1)).toBe(`${head}${masked}${learned}\n`)
+    const colored = `${head}\x1b[2m${masked}\x1b[0m\x1b[1;32m${learned}\x1b[0m\n`
+    expect(previewInstances([instance], tokenizer, 1, { color: true })).toBe(colored)
+  })
+
+  it('shows as many instances as asked for', () => {
+    const instances = [0, 1, 2].map((id) => buildInstance(row, id, tokenizer, 500))
+    expect(previewInstances(instances, tokenizer, 2).match(/^instance \d/gm)).toEqual(['instance 0', 'instance 1'])
+    expect(previewInstances(instances, tokenizer, 9).match(/^instance \d/gm)).toHaveLength(3)
+  })
+
+  it('draws control characters, so that data cannot command the terminal', () => {
+    const instance = buildInstance({ ...row, output: 'a\x1b[31mb\x07\n' }, 0, tokenizer, 500)
+    expect(previewInstances([instance], tokenizer, 1)).toContain('‹learned› a␛[31mb␇\n</s>')
+  })
+})

@@ -1,0 +1,232 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import { parseHubName } from '../../lib/data/hub.js'
+import { readInstructions } from '../../lib/data/instructions.js'
+import { countWords, processDataset } from '../../lib/data/process-dataset.js'
+import { DataError } from '../../lib/errors.js'
+
+const dolly = [
+  { instruction: 'Wann fährt der Zug?', context: '', response: 'Um zehn.', category: 'open_qa' },
+  { instruction: 'Summarise.', context: 'A long story.', response: 'Short.', category: 'summarization' },
+]
+const alpaca = [
+  { instruction: 'Wann fährt der Zug?', input: '', output: 'Um zehn.' },
+  { instruction: 'Summarise.', input: 'A long story.', output: 'Short.' },
+]
+const lines = (rows: unknown[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join('')
+const words = (count: number): string => new Array(count).fill('word').join(' \n')
+
+let scratch: string
+let output: string
+
+beforeAll(async () => {
+  scratch = await mkdtemp(join(tmpdir(), 'process-dataset-'))
+  output = join(scratch, 'out/openalpaca.json')
+})
+
+afterEach(() => rm(join(scratch, 'out'), { recursive: true, force: true }))
+afterAll(() => rm(scratch, { recursive: true }))
+
+async function file(name: string, content: string): Promise<string> {
+  const path = join(scratch, name)
+  await writeFile(path, content)
+  return path
+}
+
+describe('process-dataset on a local file', () => {
+  it('writes dolly in Alpaca format, as UTF-8 with an indent of four', async () => {
+    const input = await file('dolly.jsonl', lines(dolly))
+    expect(await processDataset({ input, output })).toEqual({ written: 2, leftOut: 0 })
+    const text = await readFile(output, 'utf8')
+    expect(text).toBe(`${JSON.stringify(alpaca, null, 4)}\n`)
+    expect(text).toContain('fährt')
+    expect(await readInstructions(output)).toEqual(alpaca)
+  })
+
+  it('takes a JSON list, rows without a context, and what is in Alpaca format already', async () => {
+    const { context, ...bare } = dolly[0]
+    const input = await file('mixed.json', JSON.stringify([bare, alpaca[1]]))
+    await processDataset({ input, output })
+    expect(await readInstructions(output)).toEqual(alpaca)
+    await processDataset({ input: output, output })
+    expect(await readInstructions(output)).toEqual(alpaca)
+  })
+
+  it('leaves out instances of more than 2000 words in all three fields together', async () => {
+    const row = (context: number, response: number) => ({
+      instruction: 'one two',
+      context: words(context),
+      response: words(response),
+    })
+    const input = await file('long.jsonl', lines([row(1000, 998), row(1000, 999), row(0, 1998), row(0, 1999)]))
+    expect(await processDataset({ input, output })).toEqual({ written: 2, leftOut: 2 })
+    expect((await readInstructions(output)).map(countWords)).toEqual([2000, 2000])
+    expect(await processDataset({ input, output, maxWords: 5000 })).toEqual({ written: 4, leftOut: 0 })
+  })
+
+  it.each([
+    [
+      'response.jsonl',
+      lines([dolly[0], { instruction: 'a', context: '' }]),
+      'row 2 (index 1, line 2): "response" is missing',
+    ],
+    [
+      'context.jsonl',
+      lines([{ ...dolly[0], context: 5 }]),
+      'row 1 (index 0, line 1): "context" must be a string, got number',
+    ],
+    [
+      'output.json',
+      JSON.stringify([{ ...alpaca[0], output: null }]),
+      'row 1 (index 0): "output" must be a string, got null',
+    ],
+    ['cut.jsonl', `${lines(dolly)}{"instruction": "a", "con`, 'line 3 is not valid JSON'],
+    ['empty.jsonl', '', 'is empty'],
+    ['all-long.jsonl', lines([{ ...dolly[0], context: words(3000) }]), 'all 1 rows have more than 2000 words'],
+  ])('refuses %s and leaves an earlier output as it was', async (name, content, message) => {
+    await processDataset({ input: await file('dolly.jsonl', lines(dolly)), output })
+    const before = await readFile(output)
+    const error = await processDataset({ input: await file(name, content), output }).catch((error) => error)
+    expect(error).toBeInstanceOf(DataError)
+    expect(error.message).toContain(message)
+    expect(await readFile(output)).toEqual(before)
+    expect(await readdir(join(scratch, 'out'))).toEqual(['openalpaca.json'])
+  })
+
+  it('names an input that is missing, an output that cannot be written, and a word limit that is none', async () => {
+    await expect(processDataset({ input: './nowhere/dolly.jsonl', output })).rejects.toThrow(
+      /dolly\.jsonl does not exist/,
+    )
+    const input = await file('dolly.jsonl', lines(dolly))
+    await expect(processDataset({ input, output: join(input, 'x.json') })).rejects.toThrow(/x\.json cannot be written/)
+    await expect(processDataset({ input, output: scratch })).rejects.toThrow(/cannot be written/)
+    expect((await readdir(scratch)).filter((name) => name.endsWith('.tmp'))).toEqual([])
+    await expect(processDataset({ input, output, maxWords: 0 })).rejects.toThrow(RangeError)
+  })
+})
+
+describe('process-dataset on the Hub', () => {
+  /** Files of the data set acme/chats as a stand-in for the Hub serves them. */
+  let files: Record<string, string>
+  let requests: IncomingMessage[]
+  let cutShort: boolean
+  let server: Server
+  let hubUrl: string
+
+  beforeAll(async () => {
+    server = createServer((request, response) => {
+      requests.push(request)
+      const url = new URL(request.url!, 'http://hub')
+      if (url.pathname === '/api/datasets/acme/chats/tree/main') {
+        const tree = Object.entries(files).map(([path, text]) => ({ type: 'file', path, size: text.length, oid: 'x' }))
+        response.setHeader('content-type', 'application/json').end(JSON.stringify(tree))
+        return
+      }
+      const path = url.pathname.replace('/datasets/acme/chats/resolve/main/', '')
+      if (files[path] === undefined) {
+        response.writeHead(404, path === url.pathname ? {} : { 'x-error-code': 'EntryNotFound' }).end('no')
+        return
+      }
+      const body = Buffer.from(files[path])
+      response.setHeader('etag', '"1"')
+      if (request.headers.range === 'bytes=0-0') {
+        response.writeHead(206, { 'content-range': `bytes 0-0/${body.length}` }).end(body.subarray(0, 1))
+      } else if (cutShort) {
+        response.writeHead(200, { 'content-length': body.length }).write(body.subarray(0, body.length / 2), () => {
+          response.destroy()
+        })
+      } else response.end(body)
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    hubUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  })
+
+  afterAll(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+
+  beforeEach(() => {
+    files = { 'README.md': '# Chats', 'dataset_infos.json': '{}', 'data/chats.jsonl': lines(dolly) }
+    requests = []
+    cutShort = false
+    vi.stubEnv('HF_TOKEN', '')
+    vi.stubEnv('HF_ENDPOINT', '')
+  })
+  afterEach(() => {
+    vi.unstubAllEnvs()
+  })
+
+  it('finds the data file and tells how far the download is', async () => {
+    const progress: [number, number][] = []
+    const onDownload = (received: number, total: number) => progress.push([received, total])
+    expect(await processDataset({ input: 'acme/chats', output, hubUrl, onDownload })).toEqual({
+      written: 2,
+      leftOut: 0,
+    })
+    expect(await readInstructions(output)).toEqual(alpaca)
+    const size = Buffer.byteLength(files['data/chats.jsonl'])
+    expect(progress.at(-1)).toEqual([size, size])
+    expect(requests.every(({ headers }) => headers.authorization === undefined)).toBe(true)
+  })
+
+  it('honours HF_ENDPOINT and HF_TOKEN', async () => {
+    vi.stubEnv('HF_ENDPOINT', `${hubUrl}/`)
+    vi.stubEnv('HF_TOKEN', 'hf_secret')
+    await processDataset({ input: 'hf://datasets/acme/chats', output })
+    expect(requests.length).toBeGreaterThan(0)
+    expect(requests.every(({ headers }) => headers.authorization === 'Bearer hf_secret')).toBe(true)
+  })
+
+  it('takes the file that carries the name of the data set, or asks which one', async () => {
+    files = { 'chats.jsonl': lines(dolly), 'test.jsonl': lines(dolly.slice(1)) }
+    expect(await processDataset({ input: 'acme/chats', output, hubUrl })).toMatchObject({ written: 2 })
+    expect(await processDataset({ input: 'hf://datasets/acme/chats/test.jsonl', output, hubUrl })).toMatchObject({
+      written: 1,
+    })
+    files = { 'a.jsonl': '', 'b.json': '' }
+    await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(
+      'acme/chats has several data files (a.jsonl, b.json): name one as hf://datasets/acme/chats/a.jsonl',
+    )
+    files = { 'a.parquet': '' }
+    await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(
+      /has no \.json or \.jsonl file/,
+    )
+  })
+
+  it('says what is wrong when there is no such data set, file, Hub or token', async () => {
+    const failure = async (options: { input: string; hubUrl?: string; accessToken?: string }): Promise<string> => {
+      const error = await processDataset({ hubUrl, output, ...options }).catch((error) => error)
+      expect(error).toBeInstanceOf(DataError)
+      return error.message
+    }
+    expect(await failure({ input: 'acme/none' })).toMatch(/acme\/none is not a data set on .* set HF_TOKEN/)
+    expect(await failure({ input: 'hf://datasets/acme/chats/x.json' })).toMatch(/acme\/chats on .* has no file x\.json/)
+    expect(await failure({ input: 'acme/chats', hubUrl: 'http://127.0.0.1:9' })).toMatch(
+      /cannot be downloaded .* network/,
+    )
+    expect(await failure({ input: 'acme/chats', accessToken: 'secret' })).toMatch(/token must start with 'hf_'/)
+    files['data/chats.jsonl'] = lines([{ ...dolly[0], response: 1 }])
+    expect(await failure({ input: 'acme/chats' })).toBe(
+      'acme/chats/data/chats.jsonl: row 1 (index 0, line 1): "response" must be a string, got number',
+    )
+  })
+
+  it('refuses a download that breaks off, and writes nothing', async () => {
+    cutShort = true
+    await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(/cannot be downloaded/)
+    await expect(readdir(join(scratch, 'out'))).rejects.toThrow(/ENOENT/)
+  })
+
+  it('tells names on the Hub from paths', () => {
+    expect(parseHubName('databricks/databricks-dolly-15k')).toEqual({ name: 'databricks/databricks-dolly-15k' })
+    expect(parseHubName('hf://datasets/a/b.c/d/e.jsonl')).toEqual({ name: 'a/b.c', path: 'd/e.jsonl' })
+    for (const path of ['dolly.jsonl', 'data/dolly.jsonl', 'data/dolly.json', './a/b', '/a/b', '../b', 'a/b/c', 'a']) {
+      expect(parseHubName(path), path).toBeUndefined()
+    }
+  })
+})

@@ -1,0 +1,64 @@
+import { afterEach, describe, expect, it } from 'vitest'
+import { backends, openDevice } from '../../lib/device.js'
+import { native } from '../../lib/native.js'
+
+describe('backends', () => {
+  it('lists the CPU with its properties, and says why a device is missing', () => {
+    const [cpu, ...others] = backends()
+    expect(cpu).toMatchObject({
+      device: 'cpu',
+      available: true,
+      units: expect.any(Number),
+      name: expect.stringMatching(/./),
+    })
+    expect(cpu.units).toBeGreaterThanOrEqual(1)
+    expect(cpu.totalMemory).toBeGreaterThan(cpu.freeMemory!)
+    expect(cpu.freeMemory).toBeGreaterThan(0)
+    for (const { available, reason } of others) expect(available || reason).toBeTruthy()
+  })
+
+  it('are opened once a process, and the best of them by default', () => {
+    expect(openDevice('cpu')).toBe(openDevice('cpu'))
+    const available = backends().filter((backend) => backend.available)
+    expect(openDevice()).toBe(openDevice(available[available.length - 1].device))
+  })
+
+  it('that are missing are refused with a code', () => {
+    expect(() => native.deviceOpen('abacus')).toThrow(
+      expect.objectContaining({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining("'abacus'") }),
+    )
+  })
+})
+
+describe('the CPU', () => {
+  const before = process.env.OPENALPACA_CPU_ISA
+  afterEach(() => {
+    if (before === undefined) delete process.env.OPENALPACA_CPU_ISA
+    else process.env.OPENALPACA_CPU_ISA = before
+  })
+
+  it('uses the instruction set that OPENALPACA_CPU_ISA names', () => {
+    process.env.OPENALPACA_CPU_ISA = 'baseline'
+    expect(native.deviceProperties(native.deviceOpen('cpu')).isa).toBe('baseline')
+  })
+
+  it('names the instruction sets that it has when asked for another', () => {
+    process.env.OPENALPACA_CPU_ISA = 'avx1024'
+    expect(() => native.deviceOpen('cpu')).toThrow(
+      expect.objectContaining({
+        code: 'UNSUPPORTED_ISA',
+        message: expect.stringMatching(/^OPENALPACA_CPU_ISA=avx1024: this processor can run .*baseline$/),
+      }),
+    )
+  })
+
+  it('uses as many threads as it is told to', () => {
+    const device = openDevice('cpu')
+    const threads = device.properties.units
+    device.setThreads(3)
+    expect(device.properties.units).toBe(3)
+    device.setThreads(threads)
+    for (const wrong of [0, -1, 1.5, Number.NaN]) expect(() => device.setThreads(wrong)).toThrow(RangeError)
+    expect(device.properties.units).toBe(threads)
+  })
+})

@@ -1,0 +1,54 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { StopStrings } from '../../lib/generate/stop-strings.js'
+
+/** What comes through of a text in pieces. */
+function through(pieces: string[], strings: string[]): string {
+  const stop = new StopStrings(strings)
+  return pieces.map((piece) => stop.push(piece)).join('') + stop.flush()
+}
+
+/** What stands before the first of the strings to be complete: the text a character at a time. */
+function before(text: string, strings: string[]): string {
+  for (let end = 1; end <= text.length; end++) {
+    const lengths = strings.filter((string) => text.slice(0, end).endsWith(string)).map(({ length }) => length)
+    if (lengths.length > 0) return text.slice(0, end - Math.max(...lengths))
+  }
+  return text
+}
+
+describe('stop strings', () => {
+  test('end a text, also across pieces', () => {
+    expect(through(['Hello\n', '\n##', '# Input'], ['\n\n###'])).toBe('Hello')
+    expect(through(['a', 'b', 'c'], ['bc', 'ab'])).toBe('')
+    expect(through(['abba'], ['b', 'abba'])).toBe('a')
+    expect(through(['abc'], [])).toBe('abc')
+  })
+
+  test('hold back only what may become one of them', () => {
+    const stop = new StopStrings(['END'])
+    expect(stop.push('the E')).toBe('the ')
+    expect(stop.push('N')).toBe('')
+    expect(stop.push('ergy')).toBe('ENergy')
+    expect(stop.stopped).toBe(false)
+    expect(stop.push('EN')).toBe('')
+    expect(stop.flush()).toBe('EN')
+  })
+
+  test('let nothing through after the end', () => {
+    const stop = new StopStrings(['.'])
+    expect(stop.push('a.b')).toBe('a')
+    expect(stop.stopped).toBe(true)
+    expect(stop.push('c') + stop.flush()).toBe('')
+  })
+
+  test('cut a text where they first come, however it is divided', () => {
+    const letters = (size: number) => fc.stringMatching(new RegExp(`^[ab]{1,${size}}$`))
+    fc.assert(
+      fc.property(fc.array(letters(4)), fc.array(letters(4), { maxLength: 3 }), (pieces, strings) => {
+        expect(through(pieces, strings)).toBe(before(pieces.join(''), strings))
+      }),
+      { seed: 10, numRuns: 500 },
+    )
+  })
+})

@@ -1,0 +1,140 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import * as ops from '../../lib/ops.js'
+import { expectClose, expectSameBits, roundoff } from '../support/closeness.js'
+import { devices } from '../support/devices.js'
+import { dot, finiteDifferences } from '../support/finite-differences.js'
+import { type FloatDType, floatDTypes, Random, rounded } from '../support/numbers.js'
+import { references } from '../support/op-fixtures.js'
+import { forAll, tokenCounts, widths } from '../support/properties.js'
+import { rmsNorm, rmsNormGradient } from '../support/references.js'
+import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
+
+const shapes = { tokens: tokenCounts, channels: widths, eps: fc.constantFrom(1e-6, 1e-5, 0.1) }
+
+// y is rounded once to its dtype; all before that is float32, whose errors in a mean of at most 200 squares stay below
+// a few dozen roundoffs.
+const tolerance = (dtype: FloatDType) => ({ relative: 1.01 * roundoff[dtype], ofLargest: 2e-6 })
+
+describe('the float64 reference of rmsnorm', () => {
+  it('has the gradient that finite differences give', () => {
+    const random = new Random(1)
+    const [x, w, dy] = [15, 5, 15].map((size) => random.normals('float32', size))
+    const { dx, dw } = rmsNormGradient(dy, x, w, 0.01)
+    expectClose(
+      finiteDifferences((at) => dot(dy, rmsNorm(at, w, 0.01).y), x),
+      dx,
+      { ofLargest: 1e-8 },
+    )
+    expectClose(
+      finiteDifferences((at) => dot(dy, rmsNorm(x, at, 0.01).y), w),
+      dw,
+      { ofLargest: 1e-8 },
+    )
+  })
+})
+
+describe.each(devices)('rmsnorm on $name', ({ device }) => {
+  const stream = device.stream
+
+  describe.each(floatDTypes)('in %s', (dtype) => {
+    it('normalises each token and gives its rstd', async () => {
+      await forAll(shapes, async ({ tokens, channels, eps, random }) => {
+        const x = random.normals(dtype, tokens * channels, 3)
+        const w = random.normals(dtype, channels)
+        const [y, rstd] = [resultOf(device, dtype, [tokens, channels]), resultOf(device, 'float32', [tokens])]
+        ops.rmsNormForward(stream, {
+          y,
+          rstd,
+          x: tensorOf(device, dtype, [tokens, channels], x),
+          w: tensorOf(device, dtype, [channels], w),
+          eps,
+        })
+        const expected = rmsNorm(x, w, eps)
+        expectClose(await valuesOf(rstd), expected.rstd, { relative: 2e-6 })
+        expectClose(await valuesOf(y), expected.y, tolerance(dtype))
+      })
+    })
+
+    it('of a sum equals the sum, and its norm, bit for bit, also in place', async () => {
+      await forAll(shapes, async ({ tokens, channels, eps, random }) => {
+        const shape = [tokens, channels]
+        const x = random.normals(dtype, tokens * channels)
+        const delta = random.normals(dtype, tokens * channels)
+        const expectedSum = tensorOf(
+          device,
+          dtype,
+          shape,
+          x.map((value, i) => rounded(dtype, value + delta[i])),
+        )
+        const w = tensorOf(device, dtype, [channels], random.normals(dtype, channels))
+        const [expectedY, expectedRstd] = [resultOf(device, dtype, shape), resultOf(device, 'float32', [tokens])]
+        ops.rmsNormForward(stream, { y: expectedY, rstd: expectedRstd, x: expectedSum, w, eps })
+
+        const residual = tensorOf(device, dtype, shape, x)
+        const change = tensorOf(device, dtype, shape, delta)
+        for (const sum of [resultOf(device, dtype, shape), residual]) {
+          const [y, rstd] = [resultOf(device, dtype, shape), resultOf(device, 'float32', [tokens])]
+          ops.addRmsNormForward(stream, { y, rstd, sum, x: residual, delta: change, w, eps })
+          expectSameBits(await sum.toArray(), await expectedSum.toArray())
+          expectSameBits(await y.toArray(), await expectedY.toArray())
+          expectSameBits(await rstd.toArray(), await expectedRstd.toArray())
+        }
+      })
+    })
+
+    it.each(floatDTypes)('adds the gradient of x to dx, and that of w to dw in %s', async (gradDType) => {
+      await forAll(shapes, async ({ tokens, channels, eps, random }) => {
+        const shape = [tokens, channels]
+        const [x, dy, dxBefore] = [0, 1, 2].map(() => random.normals(dtype, tokens * channels))
+        const w = random.normals(dtype, channels)
+        const dwBefore = random.normals(gradDType, channels)
+        const dx = tensorOf(device, dtype, shape, dxBefore)
+        const dw = tensorOf(device, gradDType, [channels], dwBefore)
+        ops.rmsNormBackward(stream, {
+          dx,
+          dw,
+          dy: tensorOf(device, dtype, shape, dy),
+          x: tensorOf(device, dtype, shape, x),
+          w: tensorOf(device, dtype, [channels], w),
+          rstd: tensorOf(device, 'float32', [tokens], rmsNorm(x, w, eps).rstd),
+        })
+        const gradient = rmsNormGradient(dy, x, w, eps)
+        // One rounding of the sum to its dtype. Rows and columns have at most 200 terms of about the same size, so that
+        // float32 loses a few dozen roundoffs of the largest.
+        const largest = Math.max(...gradient.dx.map(Math.abs), ...gradient.dw.map(Math.abs))
+        const allowed = (dtype: FloatDType, expected: Float64Array) => ({
+          relative: 1.01 * roundoff[dtype],
+          absolute: expected.map(() => 1e-5 * largest),
+        })
+        const expectedDx = gradient.dx.map((value, i) => value + dxBefore[i])
+        const expectedDw = gradient.dw.map((value, i) => value + dwBefore[i])
+        expectClose(await valuesOf(dx), expectedDx, allowed(dtype, expectedDx))
+        expectClose(await valuesOf(dw), expectedDw, allowed(gradDType, expectedDw))
+      })
+    })
+  })
+
+  it('of zeros is zero, and eps alone makes its rstd', async () => {
+    const [y, rstd] = [resultOf(device, 'float32', [2, 9]), resultOf(device, 'float32', [2])]
+    const x = tensorOf(device, 'float32', [2, 9], 0)
+    ops.rmsNormForward(stream, { y, rstd, x, w: tensorOf(device, 'float32', [9], 1), eps: 1e-6 })
+    expect(await valuesOf(y)).toEqual(new Float64Array(18))
+    expectClose(await valuesOf(rstd), [1000, 1000], { relative: 1e-6 })
+  })
+
+  it('agrees with PyTorch', async () => {
+    const { tokens, channels, eps, x, w, dy, ...expected } = references.rmsnorm
+    const [y, rstd] = [resultOf(device, 'float32', [tokens, channels]), resultOf(device, 'float32', [tokens])]
+    const [dx, dw] = [tensorOf(device, 'float32', [tokens, channels], 0), tensorOf(device, 'float32', [channels], 0)]
+    const operands = {
+      x: tensorOf(device, 'float32', [tokens, channels], x),
+      w: tensorOf(device, 'float32', [channels], w),
+    }
+    ops.rmsNormForward(stream, { y, rstd, ...operands, eps })
+    ops.rmsNormBackward(stream, { dx, dw, dy: tensorOf(device, 'float32', [tokens, channels], dy), ...operands, rstd })
+    expectClose(await valuesOf(y), expected.y, { ofLargest: 2e-6 })
+    expectClose(await valuesOf(dx), expected.dx, { ofLargest: 2e-6 })
+    expectClose(await valuesOf(dw), expected.dw, { ofLargest: 2e-6 })
+  })
+})

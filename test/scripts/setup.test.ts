@@ -1,0 +1,93 @@
+import { spawnSync } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+
+/** An npm that writes down what it was asked, and installs `installs`. */
+const fakeNpm = (installs: object) => `
+  const fs = require('node:fs')
+  fs.appendFileSync('npm-calls', process.argv.slice(2).join(' ') + '\\n')
+  fs.mkdirSync('node_modules', { recursive: true })
+  fs.writeFileSync('node_modules/.package-lock.json', ${JSON.stringify(JSON.stringify(installs))})`
+
+const locked = (version: string) => ({ packages: { '': {}, 'node_modules/a': { version } } })
+
+describe('the set-up', () => {
+  let root: string
+  const write = (name: string, content: string | object) => {
+    mkdirSync(path.dirname(path.join(root, name)), { recursive: true })
+    writeFileSync(path.join(root, name), typeof content === 'string' ? content : JSON.stringify(content))
+  }
+  const setUp = (args: string[], env: Record<string, string> = {}) => {
+    const npm_execpath = path.join(root, 'npm.js')
+    const { status, stderr } = spawnSync(process.execPath, ['scripts/setup.mjs', ...args], {
+      cwd: root,
+      env: { ...process.env, npm_execpath, ...env },
+      encoding: 'utf8',
+    })
+    return { status, stderr }
+  }
+
+  beforeEach(() => {
+    root = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-setup-'))
+    cpSync(path.join(__dirname, '../../scripts'), path.join(root, 'scripts'), { recursive: true })
+    write('package.json', { engines: { node: '>=20.17' } })
+    write('package-lock.json', locked('1.0.0'))
+    write('npm.js', fakeNpm(locked('1.0.0')))
+  })
+  afterEach(() => rmSync(root, { recursive: true }))
+
+  it('names the Node.js that is needed', () => {
+    write('package.json', { engines: { node: '>=99.1' } })
+    const { status, stderr } = setUp([])
+    expect(status).toBe(1)
+    expect(stderr).toBe(
+      `setup: this is Node.js ${process.versions.node}; install 99.1 or newer from https://nodejs.org\n`,
+    )
+  })
+
+  it('installs the packages once, and again when the lock file asks for another version', () => {
+    expect(setUp(['--packages'])).toMatchObject({ status: 0, stderr: expect.stringContaining('npm packages: done') })
+    expect(setUp(['--packages'])).toEqual({ status: 0, stderr: '' })
+    write('package-lock.json', locked('1.0.1'))
+    write('npm.js', fakeNpm(locked('1.0.1')))
+    expect(setUp(['--packages']).status).toBe(0)
+    const calls = readFileSync(path.join(root, 'npm-calls'), 'utf8').trim().split('\n')
+    expect(calls).toHaveLength(2)
+    expect(calls[0]).toMatch(/^ci --ignore-scripts /)
+  })
+
+  it('leaves out packages of other platforms when it looks for what is missing', () => {
+    const other = { 'node_modules/b': { version: '1.0.0', optional: true } }
+    write('package-lock.json', { packages: { ...locked('1.0.0').packages, ...other } })
+    setUp(['--packages'])
+    expect(setUp(['--packages'])).toEqual({ status: 0, stderr: '' })
+  })
+
+  it('shows the error of a step that fails, and where its log lies', () => {
+    write('npm.js', 'console.log("fetching"); console.error("npm error no such package"); process.exit(7)')
+    const { status, stderr } = setUp(['--packages'])
+    expect(status).toBe(1)
+    expect(stderr).toContain('installing the npm packages failed: node ended with 7\n  npm error no such package\n')
+    expect(stderr).toContain(path.join(root, 'build', 'npm.log'))
+    expect(existsSync(path.join(root, '.setup.lock'))).toBe(false)
+  })
+
+  it('takes over the lock of a set-up that has died', () => {
+    const { pid } = spawnSync(process.execPath, ['-e', ''])
+    write('.setup.lock', String(pid))
+    expect(setUp(['--packages']).status).toBe(0)
+    expect(existsSync(path.join(root, '.setup.lock'))).toBe(false)
+  })
+
+  it('says what to install where it cannot', () => {
+    const { status, stderr } = setUp([], { PATH: root, CXX: '' })
+    expect(status).toBe(1)
+    const lines = stderr.trim().split('\n')
+    expect(lines.at(-1)).toMatch(
+      /^setup: the native addon needs a C\+\+20 compiler, CMake 3\.18 or newer, make or ninja/,
+    )
+    expect(lines.at(-1)).toContain("(Debian's names: g++ cmake make")
+  })
+})

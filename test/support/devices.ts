@@ -1,0 +1,35 @@
+/** The devices that the tests run on. A new kind of device is one more entry of `devices`. */
+import { backends, Device, openDevice } from '../../lib/device.js'
+import { native } from '../../lib/native.js'
+
+export interface TestDevice {
+  /** For the tests' titles. */
+  name: string
+  device: Device
+}
+
+/** The CPU with the kernels of one instruction set, which cpu/dispatch.cpp chooses by this variable. */
+function cpuWith(isa: string): TestDevice[] {
+  const before = process.env.OPENALPACA_CPU_ISA
+  process.env.OPENALPACA_CPU_ISA = isa
+  try {
+    return [{ name: `cpu ${isa}`, device: new Device('cpu', native.deviceOpen('cpu')) }]
+  } catch (error) {
+    if ((error as { code?: string }).code === 'UNSUPPORTED_ISA') return []
+    throw error
+  } finally {
+    if (before === undefined) delete process.env.OPENALPACA_CPU_ISA
+    else process.env.OPENALPACA_CPU_ISA = before
+  }
+}
+
+/** One device of each type that is available, as users open it. For what does not depend on the kernels. */
+export const deviceTypes: TestDevice[] = backends()
+  .filter((backend) => backend.available)
+  .map((backend) => ({ name: backend.device, device: openDevice(backend.device) }))
+
+/** Every set of kernels that this machine can run. */
+export const devices: TestDevice[] = [
+  ...['baseline', 'avx2', 'avx512_bf16'].flatMap(cpuWith),
+  ...deviceTypes.filter(({ name }) => name !== 'cpu'),
+]

@@ -1,0 +1,30 @@
+import path from 'node:path'
+import { openSafetensors } from '../../lib/checkpoint/safetensors.js'
+import { readTensor } from '../../lib/checkpoint/stream.js'
+
+/** Reference values from PyTorch; see README.md there. */
+export const fixtures = path.join(__dirname, '..', 'fixtures')
+
+export interface FixtureTensor {
+  shape: readonly number[]
+  numbers: number[]
+}
+
+/** The tensors of a safetensors file (float32 or int64) as numbers. */
+export async function readSafetensors(file: string): Promise<Map<string, FixtureTensor>> {
+  const source = await openSafetensors(file)
+  try {
+    const result = new Map<string, FixtureTensor>()
+    for (const { name, dtype, shape } of source.tensors.values()) {
+      const bytes = new Uint8Array(await readTensor(source, name))
+      const numbers =
+        dtype === 'int64'
+          ? Array.from(new BigInt64Array(bytes.buffer), Number)
+          : Array.from(new Float32Array(bytes.buffer))
+      result.set(name, { shape, numbers })
+    }
+    return result
+  } finally {
+    await source.close()
+  }
+}

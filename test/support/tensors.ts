@@ -1,0 +1,28 @@
+/** Tensors from numbers, and numbers from tensors. */
+import type { Device } from '../../lib/device.js'
+import type { DType, Tensor } from '../../lib/tensor.js'
+import { numel } from '../../lib/tensor.js'
+import { decode, encode } from './numbers.js'
+
+/** A tensor with the given values, rounded to its dtype; written on the device's own stream. */
+export function tensorOf(
+  device: Device,
+  dtype: Exclude<DType, 'float16'>,
+  shape: readonly number[],
+  values: ArrayLike<number> | number,
+): Tensor {
+  const tensor = device.tensor(dtype, shape)
+  const list = typeof values === 'number' ? new Float64Array(numel(shape)).fill(values) : values
+  device.stream.write(tensor, encode(dtype, list))
+  return tensor
+}
+
+/** A tensor for results. Full of NaN, or of −1: what an op leaves out shows, and what it must not read shows too. */
+export function resultOf(device: Device, dtype: Exclude<DType, 'float16'>, shape: readonly number[]): Tensor {
+  return tensorOf(device, dtype, shape, dtype === 'int32' ? -1 : Number.NaN)
+}
+
+/** The numbers in a tensor, once the work queued before is done. */
+export async function valuesOf(tensor: Tensor): Promise<Float64Array> {
+  return decode(tensor.dtype, await tensor.toArray())
+}

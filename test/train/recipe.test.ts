@@ -1,0 +1,233 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import { afterAll, describe, expect, test } from 'vitest'
+import { RecipeError } from '../../lib/errors.js'
+import { editDistance, nearest } from '../../lib/nearest.js'
+import {
+  builtInRecipes,
+  loadRecipe,
+  optionsFromRecipe,
+  parseRecipe,
+  recipeFromOptions,
+  resolveRecipe,
+} from '../../lib/train/recipe.js'
+import { recipeGroups, recipeKeys, schemaOf } from '../../lib/train/recipe-schema.js'
+
+const directory = mkdtempSync(join(tmpdir(), 'recipe-'))
+afterAll(() => rmSync(directory, { recursive: true }))
+
+const fromText = (text: string) => resolveRecipe([parseRecipe(text, 'my.yaml')])
+
+/** The words of the error that a recipe is refused with. */
+function refusal(text: string): string {
+  try {
+    fromText(text)
+  } catch (error) {
+    expect(error).toBeInstanceOf(RecipeError)
+    return (error as Error).message
+  }
+  throw new Error('the recipe was accepted')
+}
+
+describe('a recipe', () => {
+  test('has the defaults of OpenAlpaca', () => {
+    expect(fromText('')).toMatchObject({
+      batch_size: 64,
+      learning_rate: 2e-5,
+      epochs: 3,
+      max_length: 1536,
+      seed: 0,
+      adam_beta1: 0.9,
+      adam_beta2: 0.95,
+      adam_epsilon: 1e-8,
+      weight_decay: 0.001,
+      max_grad_norm: 1,
+      lr_scheduler: 'warmup_decay',
+      warmup_type: 'log',
+      warmup_ratio: 0.1,
+      warmup_min: 10,
+      loss_reduction: 'instance',
+    })
+  })
+
+  test('reads numbers in every usual spelling', () => {
+    expect(fromText('learning_rate: 1e-4\nepochs: 1.5\nvalidation_size: 0.01')).toMatchObject({
+      learning_rate: 1e-4,
+      epochs: 1.5,
+      validation_size: 0.01,
+    })
+  })
+
+  test('describes every key', () => {
+    for (const group of Object.values(recipeGroups)) {
+      for (const schema of Object.values(group)) expect(schema.description).toMatch(/^\S.{10,}[^.]$/)
+    }
+  })
+
+  test('names the line of an unknown key and the key that was meant', () => {
+    expect(refusal('batch_size: 8\n\nlearning_rat: 1e-5')).toBe(
+      'my.yaml:3: unknown key learning_rat; did you mean learning_rate?',
+    )
+  })
+
+  test('suggests nothing for a key that is near none', () => {
+    expect(refusal('zzzzzzzzzzz: 1')).toBe('my.yaml:1: unknown key zzzzzzzzzzz; openalpaca train --help lists them all')
+  })
+
+  test('names the line, the value and what is expected where a value is wrong', () => {
+    expect(refusal('seed: 1\nlearning_rate: fast')).toBe(
+      'my.yaml:2: learning_rate is "fast"; expected a number above 0',
+    )
+    expect(refusal('batch_size: 0')).toBe('my.yaml:1: batch_size is 0; expected a whole number of at least 1')
+    expect(refusal('batch_size: 2.5')).toContain('expected a whole number of at least 1')
+    expect(refusal('adam_beta2: 1')).toContain('expected a number from 0 to below 1')
+    expect(refusal('warmup_ratio: 2')).toContain('expected a number from 0 to 1')
+    expect(refusal('lr_scheduler: linear')).toContain('expected one of warmup_decay, constant, cosine')
+    expect(refusal('max_shard_size: big')).toContain('expected a size such as 5GB')
+    expect(refusal('validation_size: -1')).toContain('a number from 0 to below 1 or a whole number of at least 1')
+    expect(refusal('sample_prompts: [{ text: hello }]')).toContain('expected a list')
+    expect(refusal('model: 7B')).toContain('expected a map of keys and values')
+  })
+
+  test('names keys within model', () => {
+    const model = 'model:\n  hidden_size: 64\n  intermediate_size: 128\n  num_hidden_layers: 2\n'
+    expect(fromText(`${model}  num_attention_heads: 4`).model).toMatchObject({ hidden_size: 64 })
+    expect(refusal(model)).toBe(
+      'my.yaml:1: model.num_attention_heads is missing; expected a whole number of at least 1',
+    )
+    expect(refusal(`${model}  num_attention_head: 4`)).toMatch(/num_attention_heads/)
+    expect(refusal(`${model}  num_attention_heads: 0`)).toContain('my.yaml:5: model.num_attention_heads is 0')
+    expect(refusal(`${model}  num_attention_heads: 4\n  rms_norm_epsi: 1`)).toBe(
+      'my.yaml:6: unknown key model.rms_norm_epsi; did you mean model.rms_norm_eps?',
+    )
+  })
+
+  test('must be a map in valid YAML', () => {
+    expect(refusal('- a\n- b')).toBe('my.yaml:1: a recipe is a map of keys and values')
+    expect(refusal('seed: 1\nepochs: [1')).toMatch(/^my\.yaml:2: not valid YAML: /)
+    expect(refusal('seed: 1\nseed: 2')).toMatch(/^my\.yaml:2: not valid YAML: Map keys must be unique/)
+  })
+
+  test('takes null as the default', () => {
+    expect(fromText('learning_rate: null\nmax_steps:')).toMatchObject({ learning_rate: 2e-5 })
+    expect(fromText('max_steps:').max_steps).toBeUndefined()
+  })
+})
+
+describe('mistyped keys', () => {
+  const edits = fc.constantFrom('drop', 'double', 'swap', 'replace')
+
+  function mistype(key: string, edit: string, at: number): string {
+    if (edit === 'drop') return key.slice(0, at) + key.slice(at + 1)
+    if (edit === 'double') return key.slice(0, at) + key[at] + key.slice(at)
+    if (edit === 'swap') return key.slice(0, at) + (key[at + 1] ?? '') + key[at] + key.slice(at + 2)
+    return `${key.slice(0, at)}q${key.slice(at + 1)}`
+  }
+
+  test('are one edit from the key that is suggested', () => {
+    const cases = fc.record({ key: fc.constantFrom(...recipeKeys), edit: edits, position: fc.nat() })
+    fc.assert(
+      fc.property(cases, ({ key, edit, position }) => {
+        const typed = mistype(key, edit, position % key.length)
+        fc.pre(typed !== '' && schemaOf(typed) === undefined)
+        const suggestion = /did you mean (\w+)\?/.exec(refusal(`${JSON.stringify(typed)}: 1`))?.[1]
+        expect(editDistance(typed, suggestion!)).toBe(1)
+      }),
+      { seed: 1, numRuns: 200 },
+    )
+  })
+
+  test('are no key, whatever they are', () => {
+    fc.assert(
+      fc.property(fc.string(), (key) => {
+        fc.pre(schemaOf(key) === undefined)
+        expect(() => resolveRecipe([{ values: { [key]: 1 }, where: () => 'here' }])).toThrow(/^here: unknown key /)
+      }),
+      { seed: 2, examples: [['toString'], ['__proto__'], ['constructor'], ['']] },
+    )
+  })
+
+  test('are measured by insertions, deletions, substitutions and swaps', () => {
+    expect(editDistance('', 'abc')).toBe(3)
+    expect(editDistance('kitten', 'sitting')).toBe(3)
+    expect(editDistance('sede', 'seed')).toBe(1)
+    expect(nearest('Epoch', ['epochs', 'seed'])).toBe('epochs')
+    expect(nearest('anything', [])).toBeUndefined()
+  })
+})
+
+describe('layers', () => {
+  const layer = (values: Record<string, unknown>, name: string) => ({
+    values,
+    where: (key: string) => `${name} ${key}`,
+  })
+
+  test('win over earlier ones, and null takes an earlier value back', () => {
+    const file = layer({ seed: 1, epochs: 2, batch_size: 8 }, 'file')
+    const flags = layer({ seed: 3, batch_size: null }, 'flag')
+    expect(resolveRecipe([file, flags])).toMatchObject({ seed: 3, epochs: 2, batch_size: 64 })
+  })
+
+  test('are named by the error that they cause', () => {
+    expect(() => resolveRecipe([layer({ seed: -1 }, 'file'), layer({ epochs: 0 }, 'flag')])).toThrow(
+      /^file seed: seed is -1/,
+    )
+    expect(() => resolveRecipe([layer({ seed: -1 }, 'file'), layer({ seed: 'x' }, 'flag')])).toThrow(/^flag seed/)
+  })
+
+  test('merge model key by key', () => {
+    const model = { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4 }
+    const flags = layer({ model: { hidden_size: 32 } }, 'flag')
+    expect(resolveRecipe([layer({ model }, 'file'), flags]).model).toEqual({ ...model, hidden_size: 32 })
+  })
+
+  test('that name data or a model of their own take back the built-in ones', () => {
+    const file = layer({ dataset: 'quickstart', model_path: 'a' }, 'file')
+    const { dataset, data_path } = resolveRecipe([file, layer({ data_path: 'mine.json' }, 'flag')])
+    expect([dataset, data_path]).toEqual([undefined, 'mine.json'])
+  })
+})
+
+describe('recipe files', () => {
+  test('of the package all load', () => {
+    expect(builtInRecipes()).toEqual(expect.arrayContaining(['openalpaca-3b', 'openalpaca-7b']))
+    for (const name of builtInRecipes()) expect(loadRecipe(name).name).toBe(name)
+    expect(loadRecipe('openalpaca-3b').max_length).toBe(1536)
+    expect(loadRecipe('openalpaca-7b').max_length).toBe(1024)
+  })
+
+  test('of a user are named by their path', () => {
+    const path = join(directory, 'mine.yaml')
+    writeFileSync(path, '# mine\nepochs: none\n')
+    expect(() => loadRecipe(path)).toThrow(`${path}:2: epochs is "none"`)
+    writeFileSync(path, 'epochs: 7')
+    expect(loadRecipe(path).epochs).toBe(7)
+  })
+
+  test('that are missing are told apart', () => {
+    expect(() => loadRecipe('openalpaca-3')).toThrow('did you mean openalpaca-3b?')
+    expect(() => loadRecipe('nothing-like-it')).toThrow(/there are .*openalpaca-3b.*or give the path/)
+    expect(() => loadRecipe(join(directory, 'none.yaml'))).toThrow(/cannot read the recipe .*none\.yaml: ENOENT/)
+  })
+})
+
+describe('options', () => {
+  test('are the recipe in camelCase', () => {
+    expect(recipeFromOptions({ learningRate: 1e-3, adamBeta1: 0.8, maxTokensPerMicroBatch: 512 })).toMatchObject({
+      learning_rate: 1e-3,
+      adam_beta1: 0.8,
+      max_tokens_per_micro_batch: 512,
+      batch_size: 64,
+    })
+    const recipe = loadRecipe('openalpaca-3b')
+    expect(recipeFromOptions(optionsFromRecipe(recipe))).toEqual(recipe)
+  })
+
+  test('are checked', () => {
+    expect(() => recipeFromOptions({ learningRat: 1 } as object)).toThrow('did you mean learningRate?')
+    expect(() => recipeFromOptions({ learningRate: Number.NaN })).toThrow(/learning_rate/)
+    expect(() => recipeFromOptions({ learningRate: Number.POSITIVE_INFINITY })).toThrow(/learning_rate/)
+  })
+})

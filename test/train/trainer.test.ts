@@ -1,0 +1,168 @@
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import type { Instruction } from '../../lib/data/instructions.js'
+import { LlamaForCausalLM } from '../../lib/model/llama.js'
+import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
+import type { StepEvent, TrainEvent } from '../../lib/train/events.js'
+import { Trainer, type TrainerOptions } from '../../lib/train/trainer.js'
+import { deviceTypes } from '../support/devices.js'
+import { fixtures } from '../support/fixtures.js'
+
+const modelPath = path.join(fixtures, 'd100')
+const rows: Instruction[] = JSON.parse(readFileSync(path.join(fixtures, 'instructions.json'), 'utf8'))
+let tokenizer: LlamaTokenizer
+beforeAll(async () => {
+  tokenizer = await LlamaTokenizer.fromPretrained(modelPath)
+})
+
+/** 24 instances, 22 to train on, 5 a step, 2 epochs: 8 steps, with the second epoch beginning within the fifth. */
+const recipe = {
+  data: rows,
+  maxLength: 224,
+  batchSize: 5,
+  epochs: 2,
+  learningRate: 1e-3,
+  warmupMin: 2,
+  maxTokensPerMicroBatch: 512,
+  validationSize: 2,
+  validationEvery: 4,
+  checkpointEvery: 3,
+} satisfies Partial<TrainerOptions>
+
+describe.each(deviceTypes)('on $name', ({ device }) => {
+  let savePath: string
+  beforeEach(() => {
+    savePath = mkdtempSync(path.join(tmpdir(), 'openalpaca-'))
+  })
+  afterEach(() => rmSync(savePath, { recursive: true, force: true }))
+
+  interface Outcome {
+    events: TrainEvent[]
+    /** Losses and gradient norms by step. */
+    curve: Map<number, string>
+    weights: Map<string, Float32Array>
+    reason: string
+  }
+
+  /** Trains a fresh copy of the model; `stopAfter` aborts once so many steps are done. */
+  async function run(
+    options: Partial<TrainerOptions> & { dtype?: 'bfloat16' | 'float32' },
+    stopAfter = Number.POSITIVE_INFINITY,
+  ): Promise<Outcome> {
+    const { dtype = 'float32', ...rest } = options
+    using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype, masterWeights: true })
+    const events: TrainEvent[] = []
+    const stop = new AbortController()
+    const subscribers = [{ handle: (event: TrainEvent) => void events.push(event), close() {} }]
+    const onStep = ({ step }: StepEvent) => {
+      if (step >= stopAfter) stop.abort()
+    }
+    const trainer = new Trainer({ model, tokenizer, ...recipe, savePath, ...rest })
+    const { reason } = await trainer.train({ subscribers, onStep, signal: stop.signal })
+    const steps = events.filter((event) => event.type === 'step')
+    return {
+      events,
+      curve: new Map(steps.map(({ step, loss, grad_norm }) => [step, `${loss} ${grad_norm}`])),
+      weights: await model.parameters.toMap(model.parameters.masters),
+      reason,
+    }
+  }
+
+  it.each(['float32', 'bfloat16'] as const)(
+    'a run that is stopped in mid-epoch and resumed ends with the same bits as one that is not, in %s',
+    async (dtype) => {
+      const whole = await run({ dtype, savePath: path.join(savePath, 'whole') })
+      const first = await run({ dtype }, 5)
+      expect(first.reason).toBe('stopped')
+      const second = await run({ dtype, resume: 'auto' })
+      expect(second.reason).toBe('completed')
+      expect([...first.curve, ...second.curve]).toEqual([...whole.curve])
+      expect([...whole.curve.keys()]).toEqual([1, 2, 3, 4, 5, 6, 7, 8])
+      for (const [name, expected] of whole.weights) expect(second.weights.get(name), name).toEqual(expected)
+    },
+  )
+
+  it('reports the start, each step, validations, samples, checkpoints and the end, in order', async () => {
+    const { events } = await run({ samplePrompts: ['Name three colours.'], sampleLength: 4 })
+    const kinds = events.map((event) => (event.type === 'step' ? `step ${event.step}` : event.type))
+    expect(kinds.join(', ')).toBe(
+      'start, step 1, step 2, step 3, checkpoint, step 4, validation, step 5, step 6, checkpoint, step 7, step 8, ' +
+        'validation, sample, checkpoint, end',
+    )
+  })
+
+  it('keeps the last checkpoints only', async () => {
+    await run({ checkpointEvery: 2, keepLast: 2 })
+    const names = await readdir(savePath)
+    expect(names.sort()).toEqual(['checkpoint-6', 'checkpoint-8'])
+  })
+
+  it('passes over a checkpoint that was cut short, and resumes from the one before', async () => {
+    await run({ checkpointEvery: 2, keepLast: 3 }, 5)
+    truncateSync(path.join(savePath, 'checkpoint-5', 'rank-00000-of-00001.safetensors'), 1000)
+    const { events } = await run({ resume: 'auto' })
+    expect(events[0]).toMatchObject({ type: 'start', step: 4 })
+  })
+
+  it('refuses a checkpoint with a flipped bit, by its checksum', async () => {
+    await run({}, 3)
+    const file = path.join(savePath, 'checkpoint-3', 'rank-00000-of-00001.safetensors')
+    const bytes = readFileSync(file)
+    bytes[bytes.length - 100] ^= 1
+    writeFileSync(file, bytes)
+    await expect(run({ resume: 'auto' })).rejects.toThrow(/is damaged: its checksum/)
+  })
+
+  it('refuses to resume with another seed, other data, or another number format, and says which', async () => {
+    await run({}, 3)
+    await expect(run({ resume: 'auto', seed: 1 })).rejects.toThrow(/seed was 0 and is now 1/)
+    await expect(run({ resume: 'auto', data: rows.slice(1) })).rejects.toThrow(/other data/)
+    await expect(run({ resume: 'auto', dtype: 'bfloat16' })).rejects.toThrow(/in float32, and this run is in bfloat16/)
+    await expect(run({ resume: path.join(savePath, 'nothing') })).rejects.toThrow(/not a training checkpoint/)
+  })
+
+  it('starts anew among the checkpoints of an earlier run only when told to overwrite them', async () => {
+    await run({}, 4)
+    await expect(run({})).rejects.toThrow(/from an earlier run: .*--resume auto.*--overwrite/)
+    await run({ overwrite: true }, 2)
+    expect(await readdir(savePath)).toEqual(['checkpoint-2'])
+  })
+
+  it('learns: the loss falls below half of where it began', async () => {
+    const { events } = await run({ epochs: 8, learningRate: 3e-3, checkpointEvery: 0 })
+    const losses = events.filter((event) => event.type === 'step').map(({ loss }) => loss)
+    expect(losses[losses.length - 1]).toBeLessThan(losses[0] / 2)
+  })
+
+  it('stops at a loss that is not finite, names step and instance, and leaves the weights untouched', async () => {
+    using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'float32' })
+    const { parameters } = model
+    // One row of the embedding is poisoned: only instances with that token suffer.
+    const [poisoned] = tokenizer.encode('Ω', { addSpecialTokens: false }).slice(-1)
+    const row = parameters.tensors.embedding.rows(poisoned, poisoned + 1)
+    device.stream.write(row, new Float32Array(row.length).fill(Number.NaN))
+    const before = await parameters.toMap(parameters.buffers)
+    const data = rows.map((instruction, i) => (i === 7 ? { ...instruction, output: 'Ω is a letter.' } : instruction))
+    const trainer = new Trainer({ model, tokenizer, ...recipe, savePath, data, validationSize: 0, batchSize: rows.length })
+    await expect(trainer.train()).rejects.toMatchObject({
+      code: 'NON_FINITE',
+      message: expect.stringMatching(/the loss of instance 7 is not finite at step 1/),
+    })
+    const after = await parameters.toMap(parameters.buffers)
+    for (const [name, expected] of before) expect(after.get(name), name).toEqual(expected)
+  })
+
+  it('refuses a tokenizer that has more pieces than the model, and a length beyond its context', async () => {
+    using small = await LlamaForCausalLM.fromPretrained(path.join(fixtures, 'gqa'), { device, dtype: 'float32' })
+    expect(() => new Trainer({ model: small, tokenizer, ...recipe })).toThrow(/do not belong together/)
+    using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'float32' })
+    expect(() => new Trainer({ model, tokenizer, ...recipe, maxLength: 4096 })).toThrow(/longer than the model's context/)
+  })
+
+  it('refuses a batch size that the data never fills', async () => {
+    await expect(run({ batchSize: 100 })).rejects.toThrow(/make no whole batch of 100/)
+  })
+})
