@@ -19,8 +19,8 @@ export async function loadBenchmark(
     const work: LoadChild = { model: directory }
     const contenders = [
       ours('load', work),
-      { ...ours('read', work), label: 'reading the file into memory' },
-      ...peers('load', { Transformers: work }, options),
+      { ...ours('read', work), label: 'reading the file' },
+      ...peers('load', { 'Transformers, which maps the file': work }, options),
     ]
     const { scores, limits } = await contest(contenders, options, progress)
     const plain = scores.splice(1, 1)[0]
@@ -33,7 +33,7 @@ export async function loadBenchmark(
         rates: score.rates.map((rate) => rate / 1e9),
       })),
       limit: plain.rate / 1e9,
-      limitSays: 'read(2) of the same file',
+      limitSays: 'read(2) of the same file, piece by piece into one buffer',
       limits,
     }
   } finally {

@@ -18,6 +18,7 @@ struct FieldNames {
   }
   void optional(const char* name, Tensor&, const char*) { add(name); }
   void multiple(const char*, int64_t, const char*, int64_t) {}
+  void same_length(const char*, const Tensor&, const char*, const Tensor&) {}
 };
 
 class ArgumentReader {
@@ -55,6 +56,9 @@ class ArgumentReader {
   void operator()(const char* name, int64_t& value, const char* symbol) {
     (*this)(name, value);
     checker_.integer(name, value, symbol);
+  }
+  void same_length(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) const {
+    checker_.same_length(name, tensor, other_name, other);
   }
   void multiple(const char* name, int64_t value, const char* of, int64_t divisor) const {
     checker_.multiple(name, value, of, divisor);

@@ -22,7 +22,15 @@ using Settler = Napi::TypedThreadSafeFunction<void, Pending, settle>;
 struct Addon {
   Settler settler;
   size_t pending = 0;
+  std::vector<std::weak_ptr<Stream>> streams;
 };
+
+// Before the process or the environment ends, so that no op runs while libraries are being torn down.
+void abandon_streams(Addon* addon) {
+  for (const auto& weak : addon->streams) {
+    if (const auto stream = weak.lock()) stream->abandon();
+  }
+}
 
 void settle(Napi::Env env, Napi::Function, void*, Pending* pending) {
   std::unique_ptr<Pending> owned(pending);
@@ -44,9 +52,11 @@ Napi::Promise notify(Napi::Env env, const std::shared_ptr<Stream>& stream, Napi:
   const Napi::Promise promise = pending->deferred.Promise();
   if (addon->pending++ == 0) addon->settler.Ref(env);
   try {
-    stream->notify([settler = addon->settler, pending](std::exception_ptr error) {
+    // Acquired, the channel outlives the environment; where that has gone, nobody waits for the promise any more.
+    addon->settler.Acquire();
+    stream->notify([settler = addon->settler, pending](std::exception_ptr error) mutable {
       pending->error = error;
-      settler.NonBlockingCall(pending);
+      if (settler.NonBlockingCall(pending) == napi_ok) settler.Release();
     });
   } catch (...) {
     if (--addon->pending == 0) addon->settler.Unref(env);
@@ -86,7 +96,11 @@ StreamHandle& stream_of(const Napi::CallbackInfo& info, const char* op) {
 Napi::Value create_stream(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     auto& device = unwrap<std::shared_ptr<Device>>(info[0], "streamCreate: device");
-    return wrap(info.Env(), StreamHandle{device, device->make_stream()});
+    const auto stream = device->make_stream();
+    auto& streams = info.Env().GetInstanceData<Addon>()->streams;
+    std::erase_if(streams, [](const auto& weak) { return weak.expired(); });
+    streams.push_back(stream);
+    return wrap(info.Env(), StreamHandle{device, stream});
   });
 }
 
@@ -154,6 +168,9 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] { return wrap(info.Env(), stream_of(info, "endCapture").stream->end_capture()); });
 }
 
+// streamsAbandon(): drops what is queued on every stream; for the end of the process, which runs no cleanup hooks.
+void abandon_all(const Napi::CallbackInfo& info) { abandon_streams(info.Env().GetInstanceData<Addon>()); }
+
 void launch(const Napi::CallbackInfo& info) {
   guarded(info.Env(),
           [&] { stream_of(info, "launch").stream->launch(unwrap<std::shared_ptr<Graph>>(info[1], "launch: graph")); });
@@ -166,6 +183,7 @@ void export_streams(Napi::Env env, Napi::Object exports) {
   addon->settler = Settler::New(env, "openalpaca", 0, 1);
   addon->settler.Unref(env);
   env.SetInstanceData(addon);
+  env.AddCleanupHook(abandon_streams, addon);
 
   exports.Set("streamCreate", Napi::Function::New(env, create_stream));
   exports.Set("eventCreate", Napi::Function::New(env, create_event));
@@ -177,6 +195,7 @@ void export_streams(Napi::Env env, Napi::Object exports) {
   exports.Set("streamWait", Napi::Function::New(env, wait));
   exports.Set("streamBeginCapture", Napi::Function::New(env, begin_capture));
   exports.Set("streamEndCapture", Napi::Function::New(env, end_capture));
+  exports.Set("streamsAbandon", Napi::Function::New(env, abandon_all));
   exports.Set("streamLaunch", Napi::Function::New(env, launch));
 }
 

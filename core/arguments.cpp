@@ -91,6 +91,13 @@ void ArgumentChecker::integer(const char* name, int64_t value, const char* symbo
   dimensions_.push_back({symbol, value, name});
 }
 
+void ArgumentChecker::same_length(const char* name, const Tensor& tensor, const char* other_name,
+                                  const Tensor& other) const {
+  if (tensor.numel() == other.numel()) return;
+  throw ArgumentRangeError(std::string(op_) + ": " + name + " must have as many elements as " + other_name + ", " +
+                           std::to_string(other.numel()) + ", got " + std::to_string(tensor.numel()));
+}
+
 void ArgumentChecker::multiple(const char* name, int64_t value, const char* of, int64_t divisor) const {
   if (value % divisor == 0) return;
   throw ArgumentRangeError(std::string(op_) + ": " + name + " must be a multiple of " + of + " = " +

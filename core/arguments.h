@@ -26,6 +26,7 @@ class ArgumentChecker {
 
   void tensor(const char* name, const Tensor& tensor, const char* specification);
   void integer(const char* name, int64_t value, const char* symbol);
+  void same_length(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) const;
   void multiple(const char* name, int64_t value, const char* of, int64_t divisor) const;
 
  private:

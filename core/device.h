@@ -61,6 +61,8 @@ class Stream {
   // Calls back, on any thread, when all work enqueued before has ended; with the first error since the last notify, or
   // with nullptr. The callback must not throw.
   virtual void notify(std::function<void(std::exception_ptr)> callback) = 0;
+  // For the end of the process: drops what is queued, and returns when no op is running. No call may follow.
+  virtual void abandon() = 0;
   // Throws what notify would: a graph cannot hold a callback.
   virtual void check_notifiable() const = 0;
 };

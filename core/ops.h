@@ -38,6 +38,7 @@ struct Cast {
   void fields(V& v) {
     v("dst", dst, "any[...]");
     v("src", src, "any[...]");
+    v.same_length("dst", dst, "src", src);
   }
 };
 

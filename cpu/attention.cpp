@@ -5,9 +5,10 @@
 // plain vectors, nothing is summed across lanes, and Pᵀ comes out as the right operand of Oᵀ += Vᵀ Pᵀ. Scores are kept
 // times log2(e), which makes a probability one exp2. A task is a block of queries of one head; no sum crosses tasks, so
 // the result does not depend on the number of threads.
+#include "cpu/attention.h"
+
 #include <omp.h>
 
-#include "cpu/attention.h"
 #include "cpu/dtypes.h"
 #include "cpu/errors.h"
 #include "cpu/isa.h"
@@ -20,8 +21,7 @@ template <class T>
 class QueryBlock {
  public:
   QueryBlock(Carver& memory, int d, float scale)
-      : d_(d), words_(d / kPack<T>), ldw_(round_up(words_, kLanes)), ldd_(round_up(d, kLanes)),
-        scale_(scale) {
+      : d_(d), words_(d / kPack<T>), ldw_(round_up(words_, kLanes)), ldd_(round_up(d, kLanes)), scale_(scale) {
     q_ = memory.take(words_ * kBlock);
     k_ = memory.take(ldw_ * kBlock);
     v_ = memory.take(ldd_ * kBlock / kPack<T>);
@@ -117,8 +117,8 @@ class QueryBlock {
   float scale_;
   int count_ = 0, lanes_ = 0;  // queries of the block, and that rounded up to bands
   Word *q_, *k_, *v_, *p_;
-  float *scores_, *out_;            // Sᵀ [key, query] and Oᵀ [d, query], kBlock queries a row
-  float *max_, *sum_, *factor_;     // for each query
+  float *scores_, *out_;         // Sᵀ [key, query] and Oᵀ [d, query], kBlock queries a row
+  float *max_, *sum_, *factor_;  // for each query
 };
 
 }  // namespace

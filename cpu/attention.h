@@ -46,7 +46,8 @@ inline int64_t cut_sequences(Block* blocks, const int32_t* cu_seqlens, int64_t c
   return n;
 }
 
-// A block and a head. All heads of a sequence come before the next sequence: the rows of heads are neighbours in memory.
+// A block and a head. All heads of a sequence come before the next sequence: the rows of heads are neighbours in
+// memory.
 struct Task {
   Block block;
   int64_t head;
@@ -71,9 +72,7 @@ inline void for_each_rectangle(bool diagonal, int queries, F&& f) {
 }
 
 // x where a lane's query is the key's token or comes after it; elsewhere `masked`. Lane 0 has the given query.
-inline Vec causal(Vec x, int key, int query, float masked) {
-  return lane_index() >= key - query ? x : splat(masked);
-}
+inline Vec causal(Vec x, int key, int query, float masked) { return lane_index() >= key - query ? x : splat(masked); }
 
 // Cuts a thread's buffers from one allocation, each aligned to 64 bytes. With null it only counts the bytes.
 class Carver {

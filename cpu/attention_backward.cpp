@@ -1,6 +1,7 @@
 // Attention, backward: FlashAttention-2 (Dao, arXiv:2307.08691), in the transposed form of attention.cpp.
 //
-// For a tile, Sᵀ = K Qᵀ and dPᵀ = V dOᵀ are computed a few keys at a time and turned at once into Pᵀ and dSᵀ, which feed
+// For a tile, Sᵀ = K Qᵀ and dPᵀ = V dOᵀ are computed a few keys at a time and turned at once into Pᵀ and dSᵀ, which
+// feed
 //   dV += Pᵀ dO;  dK += dSᵀ Q;  dQᵀ += Kᵀ dSᵀ
 // so that no operand is ever transposed inside the loop. There are two ways to walk over the tiles. The first takes a
 // sequence and a key/value head as one task and makes all three gradients from each tile. When those tasks are too few
@@ -38,7 +39,11 @@ class Tiles {
  public:
   // Holds `slots` blocks of queries at once, and sums for kv_slots blocks of keys.
   Tiles(Carver& memory, const Shape& shape, float scale, int slots, int kv_slots)
-      : shape_(shape), d_(shape.d), words_(d_ / kPack<T>), ldw_(round_up(words_, kLanes)), ldd_(round_up(d_, kLanes)),
+      : shape_(shape),
+        d_(shape.d),
+        words_(d_ / kPack<T>),
+        ldw_(round_up(words_, kLanes)),
+        ldd_(round_up(d_, kLanes)),
         scale_(scale) {
     k_rows_ = memory.take(ldw_ * kBlock);
     v_rows_ = memory.take(ldw_ * kBlock);
@@ -113,8 +118,8 @@ class Tiles {
       }
       if constexpr (queries) {
         product<T>(dq_ + slot * sums_size_ + r.query, kBlock, round_up(d_, kRows), r.queries,
-                   {k_pairs_ + r.key / kPack<T> * ldd_, 1, ldd_}, ds_pairs_ + r.key / kPack<T> * kBlock + r.query, kBlock,
-                   r.keys / kPack<T>, true);
+                   {k_pairs_ + r.key / kPack<T> * ldd_, 1, ldd_}, ds_pairs_ + r.key / kPack<T> * kBlock + r.query,
+                   kBlock, r.keys / kPack<T>, true);
       }
     });
   }
@@ -133,8 +138,8 @@ class Tiles {
 
   void store_dq(const Pointers<T>& x, const Block& block, int64_t head, int slot) {
     for (int i = 0; i < kBlock; ++i) factor_[i] = scale_;
-    unpack_transposed(x.dqkv + block.token() * shape_.stride() + head * d_, shape_.stride(),
-                      dq_ + slot * sums_size_, kBlock, factor_, block.count(), d_);
+    unpack_transposed(x.dqkv + block.token() * shape_.stride() + head * d_, shape_.stride(), dq_ + slot * sums_size_,
+                      kBlock, factor_, block.count(), d_);
   }
 
  private:
@@ -165,17 +170,15 @@ class Tiles {
   const Shape shape_;
   const int d_, words_, ldw_, ldd_;
   const float scale_;
-  int64_t q_size_, pairs_size_, sums_size_;              // words of a slot
-  Word *k_rows_, *v_rows_, *k_pairs_;                    // the loaded keys and values
-  Word *q_, *dout_, *q_pairs_, *dout_pairs_;             // slots of queries
-  float *lse_, *delta_;                                  // slots of queries; lse times log2(e)
-  float *scores_, *dp_;                                  // Sᵀ and dPᵀ, kRows keys of them
-  Word *p_rows_, *ds_rows_, *ds_pairs_;                  // Pᵀ and dSᵀ of the tile
-  float *dq_, *dk_, *dv_;                                // slots of sums: dQᵀ [d, query], dK and dV [key, d]
+  int64_t q_size_, pairs_size_, sums_size_;   // words of a slot
+  Word *k_rows_, *v_rows_, *k_pairs_;         // the loaded keys and values
+  Word *q_, *dout_, *q_pairs_, *dout_pairs_;  // slots of queries
+  float *lse_, *delta_;                       // slots of queries; lse times log2(e)
+  float *scores_, *dp_;                       // Sᵀ and dPᵀ, kRows keys of them
+  Word *p_rows_, *ds_rows_, *ds_pairs_;       // Pᵀ and dSᵀ of the tile
+  float *dq_, *dk_, *dv_;                     // slots of sums: dQᵀ [d, query], dK and dV [key, d]
   float* factor_;
 };
-
-
 
 // delta[h, t] = dout[t, h] · out[t, h], by which the softmax's gradient is centred.
 template <class T>
@@ -185,9 +188,8 @@ void write_deltas(float* delta, const T* dout, const T* out, const Shape& shape)
     for (int64_t h = 0; h < shape.heads; ++h) {
       const int64_t at = t * shape.out_stride() + h * shape.d;
       Vec products = {};
-      for_each_vec(shape.d, [&](int64_t i, int count) {
-        products += load(dout + at + i, count) * load(out + at + i, count);
-      });
+      for_each_vec(shape.d,
+                   [&](int64_t i, int count) { products += load(dout + at + i, count) * load(out + at + i, count); });
       delta[h * shape.tokens + t] = sum(products);
     }
   }
@@ -245,19 +247,18 @@ void differentiate_queries(Tiles<T>& tiles, const Pointers<T>& x, const Block& q
 
 // Whether the first way ends sooner: its longest queue of tasks at five products a tile, against an even share of all
 // tiles at seven.
-bool few_threads_suffice(const int32_t* cu_seqlens, int64_t count, int64_t kv_heads, int threads) {
+bool prefers_sequences(const int32_t* cu_seqlens, int64_t count, int64_t kv_heads, int threads) {
   int64_t tasks = 0, tiles = 0, longest = 0;
   for (int64_t s = 0; s + 1 < count; ++s) {
     const int64_t blocks = Sequence{cu_seqlens[s], cu_seqlens[s + 1] - cu_seqlens[s]}.blocks();
-    if (blocks == 0) continue;
     const int64_t work = blocks * (blocks + 1) / 2;
-    tasks += kv_heads;
+    tasks += blocks > 0 ? kv_heads : 0;
     tiles += kv_heads * work;
     longest = work > longest ? work : longest;
   }
-  const int64_t rounds = tasks == 0 ? 0 : (tasks + threads - 1) / threads;
-  const int64_t queue = tasks == 0 ? 0 : rounds * tiles / tasks;
-  return 5 * (queue > longest ? queue : longest) <= 7 * (tiles / threads);
+  if (tasks == 0) return true;
+  const int64_t queue = (tasks + threads - 1) / threads * tiles / tasks;
+  return 5 * (queue > longest ? queue : longest) <= 7 * ((tiles + threads - 1) / threads);
 }
 
 }  // namespace
@@ -270,7 +271,7 @@ void attention_backward(const AttentionBackward& args) {
   check_head_size(AttentionBackward::name, shape.d);
   const int64_t block_count = cut_sequences(nullptr, cu_seqlens, cu_count), group = shape.group();
   const int threads = omp_get_max_threads();
-  const bool by_sequence = few_threads_suffice(cu_seqlens, cu_count, shape.kv_heads, threads);
+  const bool by_sequence = prefers_sequences(cu_seqlens, cu_count, shape.kv_heads, threads);
   const float scale = static_cast<float>(args.scale);
 
   dispatch(args.qkv.dtype, [&]<class T>() {

@@ -1,10 +1,10 @@
 // The key/value cache: writing to it, and the attention of one new token a sequence to it.
 //
-// Each token has a query of its own, so nothing is reused but a cache row, by the query heads that share it: the work is
-// to read the cache once, at the speed of memory. It is cut into chunks of kChunk positions (Flash-Decoding, Dao et al.
-// 2023), and a chunk of a sequence and a key/value head is a task, with a softmax of its own; the parts are put together
-// afterwards in their order. So one long sequence keeps every thread busy, and the result does not depend on how many
-// there are.
+// Each token has a query of its own, so nothing is reused but a cache row, by the query heads that share it: the work
+// is to read the cache once, at the speed of memory. It is cut into chunks of kChunk positions (Flash-Decoding, Dao et
+// al. 2023). A task is a chunk of a sequence for so many key/value heads that its rows are long enough for the hardware
+// to read ahead. It has a softmax of its own; the parts are put together afterwards in their order. So one long
+// sequence keeps every thread busy, and the result does not depend on how many there are.
 #include <omp.h>
 
 #include <cstring>
@@ -19,8 +19,9 @@
 namespace openalpaca::cpu::OPENALPACA_ISA {
 namespace {
 
-constexpr int kChunk = 256;
-constexpr int kUnroll = 4;  // value rows added to the output at a time
+constexpr int kChunk = 64;
+constexpr int kRowBytes = 2048;  // of a cache row, that a task reads
+constexpr int kUnroll = 4;       // rows taken at a time
 static_assert(kChunk % kLanes == 0 && kLanes % kUnroll == 0);
 
 // A query head's softmax over one chunk: the largest score, and Σ exp2(score − max). Scores are times log2(e).
@@ -28,59 +29,98 @@ struct Part {
   float max, sum;
 };
 
-// Rows of one key/value head in the cache.
 template <class T>
-struct Rows {
-  const T* data;
+struct Chunk {
+  const T* q;        // [heads, d]
+  const T *k, *v;    // [count, …], rows `stride` numbers apart, at the first of the key/value heads
+  int heads, group;  // query heads, and how many share a key/value head
+  int count, d;
   int64_t stride;
-  int count;
-  const T* row(int i) const { return data + (i < count ? i : count - 1) * stride; }  // past the end, the last one again
+  float scale;
+  float* outs;  // [heads, …, d], `next` rows of ldo numbers apart, to be divided by the sum
+  Part* parts;  // [heads, …]
+  int64_t next, ldo;
+
+  int words() const { return d / kPack<T>; }
+  int ldw() const { return round_up(words(), kLanes); }
+  int64_t workspace() const { return heads * (ldw() + kChunk + kLanes * kLanes); }
+
+  // Past the last row comes the last one again, whose score will be −∞ and whose weight 0.
+  void rows(const T* (&rows)[kUnroll], const T* first, int at) const {
+    for (int r = 0; r < kUnroll; ++r) rows[r] = first + (at + r < count ? at + r : count - 1) * stride;
+  }
+
+  void run(float* memory) const {
+    Word* queries = memory;
+    float* scores = queries + heads * ldw();
+    pack_rows(queries, q, d, heads, heads, d);
+    score(scores, queries, scores + heads * kChunk);
+    for (int h = 0; h < heads; ++h) {
+      parts[h * next] = exponentiate(scores + h * kChunk);
+      std::memset(outs + h * next * ldo, 0, ldo * sizeof(float));
+    }
+    add_values(scores);
+  }
+
+  // scores[h, i] = scale · q[h] · k[i]. The products of kLanes rows are summed over their lanes together.
+  void score(float* scores, const Word* queries, float* products) const {
+    for (int at = 0; at < count; at += kLanes) {
+      for (int i = 0; i < kLanes; i += kUnroll) {
+        const T* row[kUnroll];
+        rows(row, k, at + i);
+        for (int h = 0; h < heads; ++h) {
+          Vec sums[kUnroll] = {};
+          for_each_vec(words(), [&](int64_t w, int n) {
+            const Vec query = load(queries + h * ldw() + w);  // zeros past its last word
+            for (int r = 0; r < kUnroll; ++r) {
+              sums[r] = multiply_add<T>(sums[r], query, row_words(row[r] + h / group * d, w, n));
+            }
+          });
+          for (int r = 0; r < kUnroll; ++r) store(products + (h * kLanes + i + r) * kLanes, sums[r]);
+        }
+      }
+      for (int h = 0; h < heads; ++h) {
+        Vec sums[kLanes];
+        for (int i = 0; i < kLanes; ++i) sums[i] = load(products + (h * kLanes + i) * kLanes);
+        const Vec score = sum_rows(sums) * scale;
+        store(scores + h * kChunk + at, lane_index() < count - at ? score : splat(-__builtin_inff()));
+      }
+    }
+  }
+
+  // Replaces a head's scores by exp2(score − max).
+  Part exponentiate(float* scores) const {
+    Vec largest = splat(-__builtin_inff()), sums = {};
+    for (int i = 0; i < count; i += kLanes) largest = max(largest, load(scores + i));
+    const float m = max(largest);
+    for (int i = 0; i < count; i += kLanes) {
+      const Vec p = exp2(load(scores + i) - m);
+      store(scores + i, p);
+      sums += p;
+    }
+    return {m, sum(sums)};
+  }
+
+  // outs[h] += Σ p[h, i] · v[i]
+  void add_values(const float* p) const {
+    for (int at = 0; at < count; at += kUnroll) {
+      const T* row[kUnroll];
+      rows(row, v, at);
+      for (int h = 0; h < heads; h += group) {
+        for_each_vec(d, [&](int64_t i, int n) {
+          Vec values[kUnroll];
+          for (int r = 0; r < kUnroll; ++r) values[r] = load(row[r] + h / group * d + i, n);
+          for (int member = h; member < h + group; ++member) {
+            float* out = outs + member * next * ldo + i;
+            Vec sum = load(out);
+            for (int r = 0; r < kUnroll; ++r) sum += p[member * kChunk + at + r] * values[r];
+            store(out, sum);
+          }
+        });
+      }
+    }
+  }
 };
-
-// scores[i] = scale · q · k[i], kLanes positions at a time, −∞ past the end. q is packed words, zeros after its last.
-template <class T>
-void score(float* scores, const Word* q, Rows<T> k, int words, float scale) {
-  for (int first = 0; first < k.count; first += kLanes) {
-    Vec products[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      const T* row = k.row(first + i);
-      Vec sum = {};
-      for_each_vec(words, [&](int64_t w, int n) { sum = multiply_add<T>(sum, row_words(row, w, n), load(q + w)); });
-      products[i] = sum;
-    }
-    transpose(products);
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-      for (int i = 0; i < width; ++i) products[i] += products[i + width];
-    }
-    store(scores + first, lane_index() < k.count - first ? products[0] * scale : splat(-__builtin_inff()));
-  }
-}
-
-// Replaces the scores by exp2(score − max).
-Part exponentiate(float* scores, int count) {
-  Vec largest = splat(-__builtin_inff()), total = {};
-  for (int i = 0; i < count; i += kLanes) largest = max(largest, load(scores + i));
-  const float m = max(largest);
-  for (int i = 0; i < count; i += kLanes) {
-    const Vec p = exp2(load(scores + i) - m);
-    store(scores + i, p);
-    total += p;
-  }
-  return {m, sum(total)};
-}
-
-// out[0, d rounded up to kLanes) = Σ p[i] · v[i]; p is 0 past the end.
-template <class T>
-void add_values(float* out, const float* p, Rows<T> v, int d) {
-  std::memset(out, 0, round_up(d, kLanes) * sizeof(float));
-  for (int first = 0; first < v.count; first += kUnroll) {
-    for_each_vec(d, [&](int64_t i, int n) {
-      Vec sum = load(out + i);
-      for (int r = 0; r < kUnroll; ++r) sum += p[first + r] * load(v.row(first + r) + i, n);
-      store(out + i, sum);
-    });
-  }
-}
 
 // The softmax over all chunks. Each chunk counts exp2(its max − the largest max), which takes the place of its max.
 template <class T>
@@ -101,11 +141,11 @@ void combine(T* out, const float* outs, int64_t ldo, Part* parts, int64_t chunks
 }  // namespace
 
 void kv_cache_write(const KvCacheWrite& args) {
-  const int64_t tokens = args.qkv.shape[0], sequence_count = args.k_cache.shape[0], length = args.k_cache.shape[1];
+  const int64_t tokens = args.qkv.shape[0], batch = args.k_cache.shape[0], length = args.k_cache.shape[1];
   const int32_t *sequences = args.sequences.data<int32_t>(), *positions = args.positions.data<int32_t>();
   for (int64_t t = 0; t < tokens; ++t) {
     if (sequences[t] < 0) continue;
-    check_indices(KvCacheWrite::name, "sequence", sequences + t, 1, sequence_count);
+    check_indices(KvCacheWrite::name, "sequence", sequences + t, 1, batch);
     check_indices(KvCacheWrite::name, "position", positions + t, 1, length);
   }
   const int64_t size = size_of(args.qkv.dtype), d = args.qkv.shape[2], row = args.num_kv_heads * d * size;
@@ -144,38 +184,51 @@ void attention_decode(const AttentionDecode& args) {
   dispatch(args.qkv.dtype, [&]<class T>() {
     const T *qkv = args.qkv.data<T>(), *k_cache = args.k_cache.data<T>(), *v_cache = args.v_cache.data<T>();
     T* out = args.out.data<T>();
-    const int64_t stride = kv_heads * d, ldo = round_up(d, kLanes);
-    const int words = d / kPack<T>;
-    const float scale = static_cast<float>(args.scale) * kLog2E;
-    const int64_t part_count = batch * heads * chunks;
-    const int64_t thread_words = round_up(words, kLanes) + kChunk;
-    float* outs = static_cast<float*>(
-        scratch((part_count * (ldo + 2) + (omp_get_max_threads() + 1) * (thread_words + 16)) * sizeof(float)));
-    Part* parts = reinterpret_cast<Part*>(outs + part_count * ldo);  // [batch, heads, chunks], as outs' rows
-    float* workspaces = outs + round_up(part_count * (ldo + 2), 16);
+    const int64_t row_heads = kRowBytes / (d * static_cast<int64_t>(sizeof(T)));
+    const int64_t slice = row_heads < 1 ? 1 : row_heads < kv_heads ? row_heads : kv_heads;  // key/value heads of a task
+    const int64_t slices = (kv_heads + slice - 1) / slice;
+    Chunk<T> whole = {};
+    whole.heads = static_cast<int>(slice * group);
+    whole.group = static_cast<int>(group);
+    whole.d = d;
+    whole.stride = kv_heads * d;
+    whole.scale = static_cast<float>(args.scale) * kLog2E;
+    whole.next = chunks;
+    whole.ldo = round_up(d, kLanes);
+
+    const int threads = omp_get_max_threads();
+    Carver sizes(nullptr);
+    const auto carve = [&](Carver& memory) {
+      whole.outs = memory.take(batch * heads * chunks * whole.ldo);  // [batch, heads, chunks, ldo]
+      whole.parts = reinterpret_cast<Part*>(memory.take(batch * heads * chunks * 2));
+      return memory.take(threads * round_up(whole.workspace(), 16));
+    };
+    carve(sizes);
+    Carver memory(scratch(sizes.used()));
+    float* workspaces = carve(memory);
 #pragma omp parallel if (numbers > kParallelElements)
     {
-      Word* q = workspaces + omp_get_thread_num() * round_up(thread_words, 16);
-      float* scores = q + round_up(words, kLanes);
+      float* workspace = workspaces + omp_get_thread_num() * round_up(whole.workspace(), 16);
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t task = 0; task < batch * chunks * kv_heads; ++task) {
-        const int64_t kv_head = task % kv_heads, chunk = task / kv_heads % chunks, b = task / kv_heads / chunks;
-        const int64_t first = chunk * kChunk, left = positions[b] + 1 - first;
+      for (int64_t i = 0; i < batch * chunks * slices; ++i) {
+        const int64_t kv_head = i % slices * slice, chunk = i / slices % chunks, b = i / slices / chunks;
+        const int64_t first = chunk * kChunk, left = positions[b] + 1 - first, head = kv_head * group;
         if (left <= 0) continue;
-        const int count = static_cast<int>(left < kChunk ? left : kChunk);
-        const int64_t place = (b * length + first) * stride + kv_head * d;
-        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-          const int64_t part = (b * heads + head) * chunks + chunk;
-          pack_rows(q, qkv + (b * (heads + 2 * kv_heads) + head) * d, d, 1, 1, d);
-          score(scores, q, Rows<T>{k_cache + place, stride, count}, words, scale);
-          parts[part] = exponentiate(scores, count);
-          add_values(outs + part * ldo, scores, Rows<T>{v_cache + place, stride, count}, d);
-        }
+        const int64_t place = (b * length + first) * whole.stride + kv_head * d;
+        Chunk<T> task = whole;
+        task.q = qkv + (b * (heads + 2 * kv_heads) + head) * d;
+        task.k = k_cache + place;
+        task.v = v_cache + place;
+        task.heads = static_cast<int>(heads - head < whole.heads ? heads - head : whole.heads);
+        task.count = static_cast<int>(left < kChunk ? left : kChunk);
+        task.parts += (b * heads + head) * chunks + chunk;
+        task.outs += ((b * heads + head) * chunks + chunk) * whole.ldo;
+        task.run(workspace);
       }
 #pragma omp for schedule(static)
       for (int64_t row = 0; row < batch * heads; ++row) {
-        const int64_t part = row * chunks;
-        combine(out + row * d, outs + part * ldo, ldo, parts + part, positions[row / heads] / kChunk + 1, d);
+        combine(out + row * d, whole.outs + row * chunks * whole.ldo, whole.ldo, whole.parts + row * chunks,
+                positions[row / heads] / kChunk + 1, d);
       }
     }
   });

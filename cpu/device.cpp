@@ -84,13 +84,14 @@ class CpuStream : public Stream {
       : kernels_(kernels), threads_(std::move(threads)), thread_([this] { loop(); }) {}
 
   // Ends what is queued first: callers may be waiting for it.
-  ~CpuStream() override {
+  ~CpuStream() override { stop(); }
+
+  void abandon() override {
     {
       std::lock_guard lock(mutex_);
-      stopping_ = true;
+      queue_.clear();
     }
-    changed_.notify_one();
-    thread_.join();
+    stop();
   }
 
 #define OPENALPACA_ENQUEUE(Args, function)                                       \
@@ -159,6 +160,15 @@ class CpuStream : public Stream {
       queue_.push_back(std::move(work));
     }
     changed_.notify_one();
+  }
+
+  void stop() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_one();
+    if (thread_.joinable()) thread_.join();
   }
 
   // On the worker thread: keeps the first error, with the name of its op in front.

@@ -13,6 +13,11 @@ void fail_index(const char* op, const char* what, int64_t index, int64_t limit) 
                                    std::to_string(limit) + ")");
 }
 
+void fail_logits(const char* op, int64_t sequence) {
+  throw Error("NON_FINITE", std::string(op) + ": the logits of sequence " + std::to_string(sequence) +
+                                " are not finite, so no token can be chosen from them; check the model's weights");
+}
+
 void check_indices(const char* op, const char* what, const int32_t* ids, int64_t count, int64_t limit) {
   for (int64_t i = 0; i < count; ++i) {
     if (ids[i] < 0 || ids[i] >= limit) fail_index(op, what, ids[i], limit);

@@ -11,6 +11,9 @@ namespace openalpaca::cpu {
 // Throws Error("INVALID_INDEX"): "<op>: <what> <index> is outside [0, <limit>)".
 [[noreturn]] void fail_index(const char* op, const char* what, int64_t index, int64_t limit);
 
+// Throws Error("NON_FINITE") for logits of which a NaN or an infinity would decide.
+[[noreturn]] void fail_logits(const char* op, int64_t sequence);
+
 // Throws unless 0 <= ids[i] < limit for every i.
 void check_indices(const char* op, const char* what, const int32_t* ids, int64_t count, int64_t limit);
 

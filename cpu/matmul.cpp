@@ -1,8 +1,8 @@
 // Matrix products: our own code for a few rows of input (matvec.h), oneDNN for the rest.
 //
 // The result is cut into tiles by its shape, and one thread computes a tile from start to end. That keeps the order of
-// the sums, which oneDNN's own division of labour changes with the number of threads, and costs nothing: the operands of
-// a tile stay in the cache. Dtypes that oneDNN has no fast code for here are converted to float32, tile by tile.
+// the sums, which oneDNN's own division of labour changes with the number of threads, and costs nothing: the operands
+// of a tile stay in the cache. Dtypes that oneDNN has no fast code for here are converted to float32, tile by tile.
 #include <omp.h>
 
 #include <cstring>
@@ -55,7 +55,7 @@ Product cut_into_tiles(const MatMul& args, int64_t m, int64_t n, int64_t k) {
     larger = (larger + 1) / 2;
   }
   return {Operand(args.a, args.transpose_a), Operand(args.b, args.transpose_b), Operand(args.c), k,
-          static_cast<float>(args.alpha), static_cast<float>(args.beta), Cut(m, height), Cut(n, width)};
+          static_cast<float>(args.alpha),    static_cast<float>(args.beta),     Cut(m, height),  Cut(n, width)};
 }
 
 // The code for the tiles of a product. Those of the last row and the last column may be smaller than the others.
@@ -170,9 +170,8 @@ void multiply_converted(const Product& p) {
 void scale(const Tensor& c, float beta) {
   dispatch(c.dtype, [&]<class T>() {
     T* p = c.data<T>();
-    for_each_vec(c.numel(), [&](int64_t i, int count) {
-      store(p + i, beta == 0 ? Vec{} : load(p + i, count) * beta, count);
-    });
+    for_each_vec(c.numel(),
+                 [&](int64_t i, int count) { store(p + i, beta == 0 ? Vec{} : load(p + i, count) * beta, count); });
   });
 }
 

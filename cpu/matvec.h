@@ -60,7 +60,7 @@ inline void dot_rows(float (&sums)[R][M], const Input* x, const W* weights, int6
 template <int M, class C, class W, class Input>
 void matvec_rows(C* c, const Input* x, const W* weights, int64_t n, int64_t k, float alpha, float beta) {
   constexpr int R = kWeightRows<M>;
-  const auto put = [&](int64_t column, const float(&sums)[M]) {
+  const auto put = [&](int64_t column, const float (&sums)[M]) {
     for (int j = 0; j < M; ++j) {
       C& out = c[j * n + column];
       from_float(beta == 0 ? alpha * sums[j] : alpha * sums[j] + beta * to_float(out), out);
@@ -87,14 +87,22 @@ void matvec_rows(C* c, const Input* x, const W* weights, int64_t n, int64_t k, f
 template <class C, class W, class Input>
 void matvec(C* c, const Input* x, const W* weights, int64_t m, int64_t n, int64_t k, float alpha, float beta) {
   switch (m) {
-    case 1: return matvec_rows<1>(c, x, weights, n, k, alpha, beta);
-    case 2: return matvec_rows<2>(c, x, weights, n, k, alpha, beta);
-    case 3: return matvec_rows<3>(c, x, weights, n, k, alpha, beta);
-    case 4: return matvec_rows<4>(c, x, weights, n, k, alpha, beta);
-    case 5: return matvec_rows<5>(c, x, weights, n, k, alpha, beta);
-    case 6: return matvec_rows<6>(c, x, weights, n, k, alpha, beta);
-    case 7: return matvec_rows<7>(c, x, weights, n, k, alpha, beta);
-    case 8: return matvec_rows<8>(c, x, weights, n, k, alpha, beta);
+    case 1:
+      return matvec_rows<1>(c, x, weights, n, k, alpha, beta);
+    case 2:
+      return matvec_rows<2>(c, x, weights, n, k, alpha, beta);
+    case 3:
+      return matvec_rows<3>(c, x, weights, n, k, alpha, beta);
+    case 4:
+      return matvec_rows<4>(c, x, weights, n, k, alpha, beta);
+    case 5:
+      return matvec_rows<5>(c, x, weights, n, k, alpha, beta);
+    case 6:
+      return matvec_rows<6>(c, x, weights, n, k, alpha, beta);
+    case 7:
+      return matvec_rows<7>(c, x, weights, n, k, alpha, beta);
+    case 8:
+      return matvec_rows<8>(c, x, weights, n, k, alpha, beta);
   }
 }
 

@@ -1,7 +1,6 @@
 #include "cpu/onednn.h"
 
 #include <omp.h>
-
 #include <oneapi/dnnl/dnnl_debug.h>
 
 #include <dnnl.hpp>
@@ -125,11 +124,12 @@ const char* Gemm::run(const void* a, const void* b, void* c) const noexcept {
   try {
     thread_local dnnl::stream stream(engine());
     const OneThread one_thread;
-    plan_->primitive.execute(stream, {{DNNL_ARG_SRC, memory(plan_->a, engine(), const_cast<void*>(a))},
-                                      {DNNL_ARG_WEIGHTS, memory(plan_->b, engine(), const_cast<void*>(b))},
-                                      {DNNL_ARG_DST, memory(plan_->c, engine(), c)},
-                                      {DNNL_ARG_SCRATCHPAD, memory(plan_->scratchpad, engine(),
-                                                                   scratchpad.reserve(plan_->scratchpad.get_size()))}});
+    plan_->primitive.execute(
+        stream,
+        {{DNNL_ARG_SRC, memory(plan_->a, engine(), const_cast<void*>(a))},
+         {DNNL_ARG_WEIGHTS, memory(plan_->b, engine(), const_cast<void*>(b))},
+         {DNNL_ARG_DST, memory(plan_->c, engine(), c)},
+         {DNNL_ARG_SCRATCHPAD, memory(plan_->scratchpad, engine(), scratchpad.reserve(plan_->scratchpad.get_size()))}});
     stream.wait();
     return nullptr;
   } catch (const dnnl::error& error) {

@@ -16,7 +16,8 @@ inline float rsqrt_of_mean(float sum, int64_t count, double eps) {
 
 template <class T>
 inline void scale_row(T* y, const T* x, const T* w, float rstd, int64_t channels) {
-  for_each_vec(channels, [&](int64_t i, int count) { store(y + i, load(x + i, count) * rstd * load(w + i, count), count); });
+  for_each_vec(channels,
+               [&](int64_t i, int count) { store(y + i, load(x + i, count) * rstd * load(w + i, count), count); });
 }
 
 }  // namespace

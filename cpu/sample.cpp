@@ -1,91 +1,121 @@
 // The choice of the next token, as Transformers' processors make it, without sorting the vocabulary. What top_k and
-// top_p ask for is a threshold: the k-th largest logit, or the logit at which the mass of the smaller ones passes
-// 1 − top_p. Both are found digit by digit on the numbers' bits, in four passes over the vocabulary.
+// top_p ask for is a threshold: the highest one that leaves k tokens, or a share p of the probability. It is found by
+// halving: a float32 has 32 bits, so 32 sums over the vocabulary, which stays in the cache, decide it exactly.
+#include <omp.h>
+
 #include "cpu/dtypes.h"
 #include "cpu/errors.h"
 #include "cpu/isa.h"
+#include "cpu/loops.h"
 #include "cpu/philox.h"
+#include "cpu/scratch.h"
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
 namespace {
 
-// Bits that compare as the floats do.
-inline uint32_t order_of(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  return bits & 0x80000000 ? ~bits : bits | 0x80000000;
+constexpr int64_t kBlock = 1024;
+
+// The tokens that are still in the draw.
+struct Candidates {
+  float *logits, *masses;
+  int32_t* ids;  // rising; null while they are all tokens
+  int64_t count;
+  int32_t id(int64_t i) const { return ids ? ids[i] : static_cast<int32_t>(i); }
+};
+
+// The number at a place in the order of all float32 (the negative ones have their bits reversed in it).
+float at_order(uint32_t order) {
+  const uint32_t bits = order & 0x80000000 ? order & 0x7fffffff : ~order;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
 }
 
-// Walks the digits of the order from the highest down. At each, `weight` sums up the numbers that share the prefix
-// found so far, by their next digit, and the first digit from the smallest whose running sum exceeds `limit` is taken.
-// Returns the smallest order at which the sum over all not larger ones exceeds the limit.
-template <class Weight>
-uint32_t threshold(const float* x, int64_t n, double limit, Weight&& weight) {
-  uint32_t prefix = 0, known = 0;
-  double below = 0;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    double sums[256] = {};
-    for (int64_t i = 0; i < n; ++i) {
-      const uint32_t order = order_of(x[i]);
-      if ((order & known) == prefix) sums[order >> shift & 255] += weight(i);
-    }
-    int digit = 0, last = 0;
-    for (int d = 0; d < 256; ++d) {
-      if (sums[d] > 0) last = d;
-    }
-    for (; digit < last && below + sums[digit] <= limit; ++digit) below += sums[digit];
-    prefix |= static_cast<uint32_t>(digit) << shift;
-    known |= uint32_t{255} << shift;
+// The highest threshold such that the logits that reach it have a mass of at least `target`; −∞ if all of them have
+// less.
+float highest_threshold(const Candidates& c, float target) {
+  uint32_t order = 0;
+  for (uint32_t bit = 0x80000000; bit; bit >>= 1) {
+    const float threshold = at_order(order | bit);  // past the infinities a NaN, which no logit reaches
+    const float mass = sum_each_vec(
+        c.count, [&](int64_t i, int n) { return load(c.logits + i, n) >= threshold ? load(c.masses + i, n) : Vec{}; });
+    if (mass >= target) order |= bit;
+    if (mass == target) break;
   }
-  return prefix;
+  const float found = at_order(order);
+  return found == found ? found : -__builtin_inff();
 }
 
-// Applies the penalty once to each token of the history, whatever its count there (Keskar et al. 2019).
-void penalize(float* logits, const int32_t* history, int64_t count, int64_t vocabulary, float penalty, float* marks) {
-  for (int64_t i = 0; i < vocabulary; ++i) marks[i] = 0;
-  check_indices(Sample::name, "token", history, count, vocabulary);
-  for (int64_t i = 0; i < count; ++i) {
-    float& logit = logits[history[i]];
-    if (marks[history[i]] == 0) logit = logit > 0 ? logit / penalty : logit * penalty;
-    marks[history[i]] = 1;
-  }
+float largest_logit(const Candidates& c) {
+  Vec largest = splat(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + kLanes <= c.count; i += kLanes) largest = max(largest, load(c.logits + i));
+  float m = max(largest);
+  for (; i < c.count; ++i) m = c.logits[i] > m ? c.logits[i] : m;
+  return m;
 }
 
-int64_t first_largest(const float* x, int64_t n) {
-  int64_t best = 0;
-  for (int64_t i = 1; i < n; ++i) {
-    if (x[i] > x[best]) best = i;
-  }
-  return best;
+// Masses are summed in float32 by blocks, and the blocks in float64.
+float block_mass(const Candidates& c, int64_t begin) {
+  const int64_t n = c.count - begin < kBlock ? c.count - begin : kBlock;
+  return sum_each_vec(n, [&](int64_t i, int count) { return load(c.masses + begin + i, count); });
 }
 
-// A draw from the softmax of the logits that top_k and top_p leave. `mass` is room for n numbers.
-int64_t draw(const float* logits, int64_t n, const Sample& args, double random, float* mass) {
-  uint32_t least = 0;
-  if (args.top_k > 0 && args.top_k < n) {
-    least = threshold(logits, n, static_cast<double>(n - args.top_k), [](int64_t) { return 1.0; });
-  }
-  const float largest = logits[first_largest(logits, n)];
+double total_mass(const Candidates& c) {
   double total = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    mass[i] = order_of(logits[i]) < least ? 0 : __builtin_expf(logits[i] - largest);
-    total += mass[i];
+  for (int64_t begin = 0; begin < c.count; begin += kBlock) total += block_mass(c, begin);
+  return total;
+}
+
+// Keeps the k largest logits, and those that equal the smallest of them.
+void keep_top_k(Candidates& c, int64_t k, int32_t* ids) {
+  for (int64_t i = 0; i < c.count; ++i) c.masses[i] = 1;
+  const float threshold = highest_threshold(c, static_cast<float>(k));
+  int64_t kept = 0;
+  for (int64_t i = 0; i < c.count; ++i) {
+    ids[kept] = static_cast<int32_t>(i);
+    c.logits[kept] = c.logits[i];
+    kept += c.logits[i] >= threshold;
   }
-  if (args.top_p < 1) {
-    const uint32_t nucleus = threshold(logits, n, (1 - args.top_p) * total, [&](int64_t i) { return double{mass[i]}; });
-    total = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      if (order_of(logits[i]) < nucleus) mass[i] = 0;
-      total += mass[i];
+  c.ids = ids;
+  c.count = kept;
+}
+
+// Clears the masses of all but the smallest set of the largest logits that has a share p of the mass. Of equal logits
+// the later tokens are kept, as a stable sort leaves them.
+void keep_top_p(const Candidates& c, double p) {
+  const float target = static_cast<float>(p * total_mass(c));
+  const float threshold = highest_threshold(c, target > 0 ? target : 0x1p-126f);
+  double above = 0;
+  for (int64_t i = 0; i < c.count; ++i) {
+    if (c.logits[i] > threshold) above += c.masses[i];
+  }
+  for (int64_t i = c.count - 1; i >= 0; --i) {
+    if (c.logits[i] > threshold) continue;
+    if (c.logits[i] == threshold && (above < target || above == 0)) {
+      above += c.masses[i];
+    } else {
+      c.masses[i] = 0;
     }
   }
-  const double target = random * total;
+}
+
+// The first candidate at which the running sum of the masses exceeds a share of their total.
+int64_t draw(const Candidates& c, double share) {
+  const double target = share * total_mass(c);
   double passed = 0;
-  int64_t chosen = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (mass[i] == 0) continue;
+  int64_t block = 0, chosen = 0;
+  for (int64_t begin = 0; begin < c.count; begin += kBlock) {
+    const float mass = block_mass(c, begin);
+    if (mass == 0) continue;
+    block = begin;
+    if (passed + mass > target) break;
+    passed += mass;
+  }
+  for (int64_t i = block; i < c.count && i < block + kBlock; ++i) {
+    if (c.masses[i] == 0) continue;
     chosen = i;
-    passed += mass[i];
+    passed += c.masses[i];
     if (passed > target) break;
   }
   return chosen;
@@ -97,34 +127,71 @@ double uniform(const Sample& args, int32_t sequence_seed, int32_t position) {
   return ((random.word[0] >> 5) * 67108864.0 + (random.word[1] >> 6)) * 0x1p-53;
 }
 
+// The token that follows a history of position + 1 tokens; −1 if the logits are not finite. ids is room for n tokens.
+template <class T>
+int32_t choose(const Sample& args, const T* logits, int64_t n, const int32_t* history, int32_t position, int32_t seed,
+               float* room, int32_t* ids) {
+  const float temperature = static_cast<float>(args.temperature), penalty = static_cast<float>(args.repetition_penalty);
+  const bool greedy = temperature == 0;
+  const float divisor = greedy ? 1 : temperature;
+  Candidates c = {room, room + n, nullptr, n};
+  VecI finite = lane_index() == lane_index();
+  for_each_vec(n, [&](int64_t i, int count) {
+    const Vec x = load(logits + i, count) / divisor;
+    finite &= x < __builtin_inff();
+    store(c.logits + i, x, count);
+  });
+  if (penalty != 1) {
+    for (int32_t t = 0; t <= position; ++t) {  // from the logits as they were given: once, however often a token occurs
+      const float x = to_float(logits[history[t]]);
+      c.logits[history[t]] = (x < 0 ? x * penalty : x / penalty) / divisor;
+    }
+  }
+  const float largest = largest_logit(c);
+  for (int i = 0; i < kLanes; ++i) {
+    if (!finite[i]) return -1;
+  }
+  if (!(largest > -__builtin_inff() && largest < __builtin_inff())) return -1;
+  if (greedy) {
+    int32_t first = 0;
+    while (c.logits[first] != largest) ++first;
+    return first;
+  }
+  if (args.top_k > 0 && args.top_k < n) keep_top_k(c, args.top_k, ids);
+  for_each_vec(c.count,
+               [&](int64_t i, int count) { store(c.masses + i, exp(load(c.logits + i, count) - largest), count); });
+  if (args.top_p < 1) keep_top_p(c, args.top_p);
+  return c.id(draw(c, uniform(args, seed, position)));
+}
+
 }  // namespace
 
 void sample(const Sample& args) {
   const int64_t batch = args.logits.shape[0], n = args.logits.shape[1], capacity = args.history.shape[1];
-  int32_t* positions = args.positions.data<int32_t>();
+  int32_t *positions = args.positions.data<int32_t>(), *history = args.history.data<int32_t>();
+  int32_t* tokens = args.ids.data<int32_t>();
+  const auto finished = [&](int64_t b) { return positions[b] < 0 || positions[b] >= capacity - 1; };
+  for (int64_t b = 0; b < batch && args.repetition_penalty != 1; ++b) {
+    if (!finished(b)) check_indices(Sample::name, "token", history + b * capacity, positions[b] + 1, n);
+  }
+  int32_t* ids = static_cast<int32_t*>(scratch(omp_get_max_threads() * n * sizeof(int32_t)));
+  int64_t failed = batch;
   dispatch(args.logits.dtype, [&]<class T>() {
+#pragma omp parallel for schedule(dynamic, 1) reduction(min : failed) if (batch > 1)
     for (int64_t b = 0; b < batch; ++b) {
-      int32_t& position = positions[b];
-      if (position < 0 || position >= capacity - 1) continue;
-      float* logits = args.scratch.data<float>() + b * 2 * n;
-      float* room = logits + n;
-      int32_t* history = args.history.data<int32_t>() + b * capacity;
-      const T* given = args.logits.data<T>() + b * n;
-      for (int64_t i = 0; i < n; ++i) logits[i] = to_float(given[i]);
-      if (args.repetition_penalty != 1) {
-        penalize(logits, history, position + 1, n, static_cast<float>(args.repetition_penalty), room);
+      if (finished(b)) continue;
+      const int32_t token = choose(args, args.logits.data<T>() + b * n, n, history + b * capacity, positions[b],
+                                   args.sequence_seeds.data<int32_t>()[b], args.scratch.data<float>() + b * 2 * n,
+                                   ids + omp_get_thread_num() * n);
+      if (token < 0) {
+        failed = b < failed ? b : failed;
+        continue;
       }
-      int64_t token;
-      if (args.temperature > 0) {
-        for (int64_t i = 0; i < n; ++i) logits[i] /= static_cast<float>(args.temperature);
-        token = draw(logits, n, args, uniform(args, args.sequence_seeds.data<int32_t>()[b], position), room);
-      } else {
-        token = first_largest(logits, n);
-      }
-      history[++position] = static_cast<int32_t>(token);
-      args.ids.data<int32_t>()[b] = static_cast<int32_t>(token);
+      positions[b] += 1;
+      tokens[b] = history[b * capacity + positions[b]] = token;
     }
   });
+  if (failed < batch) fail_logits(Sample::name, failed);
 }
 
 }  // namespace openalpaca::cpu::OPENALPACA_ISA

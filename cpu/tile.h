@@ -4,8 +4,9 @@
 // a bfloat16 operand is two numbers that are neighbours along the summed dimension, the unit of dpbf16ps; everywhere
 // else it is one float32, to which bfloat16 is widened while it is packed. kPack is how many numbers a word holds.
 //
-// A product is c[m, n] (+)= Σ_k a(m, k) · b[k, n] with n along the lanes of vectors: words of b are loaded as vectors and
-// words of a broadcast, so a may have any strides. Three packings of a block x[n, D] serve all the products of attention:
+// A product is c[m, n] (+)= Σ_k a(m, k) · b[k, n] with n along the lanes of vectors: words of b are loaded as vectors
+// and words of a broadcast, so a may have any strides. Three packings of a block x[n, D] serve all the products of
+// attention:
 //
 //   pack_rows        [n, D/kPack]    on the left of a sum over D
 //   pack_transposed  [D/kPack, n]    on the right of a sum over D
@@ -108,7 +109,7 @@ inline void product(float* c, int64_t ldc, int rows, int columns, Left a, const 
   if (rest == 1) product_columns<T, 1>(c + n, ldc, rows, a, b + n, ldb, depth, accumulate);
 }
 
-// ---- transposition in registers -----------------------------------------------------------------------------------
+// ---- shuffles ---------------------------------------------------------------------------------------------------
 
 #if defined(__AVX512F__)
 #define OPENALPACA_LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
@@ -126,16 +127,30 @@ inline void product(float* c, int64_t ldc, int rows, int columns, Left a, const 
 #define OPENALPACA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, VecI{__VA_ARGS__})
 #endif
 
+inline Vec shuffle_low(Vec a, Vec b) { return OPENALPACA_SHUFFLE(a, b, OPENALPACA_LOW_HALVES); }
+inline Vec shuffle_high(Vec a, Vec b) { return OPENALPACA_SHUFFLE(a, b, OPENALPACA_HIGH_HALVES); }
+
 // A square of words: each round shuffles the two halves of the rows together like a deck of cards, log2(kLanes) times.
 inline void transpose(Vec (&rows)[kLanes]) {
   for (int round = 1; round < kLanes; round *= 2) {
     Vec next[kLanes];
     for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = OPENALPACA_SHUFFLE(rows[i], rows[i + kLanes / 2], OPENALPACA_LOW_HALVES);
-      next[2 * i + 1] = OPENALPACA_SHUFFLE(rows[i], rows[i + kLanes / 2], OPENALPACA_HIGH_HALVES);
+      next[2 * i] = shuffle_low(rows[i], rows[i + kLanes / 2]);
+      next[2 * i + 1] = shuffle_high(rows[i], rows[i + kLanes / 2]);
     }
     for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
   }
+}
+
+// Lane i of the result is the sum over the lanes of row i: the same shuffles, with an addition after each.
+inline Vec sum_rows(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i)
+      rows[i] = shuffle_low(rows[i], rows[i + half]) + shuffle_high(rows[i], rows[i + half]);
+  }
+  return rows[0];
 }
 
 // ---- packing ------------------------------------------------------------------------------------------------------
@@ -165,14 +180,6 @@ inline Vec pair_up(Vec low, Vec high) {
   return low;
 }
 
-// Asks for rows that will be packed or written soon. The hardware does not foresee rows that lie pages apart.
-template <class T>
-inline void prefetch_rows(const T* x, int64_t stride, int n, int d) {
-  for (int i = 0; i < n; ++i) {
-    for (int j = 0; j < d; j += 64 / sizeof(T)) __builtin_prefetch(x + i * stride + j);
-  }
-}
-
 // In all three, x is [n, d] with rows `stride` numbers apart, and rows from n to `padded` are zeros.
 
 // dst[padded, d / kPack rounded up to kLanes]; what is rounded up is zeros.
@@ -180,9 +187,8 @@ template <class T>
 inline void pack_rows(Word* dst, const T* x, int64_t stride, int n, int padded, int d) {
   const int words = d / kPack<T>, ldd = round_up(words, kLanes);
   for (int i = 0; i < padded; ++i, dst += ldd) {
-    for_each_vec(words, [&](int64_t w, int count) {
-      store(dst + w, i < n ? row_words(x + i * stride, w, count) : Vec{});
-    });
+    for_each_vec(words,
+                 [&](int64_t w, int count) { store(dst + w, i < n ? row_words(x + i * stride, w, count) : Vec{}); });
   }
 }
 
@@ -217,8 +223,8 @@ inline void pack_pairs(Word* dst, const T* x, int64_t stride, int n, int padded,
   }
 }
 
-// The transpose of pack_rows' work: y[n, d], rows `stride` numbers apart, from columns of src[d, lanes] times scale[lane].
-// src has readable rows up to d rounded up to kLanes, and columns up to n rounded up to kLanes.
+// The transpose of pack_rows' work: y[n, d], rows `stride` numbers apart, from columns of src[d, lanes] times
+// scale[lane]. src has readable rows up to d rounded up to kLanes, and columns up to n rounded up to kLanes.
 template <class T>
 inline void unpack_transposed(T* y, int64_t stride, const float* src, int lanes, const float* scale, int n, int d) {
   for (int i = 0; i < n; i += kLanes) {

@@ -66,7 +66,13 @@ inline Vec load(const float* p) {
   return v;
 }
 inline Vec widen(VecU16 half) {
+#if defined(__AVX512F__)  // of the general form, GCC makes three instructions
+  const VecU wide = (VecU)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)half) << 16;
+#elif defined(__AVX2__)
+  const VecU wide = (VecU)_mm256_cvtepu16_epi32((__m128i)half) << 16;
+#else
   const VecU wide = __builtin_convertvector(half, VecU) << 16;
+#endif
   Vec v;
   std::memcpy(&v, &wide, sizeof v);
   return v;
@@ -129,14 +135,6 @@ inline void store_first(bf16* p, Vec v, int n) {
 #endif
 }
 
-inline float sum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
-}
 // The larger or smaller of each pair; b where either is a NaN.
 #if defined(__AVX512F__)
 inline Vec max(Vec a, Vec b) { return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
@@ -148,12 +146,21 @@ inline Vec min(Vec a, Vec b) { return (Vec)_mm256_min_ps((__m256)a, (__m256)b); 
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 #endif
+// The sum and the largest of all lanes, by halves.
+inline Vec exchange(Vec v, int width) {
+  Vec other;
+  for (int i = 0; i < kLanes; ++i) other[i] = v[i ^ width];
+  return other;
+}
+inline float sum(Vec v) {
+#pragma GCC unroll 4
+  for (int width = kLanes / 2; width > 0; width /= 2) v += exchange(v, width);
+  return v[0];
+}
 inline float max(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float m = lanes[0];
-  for (int i = 1; i < kLanes; ++i) m = lanes[i] > m ? lanes[i] : m;
-  return m;
+#pragma GCC unroll 4
+  for (int width = kLanes / 2; width > 0; width /= 2) v = max(v, exchange(v, width));
+  return v[0];
 }
 
 // The nearest whole number, and p · 2^n for a whole n: any n with AVX-512, else one in [−126, 128].
@@ -199,13 +206,11 @@ inline Vec exp(Vec x) {
 // stays one; what would be below the normal numbers is 0, or with AVX-512 subnormal.
 inline Vec exp2(Vec x) {
 #if defined(__AVX512F__)
-  const Vec clamped = x;  // vscalefps makes 0 and ∞ of what comes of the infinities
+  const Vec clamped = x;  // vscalefps knows what 2^±∞ is, whatever the polynomial makes of it
 #else
-  const Vec low = splat(-126.0f), high = splat(128.0f);
-  const Vec clamped = min(max(x, low), high);
+  const Vec clamped = min(max(x, splat(-126.0f)), splat(128.0f));
 #endif
-  const Vec n = round_to_integer(clamped);
-  const Vec r = clamped - n;
+  const Vec n = round_to_integer(clamped), r = clamped - n;
   Vec p = splat(1.55946781613e-4f);
   p = p * r + 1.34066439024e-3f;
   p = p * r + 9.61769297299e-3f;
@@ -217,7 +222,7 @@ inline Vec exp2(Vec x) {
 #if defined(__AVX512F__)
   return y;
 #else
-  return x != x ? x : x < low ? Vec{} : y;
+  return x != x ? x : x < -126.0f ? Vec{} : y;
 #endif
 }
 

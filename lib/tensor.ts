@@ -1,4 +1,4 @@
-import { type Device, type Stream } from './device.js'
+import type { Device, Stream } from './device.js'
 import { type DType, type HostArray, native, type TensorHandle } from './native.js'
 
 const bytesPer: Record<DType, number> = { float32: 4, bfloat16: 2, float16: 2, int32: 4 }

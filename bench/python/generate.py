@@ -19,7 +19,7 @@ torch.set_grad_enabled(False)
 torch.manual_seed(0)
 
 config = transformers.LlamaConfig(**options["config"])
-model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 decode = torch.compile(model) if options["compile"] else model
 prompt = torch.randint(config.vocab_size, (1, options["prompt"]))
 

@@ -18,9 +18,8 @@ torch.set_num_threads(options["threads"])
 torch.manual_seed(0)
 
 config = transformers.LlamaConfig(**options["config"], attn_implementation=options["attention"], use_cache=False)
-model = transformers.LlamaForCausalLM(config).train()
-if options["precision"] == "bfloat16":
-    model.to(torch.bfloat16)
+weights = torch.bfloat16 if options["precision"] == "bfloat16" else torch.float32
+model = transformers.AutoModelForCausalLM.from_config(config, dtype=weights).train()
 forward = torch.compile(model) if options["compile"] else model
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.001, fused=True)
 

@@ -56,7 +56,8 @@ export class ProgressDisplay implements TrainSubscriber {
       case 'evaluation':
         this.note(
           event.step,
-          `${event.correct} of ${event.total} new instructions right (${formatPercent(event.correct / event.total)})`,
+          `${event.correct} of ${event.total} new instructions right (${formatPercent(event.correct / event.total)})` +
+            event.skills.map(({ skill, correct, total }) => `\n  ${skill.padEnd(24)} ${correct} of ${total}`).join(''),
         )
         break
       case 'end':

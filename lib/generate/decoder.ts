@@ -3,14 +3,15 @@
  * a time. A token is one recorded graph, from the embedding to the draw, whose only changing state (positions, ids,
  * history) lies on the device; so the next token can be launched before the last has been read.
  */
-import type { GraphHandle } from '../native.js'
-import * as ops from '../ops.js'
-import type { Tensor } from '../tensor.js'
+
 import { ActivationMemory } from '../model/activations.js'
 import { Head } from '../model/head.js'
 import type { Parameters } from '../model/parameters.js'
 import type { RopeCache } from '../model/rope.js'
-import { attentionConstants, type Attend, type Context, forward, packedAttention } from '../model/transformer.js'
+import { type Attend, attentionConstants, type Context, forward, packedAttention } from '../model/transformer.js'
+import type { GraphHandle } from '../native.js'
+import * as ops from '../ops.js'
+import type { Tensor } from '../tensor.js'
 import type { Sampling } from './options.js'
 
 /** Tokens launched ahead of the one that is read. */
@@ -21,7 +22,10 @@ export class Decoder implements Disposable {
   private readonly memory: ActivationMemory
   private readonly head: Head
   private readonly caches: { kCache: Tensor; vCache: Tensor }[]
-  private readonly state: Record<'ids' | 'positions' | 'history' | 'sequenceSeeds' | 'sequences' | 'scratch' | 'logits', Tensor>
+  private readonly state: Record<
+    'ids' | 'positions' | 'history' | 'sequenceSeeds' | 'sequences' | 'scratch' | 'logits',
+    Tensor
+  >
   private readonly context: Context
   private readonly temporary: Tensor[] = []
 
@@ -90,7 +94,8 @@ export class Decoder implements Disposable {
     const { stream } = context
     const lengths = prompts.map((prompt) => prompt.length)
     const activations = this.memory.for(lengths.reduce((a, b) => a + b, 0))
-    const ends = lengths.reduce<number[]>((sums, length) => [...sums, sums[sums.length - 1] + length], [0])
+    const ends = [0]
+    for (const length of lengths) ends.push(ends[ends.length - 1] + length)
     const cuSeqlens = this.upload(Int32Array.from(ends))
     const sequences = this.upload(Int32Array.from(prompts.flatMap((prompt, b) => prompt.map(() => b))))
     stream.write(activations.ids, Int32Array.from(prompts.flat()))
@@ -107,9 +112,15 @@ export class Decoder implements Disposable {
       history.set(prompt, b * this.capacity)
     })
     stream.write(state.history, history)
-    stream.write(state.positions, Int32Array.from(lengths, (length) => length - 1))
+    stream.write(
+      state.positions,
+      Int32Array.from(lengths, (length) => length - 1),
+    )
     stream.write(state.sequences, Int32Array.from(prompts.keys()))
-    stream.write(state.sequenceSeeds, Int32Array.from(prompts, (prompt, b) => this.earlierTwins(prompt, b)))
+    stream.write(
+      state.sequenceSeeds,
+      Int32Array.from(prompts, (prompt, b) => this.earlierTwins(prompt, b)),
+    )
     const lastRows = Int32Array.from(ends.slice(1), (end) => end - 1)
     this.draw(this.head.logits(context, activations, lastRows))
   }

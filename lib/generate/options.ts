@@ -43,7 +43,12 @@ export function resolveOptions(options: GenerateOptions, eosTokenIds: number[]):
   const { maxNewTokens = 128, doSample = false, temperature = 1, topK = 50, topP = 1, repetitionPenalty = 1 } = options
   const { seed = Math.floor(Math.random() * 2 ** 31), eosTokenId = eosTokenIds } = options
   check(Number.isInteger(maxNewTokens) && maxNewTokens > 0, 'maxNewTokens', 'a positive integer', maxNewTokens)
-  check(temperature > 0 && Number.isFinite(temperature), 'temperature', 'above 0 (doSample: false is greedy)', temperature)
+  check(
+    temperature > 0 && Number.isFinite(temperature),
+    'temperature',
+    'above 0 (doSample: false is greedy)',
+    temperature,
+  )
   check(Number.isInteger(topK) && topK >= 0, 'topK', 'a non-negative integer', topK)
   check(topP > 0 && topP <= 1, 'topP', 'above 0 and at most 1', topP)
   check(repetitionPenalty > 0 && Number.isFinite(repetitionPenalty), 'repetitionPenalty', 'above 0', repetitionPenalty)

@@ -147,7 +147,8 @@ export class ActivationMemory implements Disposable {
       this.memory.push({ tensor, plan })
       return [name, plan, tensor] as const
     })
-    return (tokens) => Object.fromEntries(entries.map(([name, plan, tensor]) => [name, tensor.view(plan.shape(tokens))]))
+    return (tokens) =>
+      Object.fromEntries(entries.map(([name, plan, tensor]) => [name, tensor.view(plan.shape(tokens))]))
   }
 
   dispose(): void {

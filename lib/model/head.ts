@@ -4,7 +4,7 @@
  */
 import type { Device } from '../device.js'
 import * as ops from '../ops.js'
-import { type DType, type Tensor } from '../tensor.js'
+import type { DType, Tensor } from '../tensor.js'
 import type { Activations } from './activations.js'
 import type { LlamaConfig } from './config.js'
 import type { ModelTensors } from './layout.js'
@@ -52,12 +52,7 @@ export class Head implements Disposable {
   private readonly correct: Tensor
   readonly chunk: number
 
-  constructor(
-    device: Device,
-    config: LlamaConfig,
-    dtype: DType,
-    maxTokens: number,
-  ) {
+  constructor(device: Device, config: LlamaConfig, dtype: DType, maxTokens: number) {
     const fitting = Math.floor(maxLogits / config.vocabSize / rowStep) * rowStep
     this.chunk = Math.min(Math.max(fitting, rowStep), roundUp(maxTokens))
     const { chunk } = this

@@ -4,15 +4,15 @@ import { batchTotals, type LossReduction, type PackedBatch, packSequences } from
 import { type Device, type DeviceType, openDevice } from '../device.js'
 import { ConfigError, OpenAlpacaError } from '../errors.js'
 import { Decoder } from '../generate/decoder.js'
-import * as ops from '../ops.js'
 import { checkLength, checkSequence, type GenerateOptions, resolveOptions } from '../generate/options.js'
+import * as ops from '../ops.js'
 import { ActivationMemory } from './activations.js'
 import { Backprop } from './backprop.js'
 import { type ConfigJson, type LlamaConfig, parseConfig, readConfig } from './config.js'
 import { Head } from './head.js'
 import { type ModelDType, Parameters } from './parameters.js'
 import { RopeCache } from './rope.js'
-import { saveModel, type SaveOptions } from './save.js'
+import { type SaveOptions, saveModel } from './save.js'
 import { type Context, forward, packedAttention } from './transformer.js'
 
 export interface ModelOptions {

@@ -60,7 +60,9 @@ export class Parameters implements Disposable {
     if (this.dtype === 'float32') return this.buffers
     if (!this.masterBuffers) {
       this.masterBuffers = this.allocate('float32')
-      this.masterBuffers.forEach((dst, i) => ops.cast(this.device.stream, { dst, src: this.buffers[i] }))
+      this.masterBuffers.forEach((dst, i) => {
+        ops.cast(this.device.stream, { dst, src: this.buffers[i] })
+      })
     }
     return this.masterBuffers
   }
@@ -72,7 +74,9 @@ export class Parameters implements Disposable {
   /** Rounds the masters to the weights. */
   updateFromMasters(): void {
     if (!this.masterBuffers) return
-    this.masterBuffers.forEach((src, i) => ops.cast(this.device.stream, { dst: this.buffers[i], src }))
+    this.masterBuffers.forEach((src, i) => {
+      ops.cast(this.device.stream, { dst: this.buffers[i], src })
+    })
   }
 
   /** Draws new weights as Transformers initialises a LLaMA: normal matrices, norms of one. */
@@ -101,7 +105,9 @@ export class Parameters implements Disposable {
   }
 
   /** Every weight as bytes of `dtype`, for a writer: from the masters where they exist, else from the weights. */
-  entries(dtype: ModelDType | 'float16'): (TensorInfo & { dtype: typeof dtype; data: () => AsyncIterable<Uint8Array> })[] {
+  entries(
+    dtype: ModelDType | 'float16',
+  ): (TensorInfo & { dtype: typeof dtype; data: () => AsyncIterable<Uint8Array> })[] {
     return [...this.places.values()].map((place) => ({
       name: place.parameter.name,
       dtype,

@@ -51,9 +51,7 @@ export async function saveModel(
   { maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
   source?: string,
 ): Promise<void> {
-  const carried = await Promise.all(
-    tokenizerFiles.map(async (name) => ({ name, data: await original(source, name) })),
-  )
+  const carried = await Promise.all(tokenizerFiles.map(async (name) => ({ name, data: await original(source, name) })))
   const generation = await original(source, 'generation_config.json')
   await writeModelDirectory(directory, {
     config: configJson(parameters.config, dtype),

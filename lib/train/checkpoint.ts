@@ -207,7 +207,9 @@ export async function loadCheckpoint(directory: string, state: CheckpointState):
     try {
       const [actual] = await Promise.all([hashFile(file), uploadTensors(source, stateTensors(state))])
       if (actual !== sha256) {
-        throw new CheckpointError(`${file} is damaged: its checksum is not the one in ${manifestName}; use another checkpoint`)
+        throw new CheckpointError(
+          `${file} is damaged: its checksum is not the one in ${manifestName}; use another checkpoint`,
+        )
       }
     } finally {
       await source.close()
@@ -219,7 +221,11 @@ export async function loadCheckpoint(directory: string, state: CheckpointState):
   return manifest.step
 }
 
-function checkBelongs(directory: string, manifest: Manifest, { parameters, recipe, dataFingerprint }: CheckpointState): void {
+function checkBelongs(
+  directory: string,
+  manifest: Manifest,
+  { parameters, recipe, dataFingerprint }: CheckpointState,
+): void {
   const refuse = (what: string) => new CheckpointError(`${directory} cannot be resumed: ${what}`)
   if (!isDeepStrictEqual(manifest.units, parameters.layout.units)) {
     throw refuse('it belongs to a model of other shapes')

@@ -76,6 +76,8 @@ export interface EvaluationEvent {
   step: number
   correct: number
   total: number
+  /** The same by kind of instruction. */
+  skills: { skill: string; correct: number; total: number }[]
 }
 
 /** The run is over. */

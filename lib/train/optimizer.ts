@@ -30,7 +30,9 @@ export class AdamW implements Disposable {
   /** The global L2 norm of the gradients. */
   async gradientNorm(gradients: Tensor[]): Promise<number> {
     const { stream } = this.parameters.device
-    gradients.forEach((x, i) => ops.globalNorm(stream, { out: this.squares.rows(i, i + 1), x }))
+    gradients.forEach((x, i) => {
+      ops.globalNorm(stream, { out: this.squares.rows(i, i + 1), x })
+    })
     const squares = (await this.squares.toArray(stream)) as Float32Array
     return Math.sqrt(squares.reduce((sum, value) => sum + value, 0))
   }

@@ -131,7 +131,8 @@ class Run implements Disposable {
     private readonly data: TrainingData,
     private readonly options: TrainOptions,
   ) {
-    const longest = Math.max(...[...data.train, ...data.validation].map(({ inputIds }) => inputIds.length))
+    const all = [...data.train, ...data.validation]
+    const longest = all.reduce((most, { inputIds }) => Math.max(most, inputIds.length), 0)
     if (recipe.threads) model.parameters.device.setThreads(recipe.threads)
     this.maxTokens = Math.max(recipe.max_tokens_per_micro_batch ?? defaultMicroBatch(recipe), longest)
     this.plan = { count: data.train.length, batchSize: recipe.batch_size, epochs: recipe.epochs, seed: recipe.seed }

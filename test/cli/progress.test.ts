@@ -52,7 +52,7 @@ const run: TrainEvent[] = [
   { type: 'sample', step: 2, instruction: 'Say it.', input: 'it', output: 'first\nsecond\x1b[31m' },
   { type: 'checkpoint', step: 2, path: 'save/checkpoint-2', seconds: 0.25 },
   stepEvent(3),
-  { type: 'evaluation', step: 3, correct: 3, total: 4 },
+  { type: 'evaluation', step: 3, correct: 3, total: 4, skills: [{ skill: 'addition', correct: 3, total: 4 }] },
   { type: 'end', step: 3, reason: 'stopped', seconds: 61 },
 ]
 const messages = [
@@ -65,6 +65,7 @@ const messages = [
   '  second␛[31m',
   'step 2: checkpoint save/checkpoint-2 (0.3 s)',
   'step 3: 3 of 4 new instructions right (75.0 %)',
+  '  addition                 3 of 4',
   'stopped; --resume goes on from here (step 3, 1 min 01 s)',
 ]
 

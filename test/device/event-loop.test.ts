@@ -49,7 +49,9 @@ describe('a process with work queued', () => {
   })
 
   it('ends at process.exit with a wait outstanding', async () => {
-    expect(await run('exit')).toEqual({ code: 0, signal: null, stdout: '', stderr: '' })
+    // Several at once: what a stream's thread is doing when the libraries are taken down is a matter of chance.
+    const ends = await Promise.all([1, 2, 3, 4].map(() => run('exit')))
+    for (const end of ends) expect(end).toEqual({ code: 0, signal: null, stdout: '', stderr: '' })
   })
 
   it('ends with an uncaught error as any program does', async () => {

@@ -72,23 +72,23 @@ describe.each(devices)('kv_cache_write on $name', ({ device }) => {
   })
 
   it.each([
-    { sequence: 0, position: 5, message: 'position 5 is outside [0, 5)' },
-    { sequence: 0, position: -1, message: 'position -1 is outside [0, 5)' },
-    { sequence: 2, position: 0, message: 'sequence 2 is outside [0, 2)' },
-  ])('rejects position $position of sequence $sequence in a cache of two sequences of five', async (wrong) => {
+    [5, 0, 'position 5 is outside [0, 5)'],
+    [-1, 0, 'position -1 is outside [0, 5)'],
+    [0, 2, 'sequence 2 is outside [0, 2)'],
+  ])('rejects position %i of sequence %i in a cache of two sequences of five', async (position, sequence, message) => {
     const shape = [2, 5, 1, 4]
     ops.kvCacheWrite(stream, {
       kCache: resultOf(device, 'float32', shape),
       vCache: resultOf(device, 'float32', shape),
       qkv: resultOf(device, 'float32', [2, 3, 4]),
-      sequences: tensorOf(device, 'int32', [2], [1, wrong.sequence]),
-      positions: tensorOf(device, 'int32', [2], [4, wrong.position]),
+      sequences: tensorOf(device, 'int32', [2], [1, sequence]),
+      positions: tensorOf(device, 'int32', [2], [4, position]),
       numHeads: 1,
       numKvHeads: 1,
     })
     await expect(stream.synchronize()).rejects.toMatchObject({
       code: 'INVALID_INDEX',
-      message: `kv_cache_write: ${wrong.message}`,
+      message: `kv_cache_write: ${message}`,
     })
   })
 })

@@ -64,24 +64,19 @@ describe.each(devices)('sample on $name', ({ device }) => {
     const size = logits.length
     const vocabulary = logits[0].length
     const past = histories ?? logits.map(() => [0])
-    const length = Math.max(...past.map((history) => history.length)) + room
-    // Behind a sequence's end stands token 0, which no penalty may count.
-    const history = past.flatMap((tokens) => [...Array.from(tokens), ...Array(length - tokens.length).fill(0)])
+    const length = Math.max(...past.map((tokens) => tokens.length)) + room
+    const history = new Int32Array(size * length) // behind a sequence's end stands token 0, which no penalty may count
+    const scores = new Float64Array(size * vocabulary)
+    for (let i = 0; i < size; i++) {
+      history.set(past[i], i * length)
+      scores.set(logits[i], i * vocabulary)
+    }
+    const positions = past.map((tokens) => tokens.length - 1)
     return {
       ids: resultOf(device, 'int32', [size]),
-      positions: tensorOf(
-        device,
-        'int32',
-        [size],
-        past.map((tokens) => tokens.length - 1),
-      ),
+      positions: tensorOf(device, 'int32', [size], positions),
       history: tensorOf(device, 'int32', [size, length], history),
-      logits: tensorOf(
-        device,
-        dtype,
-        [size, vocabulary],
-        logits.flatMap((row) => Array.from(row)),
-      ),
+      logits: tensorOf(device, dtype, [size, vocabulary], scores),
       sequenceSeeds: tensorOf(device, 'int32', [size], sequenceSeeds ?? logits.map((_, i) => i)),
       scratch: resultOf(device, 'float32', [size, 2 * vocabulary]),
       seed,
@@ -143,7 +138,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
         const kept = (id: number) => {
           return p[id] > 0 && p.reduce((sum, other) => sum + (other > p[id] ? other : 0), 0) < settings.topP + 1e-5
         }
-        const rows = Array.from({ length: 100 }, () => row)
+        const rows = Array.from({ length: 30 }, () => row)
         const ids = await draw({ dtype, logits: rows, histories: rows.map(() => history) }, settings)
         expect(ids.filter((id) => !kept(id))).toEqual([])
       })
@@ -176,6 +171,15 @@ describe.each(devices)('sample on $name', ({ device }) => {
     expect(Array.from(await args.ids.toArray())).toEqual([91, 9, 93])
     expect(Array.from(await args.positions.toArray())).toEqual([1, 1, -5])
     expect(Array.from(await args.history.toArray())).toEqual(history)
+  })
+
+  it('rejects a history with a token outside the vocabulary when it has to penalise it', async () => {
+    const batch = { logits: [[1, 2, 3]], histories: [[0, 3]] }
+    expect(await draw(batch, greedy)).toEqual([2])
+    await expect(draw(batch, { ...greedy, repetitionPenalty: 1.1 })).rejects.toMatchObject({
+      code: 'INVALID_INDEX',
+      message: 'sample: token 3 is outside [0, 3)',
+    })
   })
 
   it('chooses by seed, sequence seed and position alone, not by the company in the batch', async () => {
@@ -228,12 +232,12 @@ describe.each(devices)('sample on $name', ({ device }) => {
   })
 
   it.each([Number.NaN, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY])(
-    'of logits that are all %d is still an id of the vocabulary',
+    'refuses logits that are all %d, and names the sequence',
     async (value) => {
       for (const settings of [plain, greedy, { ...plain, topK: 3 }, { ...plain, topP: 0.5 }]) {
-        const [id] = await draw({ logits: [Array(37).fill(value)] }, settings)
-        expect(id).toBeGreaterThanOrEqual(0)
-        expect(id).toBeLessThan(37)
+        await expect(draw({ logits: [Array(37).fill(value)] }, settings)).rejects.toThrow(
+          /^sample: the logits of sequence 0 are not finite/,
+        )
       }
     },
   )

@@ -3,15 +3,17 @@ import { openDevice } from '#lib/device.js'
 import { fill, matmul } from '#lib/ops.js'
 
 const device = openDevice('cpu')
-const x = device.tensor('float32', [512, 512])
-const y = device.tensor('float32', [512, 512])
+const x = device.tensor('float32', [300, 300])
 fill(device.stream, { x, value: 0 })
-for (let i = 0; i < 30; i++) matmul(device.stream, { c: y, a: x, b: x })
+// Each product has a shape of its own, so that code is being made for one whenever the process ends.
+for (let rows = 40; rows < 120; rows++) {
+  matmul(device.stream, { c: device.tensor('float32', [rows, 300]), a: x.rows(0, rows), b: x })
+}
 
 const way = process.argv[2]
 if (way === 'waiting') device.stream.synchronize().then(() => console.log('done'))
 if (way === 'exit') {
   device.stream.synchronize()
-  process.exit(0)
+  setTimeout(() => process.exit(0), 20)
 }
 if (way === 'throw') throw new Error('on purpose')

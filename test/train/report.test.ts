@@ -36,7 +36,7 @@ const run: TrainEvent[] = [
   ...stretch(1, 100),
   { type: 'sample', step: 50, instruction: '</script> & "more"', output: 'early' },
   { type: 'sample', step: 100, instruction: '</script> & "more"', output: '<b>late</b>' },
-  { type: 'evaluation', step: 100, correct: 9, total: 10 },
+  { type: 'evaluation', step: 100, correct: 9, total: 10, skills: [] },
   { type: 'end', step: 100, reason: 'completed', seconds: 60 },
 ]
 

@@ -102,7 +102,7 @@ describe('TensorBoard events', () => {
     writer.handle({ ...stepEvent(302), loss: 1.5 })
     writer.handle({ type: 'validation', step: 302, loss: 2.25, token_accuracy: 0.5 })
     writer.handle({ type: 'sample', step: 302, instruction: 'Hello?', output: 'Grüße ♥' })
-    writer.handle({ type: 'evaluation', step: 302, correct: 3, total: 4 })
+    writer.handle({ type: 'evaluation', step: 302, correct: 3, total: 4, skills: [] })
     writer.close()
 
     const [name] = readdirSync(directory)

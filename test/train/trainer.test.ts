@@ -146,7 +146,15 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     device.stream.write(row, new Float32Array(row.length).fill(Number.NaN))
     const before = await parameters.toMap(parameters.buffers)
     const data = rows.map((instruction, i) => (i === 7 ? { ...instruction, output: 'Ω is a letter.' } : instruction))
-    const trainer = new Trainer({ model, tokenizer, ...recipe, savePath, data, validationSize: 0, batchSize: rows.length })
+    const trainer = new Trainer({
+      model,
+      tokenizer,
+      ...recipe,
+      savePath,
+      data,
+      validationSize: 0,
+      batchSize: rows.length,
+    })
     await expect(trainer.train()).rejects.toMatchObject({
       code: 'NON_FINITE',
       message: expect.stringMatching(/the loss of instance 7 is not finite at step 1/),
@@ -159,7 +167,9 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     using small = await LlamaForCausalLM.fromPretrained(path.join(fixtures, 'gqa'), { device, dtype: 'float32' })
     expect(() => new Trainer({ model: small, tokenizer, ...recipe })).toThrow(/do not belong together/)
     using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'float32' })
-    expect(() => new Trainer({ model, tokenizer, ...recipe, maxLength: 4096 })).toThrow(/longer than the model's context/)
+    expect(() => new Trainer({ model, tokenizer, ...recipe, maxLength: 4096 })).toThrow(
+      /longer than the model's context/,
+    )
   })
 
   it('refuses a batch size that the data never fills', async () => {

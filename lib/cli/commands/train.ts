@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { buildInstances } from '../../data/instances.js'
 import { type Instruction, readInstructions } from '../../data/instructions.js'
 import { previewInstances } from '../../data/preview.js'
+import { answersToShow, scoreAnswers } from '../../data/quickstart/evaluate.js'
 import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
 import { LlamaForCausalLM } from '../../model/llama.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
@@ -107,12 +108,9 @@ async function judge(
   if (rows.length === 0) return
   const answers = await answerInstructions(model, tokenizer, rows, { signal })
   if (answers.length < rows.length) return
-  const correct = answers.filter((answer, i) => answer === rows[i].output).length
-  emit({ type: 'evaluation', step, correct, total: rows.length })
-  for (const share of [0.2, 0.5, 0.8]) {
-    const i = Math.floor(share * rows.length)
-    const { instruction, input } = rows[i]
-    emit({ type: 'sample', step, instruction, ...(input && { input }), output: answers[i] })
+  emit({ type: 'evaluation', step, ...scoreAnswers(rows, answers) })
+  for (const { instruction, input, answer } of answersToShow(rows, answers)) {
+    emit({ type: 'sample', step, instruction, ...(input && { input }), output: answer })
   }
 }
 

@@ -35,7 +35,7 @@ function draw(skill: Skill, random: Choices, seed: number, heldOut: boolean): Qu
  */
 export function generateQuickstart({
   seed,
-  count = 48000,
+  count = 130_000,
   heldOutPerSkill = 40,
 }: {
   seed: number

@@ -2,7 +2,6 @@ import type { Choices } from './random.js'
 import { fill, type Problem, type Skill } from './skill.js'
 
 const SUM = ['What is {a} + {b}?', 'Add {a} and {b}.', 'Calculate {a} + {b}.', 'Add the two numbers.|{a}, {b}']
-const DIFFERENCE = ['What is {a} - {b}?', 'Subtract {b} from {a}.', 'Calculate {a} - {b}.', 'What is {a} minus {b}?']
 const LARGER = [
   'Which number is larger, {a} or {b}?',
   'Which is greater: {a} or {b}?',
@@ -14,16 +13,6 @@ const SMALLER = [
   'Name the smaller number.|{a}, {b}',
 ]
 const PARITY = ['Is {n} even or odd?', 'Is the number {n} odd or even?', 'Say whether the number is even or odd.|{n}']
-const NEXT = [
-  'What number comes next: {list}?',
-  'Continue the sequence: {list}',
-  'Write the next number of the sequence.|{list}',
-]
-const ASCENDING = ['Sort the numbers from smallest to largest.|{list}', 'Put these numbers in ascending order: {list}']
-const DESCENDING = [
-  'Sort the numbers from largest to smallest.|{list}',
-  'Put these numbers in descending order: {list}',
-]
 const LARGEST = ['What is the largest number in the list?|{list}', 'Find the maximum of {list}.']
 const SMALLEST = ['What is the smallest number in the list?|{list}', 'Find the minimum of {list}.']
 
@@ -46,11 +35,6 @@ function addition(random: Choices): Problem {
   return { ...ask(random, SUM, { a, b }), output: `${a + b}`, identity: `add ${unordered(a, b)}` }
 }
 
-function subtraction(random: Choices): Problem {
-  const [b, a] = [random.integer(0, 99), random.integer(0, 99)].sort((x, y) => x - y)
-  return { ...ask(random, DIFFERENCE, { a, b }), output: `${a - b}`, identity: `subtract ${a} ${b}` }
-}
-
 function comparison(random: Choices): Problem {
   const [a, b] = different(random, 2)
   const [phrases, answer] = random.chance(50) ? [LARGER, Math.max(a, b)] : [SMALLER, Math.min(a, b)]
@@ -60,24 +44,6 @@ function comparison(random: Choices): Problem {
 function parity(random: Choices): Problem {
   const n = random.integer(0, 999)
   return { ...ask(random, PARITY, { n }), output: n % 2 ? 'odd' : 'even', identity: `parity ${n}` }
-}
-
-function sequence(random: Choices): Problem {
-  const step = random.integer(1, 10) * (random.chance(70) ? 1 : -1)
-  const start = step > 0 ? random.integer(0, 99 - 4 * step) : random.integer(-4 * step, 99)
-  const list = [0, 1, 2, 3].map((i) => start + i * step).join(' ')
-  return { ...ask(random, NEXT, { list }), output: `${start + 4 * step}`, identity: `sequence ${start} ${step}` }
-}
-
-function sorting(random: Choices): Problem {
-  const numbers = different(random, random.integer(3, 4))
-  const ascending = random.chance(50)
-  const sorted = [...numbers].sort((x, y) => (ascending ? x - y : y - x))
-  return {
-    ...ask(random, ascending ? ASCENDING : DESCENDING, { list: numbers.join(' ') }),
-    output: sorted.join(' '),
-    identity: `sort ${unordered(...numbers)}`,
-  }
 }
 
 function extremes(random: Choices): Problem {
@@ -91,11 +57,8 @@ function extremes(random: Choices): Problem {
 }
 
 export const NUMBER_SKILLS: Skill[] = [
-  { name: 'addition', weight: 16, draw: addition },
-  { name: 'subtraction', weight: 16, draw: subtraction },
-  { name: 'comparing numbers', weight: 4, draw: comparison },
-  { name: 'even or odd', weight: 2, draw: parity },
-  { name: 'number sequences', weight: 6, draw: sequence },
-  { name: 'sorting numbers', weight: 6, draw: sorting },
-  { name: 'largest and smallest', weight: 4, draw: extremes },
+  { name: 'addition', weight: 14, draw: addition },
+  { name: 'comparing numbers', weight: 6, draw: comparison },
+  { name: 'even or odd', weight: 4, draw: parity },
+  { name: 'largest and smallest', weight: 8, draw: extremes },
 ]

@@ -45,21 +45,6 @@ export const NOUNS = words(`
   planet potato pot prize question ring robot sandwich seed shell singer sock song spider square stamp station storm
   student suitcase summer sweater task tail ticket tower tent valley village violin wagon wheel wish winter year`)
 
-/** Verbs with a regular past tense. */
-export const VERBS = words(`
-  add agree answer arrive ask bake believe blink boil borrow brush call carry change chase cheer clean climb close
-  collect color cook copy count cover crawl cross cry dance deliver dream dress dry end enjoy enter explain explore
-  fill finish fix float fold follow gather glow greet guess hammer help hope hunt hurry invite join jump kick kiss knock
-  land laugh learn lift like listen live lock look love march marry match melt mend miss mix move need notice obey
-  offer open order own pack paint park pass pick plant play point polish pour pray press promise pull push rain reach
-  relax remember repair reply rest return sail save scream search serve share shout smile sneeze sort spell start stay
-  stretch study talk taste thank touch train travel try turn use visit wait walk want wash watch wave whisper wish
-  wonder work worry yawn yell`)
-
-export const NAMES = words(
-  'Anna Ben Clara David Emma Felix Grace Henry Ivan Julia Karl Lena Maria Noah Olga Peter Rosa Tom',
-)
-
 export const CATEGORIES: Record<string, string[]> = {
   animal: words('horse tiger rabbit eagle snake frog camel whale wolf goat duck zebra'),
   fruit: words('apple banana cherry grape lemon mango melon kiwi pear fig papaya apricot'),

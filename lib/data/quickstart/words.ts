@@ -1,6 +1,6 @@
 import type { Choices } from './random.js'
 import { drawFact, fill, type Problem, type Skill } from './skill.js'
-import { CAPITALS, DAYS, MONTHS, NOUNS, OPPOSITES, SHORT_WORDS, VERBS } from './vocabulary.js'
+import { CAPITALS, DAYS, MONTHS, NOUNS, OPPOSITES, SHORT_WORDS } from './vocabulary.js'
 
 const REVERSE = ['Write the word {word} backwards.', 'Reverse the letters of {word}.', 'Reverse the word.|{word}']
 const SPELL = ['Spell the word {word}.', 'How do you spell {word}?', 'Spell the word letter by letter.|{word}']
@@ -12,12 +12,6 @@ const PLURAL = [
   'Write the plural form of "{word}".',
   'Give the plural of the noun.|{word}',
 ]
-const PAST = [
-  'What is the past tense of {word}?',
-  'Write "{word}" in the past tense.',
-  'Give the past tense of the verb.|{word}',
-]
-
 const ANTONYM = [
   'What is the opposite of {fact}?',
   'Give the opposite of the word {fact}.',
@@ -43,12 +37,16 @@ const AFTER = [
   'Which {kind} follows {fact}?',
   'Name the {kind} after {fact}.',
   'Which {kind} is next?|{fact}',
+  'Tell me what follows {fact}.',
+  'Write the {kind} after this one.|{fact}',
 ]
 const BEFORE = [
   'What comes before {fact}?',
   'Which {kind} precedes {fact}?',
   'Name the {kind} before {fact}.',
   'Which {kind} is the one before?|{fact}',
+  'Tell me what precedes {fact}.',
+  'Write the {kind} before this one.|{fact}',
 ]
 
 /** A word in capitals: one from the list, or an invented one, so that there are always more than can be remembered. */
@@ -71,24 +69,16 @@ function letters(...questions: [phrases: string[], answer: (word: string) => str
   }
 }
 
-function inflection(kind: string, list: string[], phrases: string[], inflect: (word: string) => string) {
-  return (random: Choices): Problem => {
-    const text = random.pick(list)
-    const [instruction, input = ''] = fill(random.pick(phrases), { word: text.toUpperCase() }).split('|')
-    return { instruction, input, output: inflect(text).toUpperCase(), identity: `${kind} ${text}` }
-  }
+function plurals(random: Choices): Problem {
+  const noun = random.pick(NOUNS)
+  const [instruction, input = ''] = fill(random.pick(PLURAL), { word: noun.toUpperCase() }).split('|')
+  return { instruction, input, output: plural(noun).toUpperCase(), identity: `plural ${noun}` }
 }
 
 /** The regular plural: a consonant and y become ies, a hissing sound takes es. */
 export function plural(noun: string): string {
   if (/[^aeiou]y$/.test(noun)) return noun.replace(/y$/, 'ies')
   return /(s|x|z|ch|sh|potato)$/.test(noun) ? `${noun}es` : `${noun}s`
-}
-
-/** The regular past tense, for verbs that double no consonant. */
-export function past(verb: string): string {
-  if (/[^aeiou]y$/.test(verb)) return verb.replace(/y$/, 'ied')
-  return verb.endsWith('e') ? `${verb}d` : `${verb}ed`
 }
 
 const bothWays = (pairs: [string, string][]) => [...pairs, ...pairs.map(([a, b]): [string, string] => [b, a])]
@@ -103,24 +93,23 @@ function calendar(random: Choices): Problem {
 }
 
 export const WORD_SKILLS: Skill[] = [
-  { name: 'reversing words', weight: 8, draw: letters([REVERSE, (w) => [...w].reverse().join('')]) },
-  { name: 'spelling', weight: 3, draw: letters([SPELL, (w) => [...w].join('-')]) },
-  { name: 'first and last letter', weight: 3, draw: letters([FIRST, (w) => w[0]], [LAST, (w) => w.slice(-1)]) },
-  { name: 'counting letters', weight: 3, draw: letters([COUNT, (w) => `${w.length}`]) },
-  { name: 'plurals', weight: 4, draw: inflection('plural', NOUNS, PLURAL, plural) },
-  { name: 'past tense', weight: 4, draw: inflection('past', VERBS, PAST, past) },
+  { name: 'reversing words', weight: 10, draw: letters([REVERSE, (w) => [...w].reverse().join('')]) },
+  { name: 'spelling', weight: 6, draw: letters([SPELL, (w) => [...w].join('-')]) },
+  { name: 'first and last letter', weight: 4, draw: letters([FIRST, (w) => w[0]], [LAST, (w) => w.slice(-1)]) },
+  { name: 'counting letters', weight: 4, draw: letters([COUNT, (w) => `${w.length}`]) },
+  { name: 'plurals', weight: 10, draw: plurals },
   {
     name: 'opposites',
-    weight: 4,
+    weight: 7,
     draw: (random: Choices) => drawFact(random, 'opposite', bothWays(OPPOSITES), ANTONYM),
   },
   {
     name: 'capitals',
-    weight: 4,
+    weight: 8,
     draw: (random: Choices) =>
       random.chance(60)
         ? drawFact(random, 'capital', CAPITALS, CAPITAL)
         : drawFact(random, 'country', bothWays(CAPITALS).slice(CAPITALS.length), COUNTRY),
   },
-  { name: 'days and months', weight: 3, draw: calendar },
+  { name: 'days and months', weight: 8, draw: calendar },
 ]

@@ -1,0 +1,22 @@
+// Answers an instruction, token by token.
+//
+//   node examples/generate.mjs MODEL_DIRECTORY "Name three colours."
+import { formatPrompt, LlamaForCausalLM, LlamaTokenizer } from 'openalpaca-native'
+
+const [directory, instruction] = process.argv.slice(2)
+if (!instruction) {
+  console.error('usage: node examples/generate.mjs MODEL_DIRECTORY INSTRUCTION')
+  process.exit(2)
+}
+
+const tokenizer = await LlamaTokenizer.fromPretrained(directory)
+const model = await LlamaForCausalLM.fromPretrained(directory)
+const stop = new AbortController()
+process.once('SIGINT', () => stop.abort())
+
+const prompt = tokenizer.encode(formatPrompt({ instruction }))
+const text = tokenizer.createDecodeStream()
+const options = { maxNewTokens: 128, doSample: true, topK: 50, topP: 0.9, signal: stop.signal }
+for await (const id of model.stream(prompt, options)) process.stdout.write(text.push(id))
+process.stdout.write(`${text.flush()}\n`)
+model.dispose()

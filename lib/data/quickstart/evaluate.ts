@@ -1,0 +1,47 @@
+import type { QuickstartRow } from './generator.js'
+
+export interface SkillScore {
+  skill: string
+  correct: number
+  total: number
+}
+
+/** How a model did on held-out instructions. */
+export interface QuickstartScore {
+  correct: number
+  total: number
+  /** In the order in which the rows name them. */
+  skills: SkillScore[]
+}
+
+/** A held-out instruction and what the model said to it. */
+export interface AnsweredRow extends QuickstartRow {
+  answer: string
+}
+
+/** The skills whose first held-out instruction is shown: one of numbers, one of letters, one of facts. */
+const SHOWN_SKILLS = ['addition', 'reversing words', 'capitals']
+
+/**
+ * Counts the right answers. An answer is right when it is the expected text to the letter, but for white space around
+ * it.
+ *
+ * @param answers one for each of `rows`, in their order
+ */
+export function scoreAnswers(rows: readonly QuickstartRow[], answers: readonly string[]): QuickstartScore {
+  const skills = new Map<string, SkillScore>()
+  for (const [i, { skill, output }] of rows.entries()) {
+    const score = skills.get(skill) ?? { skill, correct: 0, total: 0 }
+    score.total++
+    if (answers[i].trim() === output) score.correct++
+    skills.set(skill, score)
+  }
+  const correct = [...skills.values()].reduce((sum, score) => sum + score.correct, 0)
+  return { correct, total: rows.length, skills: [...skills.values()] }
+}
+
+/** Three answers to show a person, of three different skills. They are not picked by whether they are right. */
+export function answersToShow(rows: readonly QuickstartRow[], answers: readonly string[]): AnsweredRow[] {
+  const first = SHOWN_SKILLS.map((shown) => rows.findIndex(({ skill }) => skill === shown))
+  return first.filter((i) => i >= 0).map((i) => ({ ...rows[i], answer: answers[i].trim() }))
+}
