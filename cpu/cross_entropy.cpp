@@ -1,8 +1,6 @@
-// Softmax, loss, accuracy and gradient of the logits, a row at a time: the first pass over a row, for its maximum,
-// reads it from memory, the second keeps the exponentials, and the third scales them. The exponentials take the most
-// time.
+// Softmax, loss, accuracy and gradient of the logits, a row at a time: the first pass over a row reads it from memory,
+// the others from the cache.
 #include <math.h>
-#include <omp.h>
 
 #include <cstring>
 
@@ -10,7 +8,6 @@
 #include "cpu/errors.h"
 #include "cpu/isa.h"
 #include "cpu/loops.h"
-#include "cpu/scratch.h"
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
 namespace {
@@ -50,9 +47,6 @@ void cross_entropy(const CrossEntropy& args) {
   int32_t* correct = args.correct.data<int32_t>();
   dispatch(args.logits.dtype, [&]<class T>() {
     T* logits = args.logits.data<T>();
-    const bool in_place = sizeof(T) == sizeof(float) && args.write_gradient;
-    float* buffers =
-        in_place ? nullptr : static_cast<float*>(scratch(omp_get_max_threads() * vocabulary * sizeof(float)));
     // Which rows are ignored is not known beforehand: each thread takes the next.
 #pragma omp parallel for schedule(dynamic) if (tokens * vocabulary > kParallelElements)
     for (int64_t t = 0; t < tokens; ++t) {
@@ -65,18 +59,17 @@ void cross_entropy(const CrossEntropy& args) {
         continue;
       }
       const float largest = max_of_row(row, vocabulary), target = to_float(row[label]);
-      correct[t] = target == largest && is_first(row, label, largest);
-      float* e = in_place ? reinterpret_cast<float*>(row) : buffers + omp_get_thread_num() * vocabulary;
       const float total = sum_each_vec(vocabulary, [&](int64_t i, int count) {
-        store(e + i, exp2((load(row + i, count) - largest) * kLog2E), count);
-        return load(e + i, count);
+        const Vec e = exp(load(row + i, count) - largest);
+        return count == kLanes ? e : load_first(reinterpret_cast<const float*>(&e), count);
       });
       losses[t] = logf(total) + (largest - target);
+      correct[t] = target == largest && is_first(row, label, largest);
       if (!args.write_gradient) continue;
       const float scale = weights[t] / total;
-      const float target_gradient = e[label] * scale - weights[t];
-      for_each_vec(vocabulary, [&](int64_t i, int count) { store(row + i, load(e + i, count) * scale, count); });
-      from_float(target_gradient, row[label]);
+      for_each_vec(vocabulary,
+                   [&](int64_t i, int count) { store(row + i, exp(load(row + i, count) - largest) * scale, count); });
+      from_float(exp(splat(target - largest))[0] * scale - weights[t], row[label]);
     }
   });
 }

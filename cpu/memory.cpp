@@ -98,11 +98,9 @@ void dispatch_floating_point(DType dtype, F&& f) {
 
 template <class T>
 void fill_with(const Tensor& x, T value) {
-  T values[64];
-  for (T& v : values) v = value;
   T* p = x.data<T>();
   for_each_block(x.numel(), kBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += 64) std::memcpy(p + i, values, (end - i < 64 ? end - i : 64) * sizeof(T));
+    for (int64_t i = begin; i < end; ++i) p[i] = value;
   });
 }
 

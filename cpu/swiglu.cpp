@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kColumns = 2048;  // of a row at a time, so that one token's row is shared out too
 
-inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp2(x * -kLog2E)); }
+inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 
 // Calls f(row, begin, count) for each piece of each row.
 template <class F>
