@@ -35,7 +35,7 @@ function draw(skill: Skill, random: Choices, seed: number, heldOut: boolean): Qu
  */
 export function generateQuickstart({
   seed,
-  count = 130_000,
+  count = 150_000,
   heldOutPerSkill = 40,
 }: {
   seed: number

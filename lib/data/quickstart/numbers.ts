@@ -57,8 +57,8 @@ function extremes(random: Choices): Problem {
 }
 
 export const NUMBER_SKILLS: Skill[] = [
-  { name: 'addition', weight: 14, draw: addition },
-  { name: 'comparing numbers', weight: 6, draw: comparison },
-  { name: 'even or odd', weight: 4, draw: parity },
-  { name: 'largest and smallest', weight: 8, draw: extremes },
+  { name: 'addition', weight: 18, draw: addition },
+  { name: 'comparing numbers', weight: 8, draw: comparison },
+  { name: 'even or odd', weight: 3, draw: parity },
+  { name: 'largest and smallest', weight: 12, draw: extremes },
 ]

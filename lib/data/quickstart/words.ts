@@ -94,10 +94,10 @@ function calendar(random: Choices): Problem {
 
 export const WORD_SKILLS: Skill[] = [
   { name: 'reversing words', weight: 10, draw: letters([REVERSE, (w) => [...w].reverse().join('')]) },
-  { name: 'spelling', weight: 6, draw: letters([SPELL, (w) => [...w].join('-')]) },
-  { name: 'first and last letter', weight: 4, draw: letters([FIRST, (w) => w[0]], [LAST, (w) => w.slice(-1)]) },
-  { name: 'counting letters', weight: 4, draw: letters([COUNT, (w) => `${w.length}`]) },
-  { name: 'plurals', weight: 10, draw: plurals },
+  { name: 'spelling', weight: 4, draw: letters([SPELL, (w) => [...w].join('-')]) },
+  { name: 'first and last letter', weight: 3, draw: letters([FIRST, (w) => w[0]], [LAST, (w) => w.slice(-1)]) },
+  { name: 'counting letters', weight: 3, draw: letters([COUNT, (w) => `${w.length}`]) },
+  { name: 'plurals', weight: 8, draw: plurals },
   {
     name: 'opposites',
     weight: 7,
@@ -111,5 +111,5 @@ export const WORD_SKILLS: Skill[] = [
         ? drawFact(random, 'capital', CAPITALS, CAPITAL)
         : drawFact(random, 'country', bothWays(CAPITALS).slice(CAPITALS.length), COUNTRY),
   },
-  { name: 'days and months', weight: 8, draw: calendar },
+  { name: 'days and months', weight: 5, draw: calendar },
 ]
