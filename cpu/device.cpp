@@ -21,23 +21,42 @@ namespace {
 
 constexpr size_t kHugePage = 2 << 20;
 
-// Pages of 2 MiB where the kernel has them to give: a matrix product walks gigabytes, and with 4 KiB pages it spends
-// its time in page walks.
-class CpuStorage : public Storage {
+[[noreturn]] void fail_out_of_memory(size_t bytes) {
+  throw Error("OUT_OF_MEMORY", "the CPU has no " + std::to_string(bytes >> 20) +
+                                   " MiB left to give; use a smaller model, batch or max_length");
+}
+
+class SmallStorage : public Storage {
  public:
   static std::shared_ptr<Storage> make(size_t bytes) {
-    const size_t mapped =
-        bytes < kHugePage ? std::max<size_t>(bytes, 64) : (bytes + kHugePage - 1) / kHugePage * kHugePage;
     void* data = nullptr;
-    if (posix_memalign(&data, mapped < kHugePage ? 64 : kHugePage, mapped) != 0) {
-      throw Error("OUT_OF_MEMORY", "the CPU has no " + std::to_string(bytes >> 20) +
-                                       " MiB left to give; use a smaller model, batch or max_length");
-    }
-    if (mapped >= kHugePage) madvise(data, mapped, MADV_HUGEPAGE);
-    return std::make_shared<CpuStorage>(data, bytes);
+    if (posix_memalign(&data, 64, std::max<size_t>(bytes, 64)) != 0) fail_out_of_memory(bytes);
+    return std::make_shared<SmallStorage>(data, bytes);
   }
   using Storage::Storage;
-  ~CpuStorage() override { free(data()); }
+  ~SmallStorage() override { free(data()); }
+};
+
+// Pages of 2 MiB where the kernel has them to give: a matrix product walks gigabytes, and with 4 KiB pages it spends
+// its time in page walks. Mapped rather than taken from the heap, so that what is freed goes back to the system.
+class LargeStorage : public Storage {
+ public:
+  static std::shared_ptr<Storage> make(size_t bytes) {
+    const size_t mapped = round_up(bytes);
+    auto* start = static_cast<char*>(
+        mmap(nullptr, mapped + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (start == MAP_FAILED) fail_out_of_memory(bytes);
+    auto* data = reinterpret_cast<char*>(round_up(reinterpret_cast<size_t>(start)));
+    if (data > start) munmap(start, data - start);
+    munmap(data + mapped, start + kHugePage - data);
+    madvise(data, mapped, MADV_HUGEPAGE);
+    return std::make_shared<LargeStorage>(data, bytes);
+  }
+  using Storage::Storage;
+  ~LargeStorage() override { munmap(data(), round_up(bytes())); }
+
+ private:
+  static size_t round_up(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 };
 
 // record() numbers its calls; wait() waits for the number that was the last when it was called.
@@ -240,7 +259,9 @@ class CpuDevice : public Device {
     return properties;
   }
 
-  std::shared_ptr<Storage> allocate(size_t bytes) override { return CpuStorage::make(bytes); }
+  std::shared_ptr<Storage> allocate(size_t bytes) override {
+    return bytes < kHugePage ? SmallStorage::make(bytes) : LargeStorage::make(bytes);
+  }
   std::shared_ptr<Stream> make_stream() override { return std::make_shared<CpuStream>(kernels_, threads_); }
   std::shared_ptr<Event> make_event() override { return std::make_shared<CpuEvent>(); }
   void set_threads(int threads) override { *threads_ = threads; }

@@ -27,17 +27,22 @@ export class Parameters implements Disposable {
   private masterBuffers?: Tensor[]
   private readonly places = new Map<string, Place>()
 
-  /** Zeroed weights. */
+  /** Memory for weights, to be filled by `initialize` or `load`. */
   constructor(
     readonly device: Device,
     readonly config: LlamaConfig,
     readonly dtype: ModelDType,
   ) {
     this.layout = layoutOf(config)
-    this.buffers = this.allocate(dtype)
+    this.buffers = this.layout.units.map(({ length }) => device.tensor(dtype, [length]))
     this.tensors = modelTensors(config, this.layout, this.buffers)
-    this.layout.units.forEach(({ parameters }, unit) => {
-      for (const parameter of parameters) this.places.set(parameter.name, { unit, parameter })
+    this.layout.units.forEach(({ parameters, length }, unit) => {
+      parameters.forEach((parameter, i) => {
+        this.places.set(parameter.name, { unit, parameter })
+        const end = parameter.offset + numel(parameter.shape)
+        const gap = (parameters[i + 1]?.offset ?? length) - end
+        if (gap > 0) ops.fill(device.stream, { x: this.buffers[unit].view([gap], end), value: 0 })
+      })
     })
   }
 
@@ -79,12 +84,17 @@ export class Parameters implements Disposable {
     })
   }
 
-  /** Draws new weights as Transformers initialises a LLaMA: normal matrices, norms of one. */
+  /**
+   * Draws new weights as Transformers initialises a LLaMA: normal matrices, norms of one. The masters where they exist
+   * are drawn, and the weights rounded from them; the weights are the same without.
+   */
   initialize(seed: number): void {
     const { stream } = this.device
+    const targets = this.hasMasters ? this.masters : this.buffers
     let streamId = 0
-    for (const { unit, parameter } of this.places.values()) {
-      const x = this.view(this.masters, { unit, parameter })
+    for (const [, place] of this.places) {
+      const { parameter } = place
+      const x = this.view(targets, place)
       if (parameter.shape.length === 1) ops.fill(stream, { x, value: 1 })
       else ops.randomNormal(stream, { x, std: this.config.initializerRange, seed, streamId: streamId++ })
     }

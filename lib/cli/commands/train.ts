@@ -93,7 +93,7 @@ async function createModel(recipe: Recipe, tokenizer: LlamaTokenizer, signal: Ab
   const { bosTokenId, eosTokenId, padTokenId } = tokenizer
   const tokens = { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: padTokenId }
   const sizes = { vocab_size: tokenizer.vocabSize, max_position_embeddings: recipe.max_length }
-  return LlamaForCausalLM.fromConfig({ ...tokens, ...sizes, ...config }, { device, dtype, seed })
+  return LlamaForCausalLM.fromConfig({ ...tokens, ...sizes, ...config }, { device, dtype, seed, masterWeights: true })
 }
 
 /** Lets the trained model answer instructions that it has never seen, counts the right answers, and shows three. */
