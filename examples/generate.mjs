@@ -16,7 +16,7 @@ process.once('SIGINT', () => stop.abort())
 
 const prompt = tokenizer.encode(formatPrompt({ instruction }))
 const text = tokenizer.createDecodeStream()
-const options = { maxNewTokens: 128, doSample: true, topK: 50, topP: 0.9, signal: stop.signal }
+const options = { doSample: true, topK: 50, topP: 0.9, signal: stop.signal }
 for await (const id of model.stream(prompt, options)) process.stdout.write(text.push(id))
 process.stdout.write(`${text.flush()}\n`)
 model.dispose()

@@ -33,3 +33,11 @@ export function formatNumber(value: number): string {
 export function formatPercent(share: number): string {
   return `${(100 * share).toFixed(1)} %`
 }
+
+/** Control characters other than tab and line break as pictures (␛): text of a model or a data set must not steer the terminal. */
+export function printable(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t]/gu, (character) => {
+    const code = character.charCodeAt(0)
+    return code < 0x20 ? String.fromCharCode(0x2400 + code) : '\ufffd'
+  })
+}

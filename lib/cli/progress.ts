@@ -1,7 +1,7 @@
 import { MultiBar, Presets, type SingleBar } from 'cli-progress'
-import { formatCount, formatDuration, formatPercent } from '../format.js'
+import { formatCount, formatDuration, formatPercent, printable } from '../format.js'
 import type { EndEvent, SampleEvent, StartEvent, StepEvent, TrainEvent, TrainSubscriber } from '../train/events.js'
-import { paint, printable } from './terminal.js'
+import { paint } from './terminal.js'
 
 /** Seconds between plain lines, where steps are slow. */
 const quietSeconds = 30

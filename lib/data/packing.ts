@@ -22,12 +22,17 @@ export interface PackedBatch {
 
 /** What the weights need to know of the global batch: the same numbers for each of its micro-batches. */
 export interface BatchTotals {
+  /** Those with a label. */
   instances: number
   labels: number
 }
 
 export function batchTotals(sequences: readonly LabelledSequence[]): BatchTotals {
-  return { instances: sequences.length, labels: sequences.reduce((sum, sequence) => sum + countLabels(sequence), 0) }
+  const labels = sequences.map(countLabels)
+  return {
+    instances: labels.filter((count) => count > 0).length,
+    labels: labels.reduce((sum, count) => sum + count, 0),
+  }
 }
 
 /**

@@ -1,3 +1,4 @@
+import { printable } from '../format.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { countLabels, type Instance } from './instances.js'
 
@@ -40,11 +41,4 @@ function labelRuns({ inputIds, labels }: Instance, tokenizer: LlamaTokenizer): {
   }
   if (runs.length > 0) runs.at(-1)!.text += stream.flush()
   return runs.map(({ text, learned }) => ({ text: printable(text), learned }))
-}
-
-/** Control characters as pictures (␛): a data set must not send commands to the terminal. */
-function printable(text: string): string {
-  return text.replace(/[^\P{Cc}\n\t]/gu, (c) =>
-    c <= '\x1f' ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\uFFFD',
-  )
 }

@@ -1,9 +1,10 @@
 import { OpenAlpacaError } from '../errors.js'
 import type { LlamaConfig } from '../model/config.js'
+import { StopStrings } from './stop-strings.js'
 
 /** How to generate, under Transformers' names. */
 export interface GenerateOptions {
-  /** The most new tokens; 128 when left out. */
+  /** The most new tokens; 128 when left out, or what the model's context has room for. */
   maxNewTokens?: number
   /** Draw from the distribution (true), or take the most likely token (false, the default). */
   doSample?: boolean
@@ -19,6 +20,10 @@ export interface GenerateOptions {
   seed?: number
   /** What ends a sequence: the config's when left out, null to go on past it. */
   eosTokenId?: number | number[] | null
+  /** A sequence ends with the token that completes one of these; needs `tokenizer`. */
+  stopStrings?: string | readonly string[]
+  /** Turns ids into the text that `stopStrings` are looked for in. */
+  tokenizer?: { createDecodeStream(): { push(id: number): string } }
   /** Stops at the next token. */
   signal?: AbortSignal
 }
@@ -32,15 +37,21 @@ export interface Sampling {
   repetitionPenalty: number
   seed: number
   eosTokenIds: Set<number>
+  /** Makes what looks at one sequence's new ids, and says when a stop string is complete. */
+  stopWatch: () => (id: number) => boolean
 }
 
 function check(ok: boolean, name: string, expected: string, value: unknown): void {
   if (!ok) throw new RangeError(`generate: ${name} must be ${expected}, got ${value}`)
 }
 
-/** @throws {RangeError} for a value out of its range */
-export function resolveOptions(options: GenerateOptions, eosTokenIds: number[]): Sampling {
-  const { maxNewTokens = 128, doSample = false, temperature = 1, topK = 50, topP = 1, repetitionPenalty = 1 } = options
+/**
+ * @param room positions that the longest prompt leaves of the context
+ * @throws {RangeError} for a value out of its range
+ */
+export function resolveOptions(options: GenerateOptions, eosTokenIds: number[], room: number): Sampling {
+  const { doSample = false, temperature = 1, topK = 50, topP = 1, repetitionPenalty = 1 } = options
+  const { maxNewTokens = Math.min(128, Math.max(1, room)) } = options
   const { seed = Math.floor(Math.random() * 2 ** 31), eosTokenId = eosTokenIds } = options
   check(Number.isInteger(maxNewTokens) && maxNewTokens > 0, 'maxNewTokens', 'a positive integer', maxNewTokens)
   check(
@@ -61,6 +72,27 @@ export function resolveOptions(options: GenerateOptions, eosTokenIds: number[]):
     repetitionPenalty,
     seed,
     eosTokenIds: new Set(eosTokenId === null ? [] : [eosTokenId].flat()),
+    stopWatch: stopWatch(options),
+  }
+}
+
+function stopWatch({ stopStrings = [], tokenizer }: GenerateOptions): Sampling['stopWatch'] {
+  const strings = typeof stopStrings === 'string' ? [stopStrings] : stopStrings
+  check(
+    strings.every((string) => typeof string === 'string' && string !== ''),
+    'stopStrings',
+    'strings that are not empty',
+    JSON.stringify(stopStrings),
+  )
+  if (strings.length === 0) return () => () => false
+  if (!tokenizer) throw new RangeError('generate: stopStrings needs the option tokenizer, to know the text of the ids')
+  return () => {
+    const text = tokenizer.createDecodeStream()
+    const stop = new StopStrings(strings)
+    return (id) => {
+      stop.push(text.push(id))
+      return stop.stopped
+    }
   }
 }
 

@@ -1,4 +1,5 @@
 import path from 'node:path'
+import { finishInterruptedReplacement } from '../checkpoint/atomic.js'
 import { openModelWeights } from '../checkpoint/model-files.js'
 import { batchTotals, type LossReduction, type PackedBatch, packSequences } from '../data/packing.js'
 import { type Device, type DeviceType, openDevice } from '../device.js'
@@ -57,6 +58,7 @@ export class LlamaForCausalLM implements Disposable {
    * @throws {CheckpointError} for weights that are missing, cut short, or do not fit the config
    */
   static async fromPretrained(directory: string, options: ModelOptions = {}): Promise<LlamaForCausalLM> {
+    await finishInterruptedReplacement(directory)
     const config = await readConfig(directory)
     const weights = await openModelWeights(directory)
     try {
@@ -192,12 +194,15 @@ export class LlamaForCausalLM implements Disposable {
     prompts: readonly (readonly number[])[],
     options: GenerateOptions,
   ): AsyncGenerator<(number | null)[]> {
-    const sampling = resolveOptions(options, this.config.eosTokenIds)
+    const { eosTokenIds, maxPositionEmbeddings: context } = this.config
     this.check(prompts)
-    const capacity = Math.max(...prompts.map(({ length }) => length)) + sampling.maxNewTokens
-    checkLength(capacity, this.config.maxPositionEmbeddings, 'prompt and new tokens')
+    const longest = Math.max(...prompts.map(({ length }) => length))
+    const sampling = resolveOptions(options, eosTokenIds, context - longest)
+    const capacity = longest + sampling.maxNewTokens
+    checkLength(capacity, context, 'prompt and new tokens')
     using decoder = new Decoder(this.parameters, this.rope, prompts, sampling, capacity)
     const ended = prompts.map(() => false)
+    const stops = prompts.map(() => sampling.stopWatch())
     for await (const ids of decoder.tokens()) {
       if (options.signal?.aborted) return
       ids.forEach((id, b) => {
@@ -205,6 +210,10 @@ export class LlamaForCausalLM implements Disposable {
       })
       if (ended.every(Boolean)) return
       yield Array.from(ids, (id, b) => (ended[b] ? null : id))
+      ids.forEach((id, b) => {
+        ended[b] ||= stops[b](id)
+      })
+      if (ended.every(Boolean)) return
     }
   }
 

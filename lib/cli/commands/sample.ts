@@ -1,12 +1,12 @@
 import { formatPrompt } from '../../data/prompt.js'
 import { type DeviceType, openDevice } from '../../device.js'
+import { printable } from '../../format.js'
 import { StopStrings } from '../../generate/stop-strings.js'
 import { LlamaForCausalLM } from '../../model/llama.js'
 import type { ModelDType } from '../../model/parameters.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
 import { StopRequest } from '../signals.js'
-import { printable } from '../terminal.js'
 
 /** The flags of `sample`, spelled as on the command line. */
 export interface SampleFlags {

@@ -1,0 +1,120 @@
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { GenerateOptions } from '../../lib/generate/options.js'
+import { LlamaForCausalLM } from '../../lib/model/llama.js'
+import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
+import { deviceTypes } from '../support/devices.js'
+import { fixtures } from '../support/fixtures.js'
+
+const directory = path.join(fixtures, 'd100')
+const prompts = [
+  [1, 40, 41, 42],
+  [1, 300],
+  [1, ...Array.from({ length: 30 }, (_, i) => 100 + 7 * i)],
+  [1, 40, 41, 42, 43],
+]
+
+describe.each(deviceTypes)('on $name, generation', ({ device }) => {
+  let model: LlamaForCausalLM
+  let tokenizer: LlamaTokenizer
+  beforeAll(async () => {
+    model = await LlamaForCausalLM.fromPretrained(directory, { device, dtype: 'float32' })
+    tokenizer = await LlamaTokenizer.fromPretrained(directory)
+  })
+  afterAll(() => model.dispose())
+
+  const sampled: GenerateOptions = { maxNewTokens: 24, doSample: true, topK: 40, topP: 0.95, seed: 7, eosTokenId: null }
+
+  it.each<[string, GenerateOptions]>([
+    ['greedily', { maxNewTokens: 24, eosTokenId: null }],
+    ['by drawing', sampled],
+  ])('of several prompts at once gives what each gives alone, %s', async (_, options) => {
+    const together = await model.generate(prompts, options)
+    for (const [i, prompt] of prompts.entries()) expect(together[i]).toEqual(await model.generate(prompt, options))
+  })
+
+  it('gives the same text for a seed, other text for another, and for equal prompts of a batch', async () => {
+    const [first, twin] = await model.generate([prompts[0], prompts[0]], sampled)
+    expect(await model.generate(prompts[0], sampled)).toEqual(first)
+    expect(twin).not.toEqual(first)
+    expect(await model.generate(prompts[0], { ...sampled, seed: 8 })).not.toEqual(first)
+  })
+
+  it('streams the ids that it gives at once', async () => {
+    const streamed: number[] = []
+    for await (const id of model.stream(prompts[1], sampled)) streamed.push(id)
+    expect(streamed).toEqual(await model.generate(prompts[1], sampled))
+    expect(streamed).toHaveLength(24)
+  })
+
+  it('with one candidate is greedy', async () => {
+    const greedy = await model.generate(prompts[0], { maxNewTokens: 16, eosTokenId: null })
+    expect(await model.generate(prompts[0], { ...sampled, maxNewTokens: 16, topK: 1 })).toEqual(greedy)
+  })
+
+  it('ends before an end token, and goes past it when told to', async () => {
+    const all = await model.generate(prompts[0], { ...sampled, maxNewTokens: 12 })
+    const end = all[5]
+    const until = all.slice(0, all.indexOf(end))
+    expect(await model.generate(prompts[0], { ...sampled, maxNewTokens: 12, eosTokenId: end })).toEqual(until)
+    expect(await model.generate(prompts[0], { ...sampled, maxNewTokens: 12, eosTokenId: [511, end] })).toEqual(until)
+  })
+
+  it('ends with the token that completes a stop string, each sequence for itself', async () => {
+    const options = { ...sampled, maxNewTokens: 20 }
+    const all = await model.generate(prompts, options)
+    const stop = tokenizer.decode(all[0].slice(0, 8)).slice(-3)
+    const stopped = await model.generate(prompts, { ...options, stopStrings: stop, tokenizer })
+    all.forEach((ids, i) => {
+      const lengths = ids.map((_, n) => n + 1)
+      const end = lengths.find((n) => tokenizer.decode(ids.slice(0, n)).includes(stop)) ?? ids.length
+      expect(stopped[i]).toEqual(ids.slice(0, end))
+    })
+    expect(stopped[0].length).toBeLessThanOrEqual(8)
+  })
+
+  it('stops at the next token when it is aborted', async () => {
+    const stop = new AbortController()
+    const ids: number[] = []
+    for await (const id of model.stream(prompts[0], { ...sampled, maxNewTokens: 500, signal: stop.signal })) {
+      ids.push(id)
+      if (ids.length === 3) stop.abort()
+    }
+    expect(ids).toHaveLength(3)
+  })
+
+  it('can be left in the middle of a stream, and begun again', async () => {
+    for (let round = 0; round < 3; round++) {
+      for await (const id of model.stream(prompts[0], sampled)) {
+        expect(id).toBeLessThan(512)
+        break
+      }
+    }
+    expect(await model.generate(prompts[0], sampled)).toHaveLength(24)
+  })
+
+  it('reads to the last position of the context', async () => {
+    using short = LlamaForCausalLM.fromConfig(
+      { ...model.config.json, max_position_embeddings: 20 },
+      { device, dtype: 'float32' },
+    )
+    expect(await short.generate([1, 2, 3], { maxNewTokens: 17, eosTokenId: null })).toHaveLength(17)
+    expect(await short.generate([1, 2, 3], { eosTokenId: null })).toHaveLength(17)
+    await expect(short.generate([1, 2, 3], { maxNewTokens: 18 })).rejects.toThrow(
+      /longer than the model's context of 20/,
+    )
+  })
+
+  it.each<[GenerateOptions | Record<string, unknown>, RegExp]>([
+    [{ maxNewTokens: 0 }, /maxNewTokens must be a positive integer, got 0/],
+    [{ temperature: 0 }, /temperature must be above 0 \(doSample: false is greedy\)/],
+    [{ topK: -1 }, /topK must be a non-negative integer/],
+    [{ topP: 1.1 }, /topP must be above 0 and at most 1, got 1\.1/],
+    [{ repetitionPenalty: Number.NaN }, /repetitionPenalty must be above 0/],
+    [{ seed: 0.5 }, /seed must be a non-negative integer/],
+    [{ stopStrings: [''] }, /stopStrings must be strings that are not empty/],
+    [{ stopStrings: 'end' }, /stopStrings needs the option tokenizer/],
+  ])('refuses %o', async (options, message) => {
+    await expect(model.generate(prompts[0], options as GenerateOptions)).rejects.toThrow(message)
+  })
+})

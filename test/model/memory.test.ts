@@ -1,0 +1,41 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, expect, it } from 'vitest'
+import { parameterCount } from '../../lib/model/layout.js'
+import { LlamaForCausalLM } from '../../lib/model/llama.js'
+
+const root = mkdtempSync(path.join(tmpdir(), 'memory-'))
+afterAll(() => rmSync(root, { recursive: true }))
+
+/** Loads a model in a process of its own, and says by how many bytes its largest resident memory has grown. */
+const loading = `
+  const { readFileSync } = require('node:fs')
+  const { LlamaForCausalLM } = require(process.argv[1])
+  // Not resourceUsage().maxRSS, which begins with the parent's.
+  const peak = () => 1024 * /VmHWM:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]
+  const before = peak()
+  LlamaForCausalLM.fromPretrained(process.argv[2], { device: 'cpu', dtype: 'bfloat16' }).then((model) => {
+    console.log(peak() - before)
+    model.dispose()
+  })`
+
+it.each(['bfloat16', 'float32'] as const)(
+  'a model stored in shards of %s is loaded in the memory of the model and one shard',
+  { timeout: 60_000 },
+  async (dtype) => {
+    using model = LlamaForCausalLM.fromConfig(
+      { vocab_size: 8000, hidden_size: 768, intermediate_size: 2048, num_hidden_layers: 7, num_attention_heads: 12 },
+      { device: 'cpu', dtype: 'bfloat16' },
+    )
+    const bytes = 2 * parameterCount(model.config)
+    const directory = path.join(root, dtype)
+    await model.savePretrained(directory, { maxShardSize: '80MB', dtype })
+    expect(readdirSync(directory).filter((name) => name.endsWith('.safetensors')).length).toBeGreaterThan(1)
+    const program = path.join(__dirname, '..', '..', 'dist', 'index.js')
+    const grown = Number(execFileSync(process.execPath, ['-e', loading, program, directory], { encoding: 'utf8' }))
+    expect(grown).toBeGreaterThan(bytes)
+    expect(grown).toBeLessThan(bytes + 80e6)
+  },
+)
