@@ -19,7 +19,7 @@ export async function loadBenchmark(
     const work: LoadChild = { model: directory }
     const contenders = [
       ours('load', work),
-      { ...ours('read', work), label: 'reading the file' },
+      { ...ours('read', work), label: 'reading the file into new memory' },
       ...peers('load', { 'Transformers, which maps the file': work }, options),
     ]
     const { scores, limits } = await contest(contenders, options, progress)
@@ -33,7 +33,7 @@ export async function loadBenchmark(
         rates: score.rates.map((rate) => rate / 1e9),
       })),
       limit: plain.rate / 1e9,
-      limitSays: 'read(2) of the same file, piece by piece into one buffer',
+      limitSays: 'read(2) of the same file into new memory',
       limits,
     }
   } finally {
