@@ -5,7 +5,7 @@
 #include "cpu/dtypes.h"
 #include "cpu/isa.h"
 #include "cpu/loops.h"
-#include "cpu/philox.h"
+#include "core/philox.h"
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
 

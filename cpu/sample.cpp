@@ -7,7 +7,7 @@
 #include "cpu/errors.h"
 #include "cpu/isa.h"
 #include "cpu/loops.h"
-#include "cpu/philox.h"
+#include "core/philox.h"
 #include "cpu/scratch.h"
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
