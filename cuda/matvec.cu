@@ -19,7 +19,7 @@ constexpr int kUnroll = 4;  // loads of weights that a lane has under way
 // Adds up what the warps of a block have summed, in their order, and writes c. `sums` is [warps, rows · width], of
 // which the block's piece of c, `rows` rows of `width` columns from `column` on, is the sum over the warps.
 template <class C>
-__device__ void finish(Global<C> c, Shared<const float> sums, int rows, int width, int64_t column, int64_t n,
+__device__ void finish(Global<C> c, Shared<float> sums, int rows, int width, int64_t column, int64_t n,
                        float alpha, float beta) {
   const int warps = blockDim.x / kWarp;
   for (int i = threadIdx.x; i < rows * width; i += blockDim.x) {
