@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       float dot = 0;
 #pragma unroll
       for (int j = 0; j < kElements; ++j) dot += query[j] * keys[i][j];
-      scores[i] = seen[i] ? sum_team(dot) * shape.scale : -INFINITY;
+      const float score = sum_team(dot) * shape.scale;
+      scores[i] = seen[i] ? score : -INFINITY;
       max = fmaxf(max, scores[i]);
     }
     max = across_teams<Max>(max);

@@ -5,6 +5,7 @@ namespace openalpaca::cuda {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kSequenceRule = 0, kPositionRule = 1;  // of report(): which of the two arguments is wrong
 
 // Whether a token after t goes to the same place. Then t is passed over, for the later token to stay, whichever block
 // comes first. While tokens are few, or a prompt's, this costs nothing beside the copy: each block has only to look.
@@ -30,9 +31,9 @@ __global__ void write_cache(Global<T> k_cache, Global<T> v_cache, Global<const T
   if (sequence >= batch || position < 0 || position >= length) {
     if (threadIdx.x > 0) return;
     if (sequence >= batch) {
-      report(fault, op, ~t, sequence, batch);  // a negative index tells it from a position's
+      report(fault, op, t, sequence, batch, kSequenceRule);
     } else {
-      report(fault, op, t, position, length);
+      report(fault, op, t, position, length, kPositionRule);
     }
     return;
   }

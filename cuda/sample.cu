@@ -10,6 +10,7 @@
 namespace openalpaca::cuda {
 namespace {
 
+constexpr int kTokenRule = 0, kFiniteRule = 1;  // of report(): what is wrong
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
 constexpr int kCandidates = 3;  // thresholds of a round: those that settle two bits
@@ -150,8 +151,8 @@ __device__ int first_exceeding(int n, const Board& board, Limit limit, Value val
 
 // ---- the steps ------------------------------------------------------------------------------------------------------
 
-// scores = logits / temperature, after the penalty. Returns the largest; NaN where a logit is NaN or +∞, and −∞ where a
-// token of the history, which it reports, is outside the vocabulary.
+// scores = logits / temperature, after the penalty. Returns the largest; NaN where the logits are not finite, and −∞
+// where a token of the history, which it reports, is outside the vocabulary.
 template <class T>
 __device__ float score(Global<float> scores, Global<const T> logits, int n, Global<const int> history, int position,
                        const Settings& settings, Global<Fault> fault, int op, const Board& board) {
@@ -167,7 +168,7 @@ __device__ float score(Global<float> scores, Global<const T> logits, int n, Glob
     for (int t = threadIdx.x; t <= position; t += blockDim.x) {
       const int token = history[t];
       if (token < 0 || token >= n) {
-        report(fault, op, t, token, n);
+        report(fault, op, t, token, n, kTokenRule);
         bad[1] = 1;
         continue;
       }
@@ -180,7 +181,7 @@ __device__ float score(Global<float> scores, Global<const T> logits, int n, Glob
   float largest = -INFINITY;
   for (int i = threadIdx.x; i < n; i += blockDim.x) largest = fmaxf(largest, scores[i]);
   largest = block_reduce<Max>(largest, board.sums);
-  return bad[1] > 0 ? -INFINITY : bad[0] > 0 ? NAN : largest;
+  return bad[1] > 0 ? -INFINITY : bad[0] > 0 || isinf(largest) ? NAN : largest;
 }
 
 // Clears the masses of all but the smallest set of the largest scores that has a share p of the mass. Of equal scores
@@ -238,9 +239,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const Global<float> scores = scratch + b * 2 * n, masses = scores + n;
   const float largest =
       score(scores, logits + b * n, n, history + b * length, position, settings, fault, op, board);
-  if (!(largest > -INFINITY && largest < INFINITY)) {
-    // After a fault of the history this one comes second, and is not kept.
-    if (threadIdx.x == 0) report(fault, op, static_cast<int>(b), 0, 0);
+  if (largest == -INFINITY) return;
+  if (largest != largest) {
+    if (threadIdx.x == 0) report(fault, op, b, 0, 0, kFiniteRule);
     return;
   }
   int token;
