@@ -16,18 +16,17 @@ namespace {
 
 constexpr int kUnroll = 4;  // loads of weights that a lane has under way
 
-// Adds up what the warps of a block have summed, in their order, and writes c. `sums` is [warps, rows · width], of
-// which the block's piece of c, `rows` rows of `width` columns from `column` on, is the sum over the warps.
-template <class C>
-__device__ void finish(Global<C> c, Shared<float> sums, int rows, int width, int64_t column, int64_t n,
-                       float alpha, float beta) {
+// Adds up what the warps of a block have summed, in their order, and writes its piece of c: m rows of kWidth columns
+// from `column` on. `sums` is [warps, kRows, kWidth].
+template <int kRows, int kWidth, class C>
+__device__ void finish(Global<C> c, Shared<float> sums, int m, int64_t column, int64_t n, float alpha, float beta) {
   const int warps = blockDim.x / kWarp;
-  for (int i = threadIdx.x; i < rows * width; i += blockDim.x) {
-    const int64_t j = column + i % width;
+  for (int i = threadIdx.x; i < m * kWidth; i += blockDim.x) {
+    const int64_t j = column + i % kWidth;
     if (j >= n) continue;
     float sum = 0;
-    for (int w = 0; w < warps; ++w) sum += sums[w * rows * width + i];
-    const int64_t at = i / width * n + j;
+    for (int w = 0; w < warps; ++w) sum += sums[w * kRows * kWidth + i];
+    const int64_t at = i / kWidth * n + j;
     c[at] = from_float<C>(beta == 0 ? alpha * sum : alpha * sum + beta * to_float(c[at]));
   }
 }
@@ -66,8 +65,8 @@ __global__ void matvec_bf16(Global<C> c, Global<const bf16> a, Global<const bf16
                             float alpha, float beta) {
   SharedMemory memory;
   const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int rows = kTwoTiles ? 16 : 8;
-  auto sums = memory.take<float>(warps * rows * kColumns, "sums");
+  constexpr int kRows = kTwoTiles ? 16 : 8;
+  auto sums = memory.take<float>(warps * kRows * kColumns, "sums");
 
   const int group = lane / 4, quarter = lane % 4;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns;
@@ -102,10 +101,10 @@ __global__ void matvec_bf16(Global<C> c, Global<const bf16> a, Global<const bf16
 
 #pragma unroll
   for (int i = 0; i < (kTwoTiles ? 4 : 2); ++i) {
-    sums[(warp * rows + group + i / 2 * 8) * kColumns + quarter * 2 + i % 2] = d[i];
+    sums[(warp * kRows + group + i / 2 * 8) * kColumns + quarter * 2 + i % 2] = d[i];
   }
   __syncthreads();
-  finish<C>(c, sums, m < rows ? m : rows, kColumns, column, n, alpha, beta);
+  finish<kRows, kColumns>(c, sums, m, column, n, alpha, beta);
 }
 
 // ---- float32 --------------------------------------------------------------------------------------------------------
@@ -146,7 +145,7 @@ __global__ void matvec_f32(Global<C> c, Global<const float> a, Global<const floa
     if (lane == 0) sums[warp * M + i] = total;
   }
   __syncthreads();
-  finish<C>(c, sums, m < M ? m : M, 1, blockIdx.x, n, alpha, beta);
+  finish<M, 1>(c, sums, m, blockIdx.x, n, alpha, beta);
 }
 
 // ---- choices --------------------------------------------------------------------------------------------------------
