@@ -63,7 +63,8 @@ void with_float(DType dtype, F&& f) {
 
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// ---- reductions: every lane, or thread, gets the result; the order is fixed ------------------------------------------
+// ---- reductions: every lane, or thread, gets the result; the order is fixed
+// ------------------------------------------
 
 struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
@@ -94,7 +95,8 @@ __device__ __forceinline__ float block_reduce(float x, Shared<float> scratch) {
   return x;
 }
 
-// ---- launching --------------------------------------------------------------------------------------------------------
+// ---- launching
+// --------------------------------------------------------------------------------------------------------
 
 // Launches kernel<<<grid, block, shared_bytes>>>(args...) on the launcher's stream. Throws Error where CUDA refuses.
 template <class... Params, class... Args>

@@ -28,8 +28,8 @@ struct Fault {
 };
 
 struct Launcher {
-  const char* op;       // for errors: "rmsnorm_forward"
-  int32_t op_index;     // for faults
+  const char* op;    // for errors: "rmsnorm_forward"
+  int32_t op_index;  // for faults
   cudaStream_t stream;
   const Chip& chip;
   void* fault;  // device memory: one Fault

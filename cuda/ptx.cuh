@@ -86,7 +86,8 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// ---- arithmetic ------------------------------------------------------------------------------------------------------
+// ---- arithmetic
+// ------------------------------------------------------------------------------------------------------
 
 // 2^x to about 2 ulp; −∞ gives 0.
 __device__ __forceinline__ float exp2_approx(float x) {
@@ -95,7 +96,22 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// ---- caches ----------------------------------------------------------------------------------------------------------
+// ---- registers ------------------------------------------------------------------------------------------------------
+
+// The same value, of which the compiler no longer knows that it is: what was worked out from it before is worked out
+// again, instead of being kept in registers until then. For values of whole 32-bit words.
+template <class T>
+__device__ __forceinline__ T fresh(T value) {
+  uint32_t words[sizeof(T) / 4];
+  __builtin_memcpy(words, &value, sizeof(T));
+#pragma unroll
+  for (uint32_t& word : words) asm volatile("" : "+r"(word));
+  __builtin_memcpy(&value, words, sizeof(T));
+  return value;
+}
+
+// ---- caches
+// ----------------------------------------------------------------------------------------------------------
 
 // A load of memory that nobody writes while the kernel runs and that is read once: it passes by the first-level cache.
 template <int N, class T>
