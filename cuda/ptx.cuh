@@ -96,20 +96,6 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// ---- registers ------------------------------------------------------------------------------------------------------
-
-// The same value, of which the compiler no longer knows that it is: what was worked out from it before is worked out
-// again, instead of being kept in registers until then. For values of whole 32-bit words.
-template <class T>
-__device__ __forceinline__ T fresh(T value) {
-  uint32_t words[sizeof(T) / 4];
-  __builtin_memcpy(words, &value, sizeof(T));
-#pragma unroll
-  for (uint32_t& word : words) asm volatile("" : "+r"(word));
-  __builtin_memcpy(&value, words, sizeof(T));
-  return value;
-}
-
 // ---- caches
 // ----------------------------------------------------------------------------------------------------------
 
