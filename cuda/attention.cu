@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(Cut<T>::kThreads)
   SharedMemory memory;
   const SharedTile<T, kHead> q(memory, C::kQueries, "q"), k(memory, C::kKeys, "k"), v(memory, C::kKeys, "v");
   const int warp_first = uniform(threadIdx.x / kWarp) * 16 * C::kRowTiles;  // the warp's queries: in the tile,
-  const int first = tile.first + warp_first;                       // and in the sequence
+  const int first = tile.first + warp_first;                                // and in the sequence
   const int last = first + 16 * C::kRowTiles - 1;
   const int key_end = min(tile.first + C::kQueries, tile.length);
 
@@ -131,10 +131,9 @@ void attention_forward(const AttentionForward& args, const Launcher& on) {
     using Tile = SharedTile<T, kHead>;
     const int count = most_tiles(shape.tokens, args.cu_seqlens, C::kQueries);
     void* const workspace = on.workspace(tile_list_bytes(count));
-    const TileList tiles =
-        cut_sequences(args.cu_seqlens, shape.tokens, C::kQueries, Work::rises, workspace, on);
+    const TileList tiles = cut_sequences(args.cu_seqlens, shape.tokens, C::kQueries, Work::rises, workspace, on);
     if (count == 0) return;
-    with_access(shape.d, {&args.qkv}, [&]<int kAccess>(Constant<kAccess>) {
+    with_access<kHead>(shape.d, {&args.qkv}, [&]<int kAccess>(Constant<kAccess>) {
       launch(on, attention_kernel<T, kHead, kAccess>, block_count(tiles, shape.heads), C::kThreads,
              Tile::bytes(C::kQueries) + 2 * Tile::bytes(C::kKeys), global<T>(args.out), global<float>(args.lse),
              global<const T>(args.qkv), shape, tiles, static_cast<float>(args.scale));

@@ -55,10 +55,19 @@ __device__ __forceinline__ Rows<T> rows_of(Global<T> tensor, int stride, int sta
 }
 
 template <class T>
+__device__ __forceinline__ Vec<float, 2> load_pair(Global<const T> from) {
+  if constexpr (sizeof(T) == 2) {
+    const auto pair = load<2>(from);
+    return {to_float(pair[0]), to_float(pair[1])};
+  } else {  // may be aligned to one element only
+    return {from[0], from[1]};
+  }
+}
+template <class T>
 __device__ __forceinline__ void store_pair(Global<T> to, float a, float b) {
   if constexpr (sizeof(T) == 2) {
     store<2>(to, Vec<T, 2>{from_float<T>(a), from_float<T>(b)});
-  } else {  // may be aligned to one element only
+  } else {
     to[0] = a;
     to[1] = b;
   }
@@ -68,9 +77,9 @@ __device__ __forceinline__ void store_pair(Global<T> to, float a, float b) {
 
 template <class T, int kHead>
 struct SharedTile {
-  static constexpr int kDepth = (kHead + 15) / 16 * 16;        // a product over the head size takes steps of 16
-  static constexpr int kStride = kDepth + 16 / sizeof(T);      // an odd number of 16 bytes: 8 rows below each other
-  Shared<T> data;                                              // lie in different banks
+  static constexpr int kDepth = (kHead + 15) / 16 * 16;    // a product over the head size takes steps of 16
+  static constexpr int kStride = kDepth + 16 / sizeof(T);  // an odd number of 16 bytes: 8 rows below each other
+  Shared<T> data;                                          // lie in different banks
   __device__ SharedTile(SharedMemory& memory, int rows, const char* name)
       : data(memory.take<T>(rows * kStride, name)) {}
   __device__ explicit SharedTile(Shared<T> first) : data(first) {}
@@ -127,6 +136,13 @@ struct Registers {
     }
   }
 };
+
+// x *= y, element by element.
+template <int R, int N>
+__device__ __forceinline__ void multiply(Registers<R, N>& x, const Registers<R, N>& y) {
+#pragma unroll
+  for (int i = 0; i < R * N * 4; ++i) x.x[i / 4 / N][i / 4 % N][i % 4] *= y.x[i / 4 / N][i / 4 % N][i % 4];
+}
 
 // A value's sum, or maximum, over a row: over the four lanes that share it.
 template <class Op>
@@ -188,8 +204,7 @@ __device__ __forceinline__ void add_abt(Registers<R, N>& s, const SharedTile<bf1
 // o += p b, where b has as many rows as p has columns, and its first 8·N columns are taken. p is rounded to bfloat16:
 // the sums that a lane holds are just the ones that the instruction wants from it in its left factor.
 template <int kHead, int R, int K, int N>
-__device__ __forceinline__ void add_ab(Registers<R, N>& o, const Registers<R, K>& p,
-                                       const SharedTile<bf16, kHead>& b) {
+__device__ __forceinline__ void add_ab(Registers<R, N>& o, const Registers<R, K>& p, const SharedTile<bf16, kHead>& b) {
   static_assert(K % 2 == 0 && 8 * N <= SharedTile<bf16, kHead>::kDepth);
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
@@ -273,16 +288,17 @@ __device__ __forceinline__ void add_ab(Registers<R, N>& o, const Registers<R, K>
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
-// Calls f(Constant<bytes>) with the widest access that suits rows of d elements in all these tensors, which may be views
-// that start anywhere: rows of 100 bfloat16 are 200 bytes, so 8.
-template <class F>
+// Calls f(Constant<bytes>) with an access that suits rows of d elements in all these tensors, which may be views that
+// start anywhere: the widest that the common head sizes have (16 bytes; rows of 100 bfloat16 are 200 bytes, so 8),
+// or 4.
+template <int kHead, class F>
 void with_access(int64_t d, std::initializer_list<const Tensor*> tensors, F&& f) {
+  constexpr int kWide = kHead % 16 == 0 ? 16 : 8;
   uint64_t bits = 0;
   for (const Tensor* tensor : tensors) {
     bits |= reinterpret_cast<uint64_t>(tensor->raw()) | static_cast<uint64_t>(d) * size_of(tensor->dtype);
   }
-  if (bits % 16 == 0) return f(Constant<16>{});
-  if (bits % 8 == 0) return f(Constant<8>{});
+  if (bits % kWide == 0) return f(Constant<kWide>{});
   f(Constant<4>{});
 }
 

@@ -57,22 +57,15 @@ struct Cutter {
   }
 };
 
-// Reports element `index`, the first that is wrong (−1: there is none at all). The limit is what the last element had
-// to be, or −1 where an element is less than the one before it, or the first one not 0.
-__device__ void report_cu_seqlens(const Cutter& cut, int index, int32_t op, Global<Fault> fault) {
-  const int32_t value = index < 0 ? 0 : cut.cu_seqlens[index];
-  const bool rises = index < 0 || (index == 0 ? value == 0 : value >= cut.cu_seqlens[index - 1]);
-  report(fault, op, index, value, rises ? cut.tokens : -1);
-}
-
-// Writes list[0 … count) of four numbers each.
+// Writes list[0 … count) of four numbers each. A cu_seqlens without any element is reported as an element 0 that is 0,
+// which no other mistake looks like.
 __global__ void __launch_bounds__(kCutThreads)
     cut_sequences_kernel(Global<int32_t> list, int count, Cutter cut, int32_t op, Global<Fault> fault) {
   const int thread = threadIdx.x, elements = cut.sequences + 1;
   SharedMemory memory;
-  const auto wrong = memory.take<int32_t>(1, "wrong");          // elements from the first wrong one on
+  const auto wrong = memory.take<int32_t>(1, "wrong");            // whether anything is
   const auto tiles = memory.take<int32_t>(kLevels + 1, "tiles");  // of each level; then of it and higher ones
-  const auto placed = memory.take<int32_t>(kLevels, "placed");  // how many of them have their entry
+  const auto placed = memory.take<int32_t>(kLevels, "placed");    // how many of them have their entry
   tiles[thread] = 0;
   placed[thread] = 0;
   if (thread == 0) {
@@ -81,16 +74,20 @@ __global__ void __launch_bounds__(kCutThreads)
   }
   __syncthreads();
 
+  if (elements == 0 && thread == 0) {
+    atomic_max(wrong, 1);
+    report(fault, op, 0, 0, 0);
+  }
   for (int i = thread; i < elements; i += kCutThreads) {
     const int value = cut.cu_seqlens[i];
-    const bool rises = i == 0 ? value == 0 : value >= cut.cu_seqlens[i - 1];
-    if (!rises || (i == elements - 1 && value != cut.tokens)) atomic_max(wrong, elements - i);
+    const bool falls = i == 0 ? value != 0 : value < cut.cu_seqlens[i - 1];
+    const bool ends_wrong = i == elements - 1 && value != cut.tokens;
+    if (!falls && !ends_wrong) continue;
+    atomic_max(wrong, 1);
+    report(fault, op, i, value, cut.tokens, falls ? 0 : 1);
   }
   __syncthreads();
-  const bool good = elements > 0 && wrong[0] == 0;
-  if (!good && thread == 0) report_cu_seqlens(cut, elements > 0 ? elements - wrong[0] : -1, op, fault);
-
-  const int places = good ? cut.tokens / cut.rows + cut.sequences : 0;
+  const int places = wrong[0] == 0 ? cut.tokens / cut.rows + cut.sequences : 0;
   for (int place = thread; place < places; place += kCutThreads) {
     const AttentionTile tile = cut.tile(place);
     if (!tile.empty()) atomic_add(tiles + cut.level(tile), 1);
@@ -128,12 +125,12 @@ TileList cut_sequences(const Tensor& cu_seqlens, int64_t tokens, int rows, Work 
                        const Launcher& on) {
   const int count = most_tiles(tokens, cu_seqlens, rows);
   const size_t numbers = static_cast<size_t>(count) * 4;
-  const int shared = SharedMemory::round_up(4) + SharedMemory::round_up((kLevels + 1) * 4) +
-                     SharedMemory::round_up(kLevels * 4);
+  const int shared =
+      SharedMemory::round_up(4) + SharedMemory::round_up((kLevels + 1) * 4) + SharedMemory::round_up(kLevels * 4);
   const Cutter cut = {global<const int32_t>(cu_seqlens), static_cast<int>(cu_seqlens.shape[0]) - 1,
                       static_cast<int>(tokens), rows, work};
-  launch(on, cut_sequences_kernel, 1, kCutThreads, shared, global<int32_t>(workspace, numbers), count, cut,
-         on.op_index, global<Fault>(on.fault, 1));
+  launch(on, cut_sequences_kernel, 1, kCutThreads, shared, global<int32_t>(workspace, numbers), count, cut, on.op_index,
+         global<Fault>(on.fault, 1));
   return {global<const int32_t>(workspace, numbers), count};
 }
 
