@@ -2,6 +2,7 @@ import { parseConfig } from '#lib/model/config.js'
 import { parameterCount } from '#lib/model/layout.js'
 import { decoding, type GenerateChild, models } from './configs.js'
 import { contest, ours, peers, type RunOptions } from './contest.js'
+import { deviceName } from './device.js'
 import type { Section } from './report.js'
 
 const bytesPerValue = 2
@@ -32,7 +33,7 @@ export async function generateBenchmark(options: RunOptions, progress: (what: st
     unit: 'tokens/s',
     scores,
     limit: limits.bandwidth / bytes,
-    limitSays: `every weight and cached value once a token, at the ${(limits.bandwidth / 1e9).toFixed(1)} GB/s of a read loop`,
+    limitSays: `every weight and cached value once a token, at the ${(limits.bandwidth / 1e9).toFixed(1)} GB/s of a ${deviceName === 'cpu' ? 'read loop' : 'copy'}`,
     limits,
   }
 }

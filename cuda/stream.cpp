@@ -103,15 +103,13 @@ void Watcher::pass(Passing& passing) {
   std::exception_ptr error;
   try {
     if (passing.event) check(cudaEventSynchronize(passing.event->get()), "synchronize");
-    for (const auto& fault : passing.faults) {
-      if (!error) error = error_of(*static_cast<const Fault*>(fault->data()));
-    }
+    if (passing.fault) error = error_of(*static_cast<const Fault*>(passing.fault->data()));
   } catch (const Error&) {
     error = std::current_exception();
   }
   if (!error) error = passing.error;  // faults are of ops before the one that could not be enqueued
   if (!error_) error_ = error;
-  passing.faults.clear();
+  passing.fault.reset();
   passing.kept.clear();
   passing.event.reset();
   if (passing.callback) passing.callback(std::exchange(error_, nullptr));
@@ -306,8 +304,8 @@ void CudaStream::launch(const std::shared_ptr<Graph>& graph) {
   guarded([&] {
     auto cuda_graph = std::static_pointer_cast<CudaGraph>(graph);
     keep(cuda_graph);
-    if (std::find(launched_.begin(), launched_.end(), cuda_graph) == launched_.end()) launched_.push_back(cuda_graph);
     check(cudaGraphLaunch(cuda_graph->executable, stream_), "launch");
+    move_fault(fault_->data(), cuda_graph->fault->data(), stream_);
   });
 }
 
@@ -318,33 +316,25 @@ void CudaStream::notify(std::function<void(std::exception_ptr)> callback) {
   flush(std::move(callback));
 }
 
-// Hands what was enqueued to the watcher. With a callback, the fault words are read and cleared, in the stream's turn.
+// Hands what was enqueued to the watcher. With a callback, the fault word is read and cleared, in the stream's turn.
 void CudaStream::flush(std::function<void(std::exception_ptr)> callback) {
   Passing passing;
   try {
     context_->activate("synchronize");
     if (callback) {
-      std::vector<std::shared_ptr<Storage>> words{fault_};
-      for (const auto& graph : launched_) words.push_back(graph->fault);
-      for (const auto& word : words) {
-        auto copy = context_->host_memory->allocate(sizeof(Fault));
-        check(cudaMemcpyAsync(copy->data(), word->data(), sizeof(Fault), cudaMemcpyDeviceToHost, stream_),
-              "synchronize");
-        check(cudaMemsetAsync(word->data(), 0, sizeof(Fault), stream_), "synchronize");
-        passing.faults.push_back(std::move(copy));
-      }
+      passing.fault = context_->host_memory->allocate(sizeof(Fault));
+      std::memset(passing.fault->data(), 0, sizeof(Fault));
+      check(cudaMemcpyAsync(passing.fault->data(), fault_->data(), sizeof(Fault), cudaMemcpyDeviceToHost, stream_),
+            "synchronize");
+      check(cudaMemsetAsync(fault_->data(), 0, sizeof(Fault), stream_), "synchronize");
     }
     auto event = std::make_shared<CudaEvent>(cudaEventBlockingSync | cudaEventDisableTiming);
     check(cudaEventRecord(event->get(), stream_), "synchronize");
     passing.event = std::move(event);
   } catch (const Error&) {
-    passing.faults.clear();
     if (!error_) error_ = std::current_exception();
   }
-  if (callback) {
-    passing.error = std::exchange(error_, nullptr);
-    launched_.clear();
-  }
+  if (callback) passing.error = std::exchange(error_, nullptr);
   passing.kept = std::exchange(kept_, {});
   is_kept_.clear();
   passing.callback = std::move(callback);

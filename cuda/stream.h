@@ -70,8 +70,8 @@ class CudaGraph : public Graph {
 struct Passing {
   std::shared_ptr<CudaEvent> event;  // nullptr where recording it failed
   std::vector<std::shared_ptr<void>> kept;
-  std::vector<std::shared_ptr<Storage>> faults;  // page-locked copies of fault words
-  std::exception_ptr error;                      // of the enqueueing itself
+  std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
+  std::exception_ptr error;        // of the enqueueing itself
   std::function<void(std::exception_ptr)> callback;
 };
 
@@ -145,7 +145,6 @@ class CudaStream : public Stream {
   std::exception_ptr error_;
   std::vector<std::shared_ptr<void>> kept_;
   std::unordered_set<const void*> is_kept_;
-  std::vector<std::shared_ptr<CudaGraph>> launched_;  // since the last notify
   bool abandoned_ = false;
   Watcher watcher_;
 };
