@@ -44,3 +44,5 @@ foreach(target openalpaca_emulated emulator-selftest)
 endforeach()
 # Every op must be there when it is linked, not when it is first called.
 target_link_options(openalpaca_emulated PRIVATE -Wl,--no-undefined)
+
+add_custom_target(emulated DEPENDS openalpaca_emulated emulator-selftest)
