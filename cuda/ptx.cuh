@@ -86,8 +86,7 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// ---- arithmetic
-// ------------------------------------------------------------------------------------------------------
+// ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 // 2^x to about 2 ulp; −∞ gives 0.
 __device__ __forceinline__ float exp2_approx(float x) {
@@ -96,8 +95,7 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// ---- caches
-// ----------------------------------------------------------------------------------------------------------
+// ---- caches ---------------------------------------------------------------------------------------------------------
 
 // A load of memory that nobody writes while the kernel runs and that is read once: it passes by the first-level cache.
 template <int N, class T>

@@ -55,7 +55,10 @@ function packagesAreCurrent() {
 const nativeStamp = path.join(build, '.native-stamp')
 const nativeState = () => ({
   toolchain: toolchain(),
-  sources: hashFiles(['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding'], /\.(txt|cmake|cpp|h|cu|cuh)$/),
+  sources: hashFiles(
+    ['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding', 'test/emulator'],
+    /\.(txt|cmake|cpp|h|cu|cuh)$/,
+  ),
 })
 const nativeIsCurrent = () => fs.existsSync(addon) && readText(nativeStamp) === JSON.stringify(nativeState())
 
@@ -173,7 +176,9 @@ async function buildAddon() {
       fs.rmSync(path.join(build, name), { recursive: true, force: true })
   }
   const cmake = (what, command) => {
-    const args = [cmakeJs(), command, '--out', build, '--parallel', String(jobs)]
+    // The repository's own build has the emulated CUDA device, for the tests.
+    const options = fs.existsSync(path.join(root, 'test', 'emulator')) ? ['--CDOPENALPACA_EMULATOR=ON'] : []
+    const args = [cmakeJs(), command, '--out', build, '--parallel', String(jobs), ...options]
     return run(what, process.execPath, args, path.join(build, `${command}.log`))
   }
   await cmake('configuring the native addon', 'configure')

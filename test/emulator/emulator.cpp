@@ -409,8 +409,9 @@ class Runner {
 };
 
 Runner& runner() {
-  static thread_local Runner runner;
-  return runner;
+  // On the heap: the library's thread-local variables have to fit into what the program has left for such.
+  static thread_local const auto runner = std::make_unique<Runner>();
+  return *runner;
 }
 
 void Runner::enter() { runner().live(); }

@@ -66,7 +66,7 @@ class Harness {
   void synchronize() {
     check(cudaStreamSynchronize(stream_), "synchronize");
     if (fault_.op == 0) return;
-    const uint64_t where = fault_.where;
+    const uint64_t where = ~fault_.where;
     fault_ = Fault();
     throw std::runtime_error("fault at index " + std::to_string(where >> 33) + ": rule " +
                              std::to_string(where >> 32 & 1) + ", value " +

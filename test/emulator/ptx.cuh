@@ -74,8 +74,7 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
   emulator::collective("mma_m16n8k16", mine, place, mma_m16n8k16_of_warp);
 }
 
-// ---- asynchronous copies from device to shared memory: the bytes arrive at the wait
-// -----------------------------------
+// ---- asynchronous copies from device to shared memory: the bytes arrive at the wait ---------------------------------
 
 template <int Bytes, class T>
 inline void cp_async(Shared<T> to, Global<const std::type_identity_t<T>> from, bool valid = true) {
@@ -95,6 +94,14 @@ inline void cp_async_wait() {
 inline float exp2_approx(float x) {
   const float y = exp2f(x);
   return y < 1.17549435e-38f ? 0 : y;
+}
+
+// ---- registers
+// -------------------------------------------------------------------------------------------------------
+
+template <class T>
+inline T fresh(T value) {
+  return value;
 }
 
 // ---- caches ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ cudaError_t note(cudaError_t status) {
 }  // namespace
 
 // cudaEventRecord numbers its calls; who waits, waits for the number that was the last when it was called.
-struct EmulatedEvent {
+struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
   uint64_t recorded = 0, completed = 0;
@@ -53,7 +53,11 @@ struct EmulatedEvent {
     return status;
   }
 };
-using EventState = std::shared_ptr<EmulatedEvent>;
+// Queued work shares the state, so that the event may be destroyed at any time.
+struct EmulatedEvent {
+  bool waited_for = false;  // by the host
+  std::shared_ptr<EventState> state = std::make_shared<EventState>();
+};
 
 struct EmulatedGraph {
   std::vector<Work> work;
@@ -125,7 +129,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
     return cudaSuccess;
   }
   stream->push([stream, work = std::move(work)] { stream->execute(work); });
-  return note(stream->status);
+  return cudaSuccess;
 }
 
 namespace {
@@ -177,8 +181,7 @@ cudaError_t launch(const Launch& launch, cudaStream_t stream, Work body) {
 
 namespace emulator = openalpaca::emulator;
 
-// ---- device
-// -----------------------------------------------------------------------------------------------------------
+// ---- device ---------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
@@ -233,8 +236,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int va
   return cudaSuccess;
 }
 
-// ---- errors
-// -----------------------------------------------------------------------------------------------------------
+// ---- errors ---------------------------------------------------------------------------------------------------------
 
 const char* cudaGetErrorName(cudaError_t status) {
   switch (status) {
@@ -266,8 +268,7 @@ const char* cudaGetErrorString(cudaError_t status) {
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return last_error; }
 
-// ---- memory
-// -----------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -333,8 +334,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   return emulator::enqueue(stream, [=] { std::memset(to, value, bytes); });
 }
 
-// ---- streams and events
-// -------------------------------------------------------------------------------------------------
+// ---- streams and events ---------------------------------------------------------------------------------------------
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new EmulatedStream;
@@ -345,10 +345,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  EmulatedEvent event;
+  EmulatedEvent event{true};
   cudaEventRecord(&event, stream);
-  event.wait_for(1);
-  return note(stream->status);
+  return cudaEventSynchronize(&event);
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (stream->status != cudaSuccess) return note(stream->status);
@@ -357,8 +356,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new EmulatedEvent;
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  *event = new EmulatedEvent{(flags & cudaEventBlockingSync) != 0};
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
@@ -368,27 +367,28 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 // Events work on a failed stream too: others may wait for them.
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream->capture) return note(cudaErrorStreamCaptureUnsupported);
-  stream->push([event, stream, number = event->next()] { event->complete(number, stream->status); });
+  stream->push([state = event->state, stream, tell = event->waited_for, number = event->state->next()] {
+    state->complete(number, tell ? stream->status.exchange(cudaSuccess) : stream->status.load());
+  });
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   if (stream->capture) return note(cudaErrorStreamCaptureUnsupported);
-  stream->push([event, number = event->last()] { event->wait_for(number); });
+  stream->push([state = event->state, number = event->state->last()] { state->wait_for(number); });
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  const std::lock_guard lock(event->mutex);
-  if (event->completed < event->recorded) return cudaErrorNotReady;
-  return note(event->status);
+  const std::lock_guard lock(event->state->mutex);
+  if (event->state->completed < event->state->recorded) return cudaErrorNotReady;
+  return note(event->state->status);
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return note(event->wait_for(event->last())); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return note(event->state->wait_for(event->state->last())); }
 
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
   return emulator::enqueue(stream, [=] { function(data); });
 }
 
-// ---- graphs
-// -----------------------------------------------------------------------------------------------------------
+// ---- graphs ---------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream->capture) return note(cudaErrorInvalidValue);
@@ -412,10 +412,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (stream->capture) return note(cudaErrorStreamCaptureUnsupported);
-  stream->push([=] {
+  stream->push([stream, executable] {
     for (const Work& work : executable->work) stream->execute(work);
   });
-  return note(stream->status);
+  return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   delete executable;

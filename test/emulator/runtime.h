@@ -1,6 +1,7 @@
 // The CUDA runtime that the device is written against, on the CPU. A stream is a thread that takes its queue in order,
-// so that work that misses an event runs too early here as well. After a kernel has failed, its stream does nothing any
-// more and says cudaErrorLaunchFailure, with the emulator's words from cudaGetErrorString.
+// so that work that misses an event runs too early here as well. After a kernel has failed, its stream passes over what
+// is queued and its events say cudaErrorLaunchFailure, with the emulator's words from cudaGetErrorString. Unlike a GPU,
+// the stream works again after an event that somebody will wait for (cudaEventBlockingSync).
 #pragma once
 
 #include <tuple>
@@ -24,10 +25,13 @@ enum cudaError_t {
   cudaErrorIllegalAddress = 700,
   cudaErrorLaunchOutOfResources = 701,
   cudaErrorLaunchTimeout = 702,
+  cudaErrorContextIsDestroyed = 709,
   cudaErrorAssert = 710,
   cudaErrorHardwareStackError = 714,
   cudaErrorIllegalInstruction = 715,
   cudaErrorMisalignedAddress = 716,
+  cudaErrorInvalidAddressSpace = 717,
+  cudaErrorInvalidPc = 718,
   cudaErrorLaunchFailure = 719,
   cudaErrorSystemDriverMismatch = 803,
   cudaErrorStreamCaptureUnsupported = 900,

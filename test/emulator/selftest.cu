@@ -11,8 +11,7 @@ namespace {
 
 constexpr int kThreads = 64;
 
-// ---- without a mistake
-// ------------------------------------------------------------------------------------------------
+// ---- without a mistake ----------------------------------------------------------------------------------------------
 
 __global__ void sums_a_block(Global<float> out, Global<const float> x) {
   SharedMemory memory;
@@ -61,8 +60,37 @@ __global__ void counts_with_atomics(Global<float> out, Global<const float>) {
   out[threadIdx.x] = static_cast<float>(counter[0]);
 }
 
-// ---- memory
-// -----------------------------------------------------------------------------------------------------------
+// A 16×16 matrix times a 16×8 one whose fragments come from shared memory in the three ways that there are, and once as
+// the formula has it. Every lane writes how many of its results differ, so all is 0.
+__global__ void multiplies_in_tensor_cores(Global<float> out, Global<const float> x) {
+  SharedMemory memory;
+  auto a = memory.take<bf16>(16 * 16, "a");
+  auto b = memory.take<bf16>(16 * 8, "b");            // row-major: rows are k
+  auto b_columns = memory.take<bf16>(8 * 16, "b_columns");  // and transposed
+  const auto element = [&](int i) { return from_float<bf16>(static_cast<float>(i * 37 % 23 - 11) * x[i % kThreads]); };
+  for (int i = threadIdx.x; i < 256; i += kThreads) a[i] = element(i);
+  for (int i = threadIdx.x; i < 128; i += kThreads) {
+    b[i] = element(i + 5);
+    b_columns[i % 8 * 16 + i / 8] = element(i + 5);
+  }
+  __syncthreads();
+  const int lane = threadIdx.x % kWarp, g = lane / 4, p = lane % 4 * 2;
+  uint32_t fa[4], fb[2], fb_columns[2];
+  ldmatrix_x4(fa, a + lane % 16 * 16 + lane / 16 * 8);
+  ldmatrix_x2_trans(fb, b + lane % 16 * 8);
+  ldmatrix_x2(fb_columns, b_columns + lane % 8 * 16 + lane / 8 % 2 * 8);
+  float d[4] = {1, 2, 3, 4};
+  mma_m16n8k16(d, fa, fb);
+  int wrong = (fb[0] != fb_columns[0]) + (fb[1] != fb_columns[1]);
+  for (int i = 0; i < 4; ++i) {
+    float sum = static_cast<float>(i + 1);
+    for (int k = 0; k < 16; ++k) sum += to_float(a[(g + i / 2 * 8) * 16 + k]) * to_float(b[k * 8 + p + i % 2]);
+    wrong += fabsf(sum - d[i]) > 1e-3f * fabsf(sum);
+  }
+  out[threadIdx.x] = static_cast<float>(wrong);
+}
+
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 __global__ void writes_past_the_end(Global<float> out, Global<const float> x) {
   out[threadIdx.x + (threadIdx.x == 5 ? kThreads : 0)] = x[threadIdx.x];
@@ -102,8 +130,7 @@ __global__ void takes_too_much(Global<float> out, Global<const float>) {
   out[threadIdx.x] = 0.0f;
 }
 
-// ---- order
-// ------------------------------------------------------------------------------------------------------------
+// ---- order ----------------------------------------------------------------------------------------------------------
 
 __global__ void forgets_a_barrier(Global<float> out, Global<const float> x) {
   SharedMemory memory;
@@ -121,6 +148,16 @@ __global__ void forgets_the_second_barrier(Global<float> out, Global<const float
     __syncthreads();
     out[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
   }
+}
+
+__global__ void forgets_a_barrier_before_writing(Global<float> out, Global<const float> x) {
+  SharedMemory memory;
+  auto tile = memory.take<float>(1, "tile");
+  if (threadIdx.x == 0) tile[0] = x[0];
+  __syncthreads();
+  const float first = tile[0];
+  if (threadIdx.x == 0) tile[0] = 2 * first;
+  out[threadIdx.x] = first;
 }
 
 __global__ void trusts_a_shuffle(Global<float> out, Global<const float> x) {
@@ -161,8 +198,7 @@ __global__ void forgets_the_barrier_after_a_copy(Global<float> out, Global<const
   out[threadIdx.x] = tile[threadIdx.x ^ 1];
 }
 
-// ---- waiting
-// ----------------------------------------------------------------------------------------------------------
+// ---- waiting --------------------------------------------------------------------------------------------------------
 
 __global__ void diverges_at_a_barrier(Global<float> out, Global<const float>) {
   if (threadIdx.x < kWarp) {
@@ -205,12 +241,13 @@ using Kernel = void (*)(Global<float>, Global<const float>);
 #define OPENALPACA_KERNELS(X)                                                                                       \
   X(sums_a_block)                                                                                                   \
   X(reverses_through_shared_memory)                                                                                 \
-  X(passes_on_within_a_warp) X(copies_with_cp_async) X(counts_with_atomics) X(writes_past_the_end)                  \
-      X(reads_before_the_start) X(loads_past_the_end) X(loads_misaligned) X(writes_past_shared_memory)              \
-          X(reads_what_nobody_wrote) X(takes_too_much) X(forgets_a_barrier) X(forgets_the_second_barrier)           \
-              X(trusts_a_shuffle) X(reads_before_the_wait) X(waits_for_too_few) X(forgets_the_barrier_after_a_copy) \
-                  X(diverges_at_a_barrier) X(ends_before_a_barrier) X(diverges_within_a_warp) X(leaves_lanes_out)   \
-                      X(waits_in_a_circle)
+  X(passes_on_within_a_warp)                                                                                        \
+  X(copies_with_cp_async)                                                                                           \
+  X(counts_with_atomics) X(multiplies_in_tensor_cores) X(writes_past_the_end) X(reads_before_the_start) X(loads_past_the_end) X(loads_misaligned) \
+      X(writes_past_shared_memory) X(reads_what_nobody_wrote) X(takes_too_much) X(forgets_a_barrier)                \
+          X(forgets_the_second_barrier) X(forgets_a_barrier_before_writing) X(trusts_a_shuffle) X(reads_before_the_wait) X(waits_for_too_few)           \
+              X(forgets_the_barrier_after_a_copy) X(diverges_at_a_barrier) X(ends_before_a_barrier)                 \
+                  X(diverges_within_a_warp) X(leaves_lanes_out) X(waits_in_a_circle)
 
 // Runs a kernel in three blocks of 64 threads on 1, 2, …, 64 and says what came of it.
 std::string outcome(Kernel kernel) {

@@ -1,5 +1,5 @@
 /** The devices that the tests run on. A new kind of device is one more entry of `devices`. */
-import { backends, Device, openDevice } from '../../lib/device.js'
+import { backends, Device, type DeviceType, openDevice } from '../../lib/device.js'
 import { native } from '../../lib/native.js'
 
 export interface TestDevice {
@@ -23,10 +23,19 @@ function cpuWith(isa: string): TestDevice[] {
   }
 }
 
-/** One device of each type that is available, as users open it. For what does not depend on the kernels. */
-export const deviceTypes: TestDevice[] = backends()
-  .filter((backend) => backend.available)
-  .map((backend) => ({ name: backend.device, device: openDevice(backend.device) }))
+/** The CUDA device and its kernels on the CPU: test/emulator. Users are not told of it. */
+const emulated: TestDevice = {
+  name: 'emulated',
+  device: new Device('emulated' as DeviceType, native.deviceOpen('emulated')),
+}
+
+/** One device of each type that is available. For what does not depend on the kernels. */
+export const deviceTypes: TestDevice[] = [
+  ...backends()
+    .filter((backend) => backend.available)
+    .map((backend) => ({ name: backend.device as string, device: openDevice(backend.device) })),
+  emulated,
+]
 
 /** Every set of kernels that this machine can run. */
 export const devices: TestDevice[] = [

@@ -215,8 +215,7 @@ OPENALPACA_MINMAX(unsigned long long)
 inline float min(float a, float b) { return fminf(a, b); }
 inline float max(float a, float b) { return fmaxf(a, b); }
 
-// ---- atomic operations on device memory; several streams may run at once
-// ---------------------------------------------
+// ---- atomic operations on device memory; several streams may run at once --------------------------------------------
 
 template <class T>
 inline T atomicCAS(T* p, T expected, std::type_identity_t<T> desired) {
