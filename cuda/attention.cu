@@ -26,7 +26,8 @@ struct Cut {
   static constexpr int kQueries = kWarps * 16 * kRowTiles, kKeys = kTensorCores ? 64 : 32;
 };
 
-// For each of a lane's rows: the largest score so far, and this lane's part of Σ exp(scale · (score − max)).
+// For each of a lane's rows: the largest score so far, and this lane's part of Σ exp2(score − max). Scores here are the
+// products q·k times `scale`, which is positive and holds a factor log2(e).
 template <int kRows>
 struct OnlineSoftmax {
   float max[kRows], sum[kRows];
@@ -39,24 +40,24 @@ struct OnlineSoftmax {
     }
   }
 
-  // Takes in more scores, which become probabilities relative to the new maximum, and rescales what was summed with
-  // the old one. `scale` is positive, and times log2(e).
+  // Takes in more products, which become probabilities relative to the new maximum, and brings what was summed with the
+  // old one to it.
   template <int R, int N, int M>
-  __device__ __forceinline__ void add(Registers<R, N>& scores, float scale, Registers<R, M>& out) {
-    float factor[kRows], offset[kRows];
+  __device__ __forceinline__ void add(Registers<R, N>& s, float scale, Registers<R, M>& out) {
+    float largest[kRows], factor[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) factor[r] = max[r];
-    scores.for_each([&](int r, int, float& x) { max[r] = fmaxf(max[r], x); });
+    for (int r = 0; r < kRows; ++r) largest[r] = -INFINITY;
+    s.for_each([&](int r, int, float& x) { largest[r] = fmaxf(largest[r], x); });
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      max[r] = row_reduce<Max>(max[r]);
-      factor[r] = exp2_approx((factor[r] - max[r]) * scale);
+      const float before = max[r];
+      max[r] = fmaxf(before, row_reduce<Max>(largest[r]) * scale);
+      factor[r] = exp2_approx(before - max[r]);
       sum[r] *= factor[r];
-      offset[r] = max[r] * scale;
     }
     out.for_each([&](int r, int, float& x) { x *= factor[r]; });
-    scores.for_each([&](int r, int, float& x) {
-      x = exp2_approx(fmaf(x, scale, -offset[r]));
+    s.for_each([&](int r, int, float& x) {
+      x = exp2_approx(fmaf(x, scale, -max[r]));
       sum[r] += x;
     });
   }
@@ -65,7 +66,7 @@ struct OnlineSoftmax {
 template <class T, int kHead, int kAccess>
 __global__ void __launch_bounds__(Cut<T>::kThreads)
     attention_kernel(Global<T> out, Global<float> lse, Global<const T> qkv, AttentionShape shape, TileList tiles,
-                     float scale) {
+                     float scale, bool negative) {
   using C = Cut<T>;
   const auto [tile, head] = block_work(tiles, shape.heads);
   if (tile.empty()) return;
@@ -82,7 +83,6 @@ __global__ void __launch_bounds__(Cut<T>::kThreads)
 
   Registers<C::kRowTiles, kHead / 8> o;
   OnlineSoftmax<o.kRows> softmax;
-  const float steepness = fmaxf(fabsf(scale), 1e-30f) * kLog2E;  // a scale of 0 is still to give 0 for masked scores
 
   load<kAccess, C::kQueries, C::kThreads>(q, queries, tile.first);
   load<kAccess, C::kKeys, C::kThreads>(k, keys, 0);
@@ -100,11 +100,11 @@ __global__ void __launch_bounds__(Cut<T>::kThreads)
     __syncthreads();  // the values are there, and everybody is done with the keys
     if (key + C::kKeys < key_end) load<kAccess, C::kKeys, C::kThreads>(k, keys, key + C::kKeys);
     if (!seen) continue;
-    if (scale < 0) s.for_each([](int, int, float& x) { x = -x; });
+    if (negative) s.for_each([](int, int, float& x) { x = -x; });
     if (key + C::kKeys - 1 > first) {
       s.for_each([&](int r, int column, float& x) { x = key + column > first + s.row(r) ? -INFINITY : x; });
     }
-    softmax.add(s, steepness, o);
+    softmax.add(s, scale, o);
     add_ab(o, s, v);
   }
 
@@ -115,8 +115,7 @@ __global__ void __launch_bounds__(Cut<T>::kThreads)
     const int row = first + o.row(r);
     factor[r] = 1 / sum;
     if (threadIdx.x % 4 == 0 && row < tile.length) {
-      lse[static_cast<int64_t>(head) * shape.tokens + tile.start + row] =
-          (softmax.max[r] * steepness + log2f(sum)) * kLn2;
+      lse[static_cast<int64_t>(head) * shape.tokens + tile.start + row] = (softmax.max[r] + log2f(sum)) * kLn2;
     }
   }
   store(rows_of(out, shape.out_stride(), tile.start, tile.length, head, shape.d), first, o, factor);
@@ -133,10 +132,12 @@ void attention_forward(const AttentionForward& args, const Launcher& on) {
     void* const workspace = on.workspace(tile_list_bytes(count));
     const TileList tiles = cut_sequences(args.cu_seqlens, shape.tokens, C::kQueries, Work::rises, workspace, on);
     if (count == 0) return;
+    // Never 0, which would make NaN of a masked score, −∞. A negative one turns the products around instead.
+    const float scale = std::max(std::abs(static_cast<float>(args.scale)), 1e-30f) * kLog2E;
     with_access<kHead>(shape.d, {&args.qkv}, [&]<int kAccess>(Constant<kAccess>) {
       launch(on, attention_kernel<T, kHead, kAccess>, block_count(tiles, shape.heads), C::kThreads,
              Tile::bytes(C::kQueries) + 2 * Tile::bytes(C::kKeys), global<T>(args.out), global<float>(args.lse),
-             global<const T>(args.qkv), shape, tiles, static_cast<float>(args.scale));
+             global<const T>(args.qkv), shape, tiles, scale, args.scale < 0);
     });
   });
 }

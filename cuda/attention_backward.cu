@@ -17,44 +17,45 @@
 namespace openalpaca::cuda {
 namespace {
 
-// How a kernel is cut up. A block keeps two tiles of rows (Q and dO, or K and V; 16·row_tiles of them a warp) and walks
+// How a kernel is cut up. A block keeps two tiles of rows (Q and dO, or K and V; 16·RowTiles of them a warp) and walks
 // over two tiles of kColumns rows of the others, in one buffer or, so that the next ones arrive meanwhile, in two.
+template <int Warps, int RowTiles, int Buffers>
 struct Cut {
-  int warps, row_tiles, buffers;
-  constexpr int rows() const { return warps * 16 * row_tiles; }
+  static constexpr int kThreads = Warps * kWarp, kRowTiles = RowTiles, kBuffers = Buffers;
+  static constexpr int kRows = Warps * 16 * RowTiles;
 };
 
 template <class T>
 constexpr int kColumns = std::is_same_v<T, bf16> ? 64 : 32;
 
 template <class T, int kHead>
-constexpr int shared_bytes(Cut cut) {
-  using Tile = SharedTile<T, kHead>;
-  const int sums = SharedMemory::round_up(cut.buffers * kColumns<T> * 4);  // lse and delta
-  return 2 * Tile::bytes(cut.rows()) + 2 * Tile::bytes(cut.buffers * kColumns<T>) + 2 * sums;
-}
-
-template <class T, int kHead>
 struct Cuts {
-  // Queries of a block of dq_kernel. 32 of them a warp, so that what it reads of K and V serves two products, and 4
-  // warps: two blocks hide each other's barriers. At D = 128 that takes 104 KB a block.
-  static constexpr Cut kQueries = {4, 2, 1};
+  // dq_kernel: 32 queries a warp, so that what it reads of K and V serves two products, and 4 warps: two blocks hide
+  // each other's barriers. At D = 128 that takes 104 KB a block.
+  using Queries = Cut<4, 2, 1>;
   // … where two of those do not fit, from D = 100 on (sm_80: 164 KB, sm_86 and sm_89: 100 KB): 70 KB at D = 128.
-  static constexpr Cut kQueriesSmall = kHead > 96 ? Cut{4, 1, 1} : kQueries;
+  using QueriesSmall = std::conditional_t<(kHead > 96), Cut<4, 1, 1>, Queries>;
 
-  // Keys of a block of dkv_kernel. dK and dV are two sums: with 32 keys a warp they are 256 registers at D = 128, so
-  // only small heads have that. The others have 16, in blocks of 8 warps, for the more keys in a block the less often Q
-  // and dO are read. 8 warps fill a multiprocessor, and no other block hides the loads, hence two buffers (140 KB at D
-  // = 128).
-  static constexpr Cut kKeys = kHead <= 64 ? Cut{4, 2, 2} : Cut{8, 1, 2};
-  // … on chips with 99 KB a block, where that is too much (sm_86, sm_89): 70 KB.
-  static constexpr Cut kKeysSmall = kHead > 80 ? Cut{4, 1, 1} : kKeys;
+  // dkv_kernel: dK and dV are two sums, which with 32 keys a warp are 256 registers at D = 128, so only small heads
+  // have that. The others have 16, in blocks of 8 warps, for the more keys in a block the less often Q and dO are read.
+  // 8 warps fill a multiprocessor, and no other block hides the loads, hence two buffers: 140 KB at D = 128.
+  using Keys = std::conditional_t<(kHead > 64), Cut<8, 1, 2>, Cut<4, 2, 2>>;
+  // … where that is too much for a block (sm_86, sm_89: 99 KB): 70 KB at D = 128.
+  using KeysSmall = std::conditional_t<(kHead > 80), Cut<4, 1, 1>, Keys>;
 };
-// float32: whatever the chip, 68 KB at D = 128.
+// float32: 68 KB at D = 128, whatever the chip.
 template <int kHead>
 struct Cuts<float, kHead> {
-  static constexpr Cut kQueries = {2, 1, 1}, kQueriesSmall = kQueries, kKeys = kQueries, kKeysSmall = kQueries;
+  using Queries = Cut<2, 1, 1>;
+  using QueriesSmall = Queries, Keys = Queries, KeysSmall = Queries;
 };
+
+template <class T, int kHead, class Cut>
+constexpr int shared_bytes() {
+  using Tile = SharedTile<T, kHead>;
+  const int sums = SharedMemory::round_up(Cut::kBuffers * kColumns<T> * 4);  // lse and delta
+  return 2 * Tile::bytes(Cut::kRows) + 2 * Tile::bytes(Cut::kBuffers * kColumns<T>) + 2 * sums;
+}
 
 // Calls multiply(i, buffer) for i = 0 … count − 1, each after load(i, buffer) has brought its tiles.
 template <int kBuffers, class Load, class Multiply>
@@ -98,10 +99,10 @@ struct Operands {
   Global<const T> qkv;
 };
 
-template <class T, int kHead, int kAccess, Cut kCut>
-__global__ void __launch_bounds__(kCut.warps* kWarp)
+template <class T, int kHead, int kAccess, class Cut>
+__global__ void __launch_bounds__(Cut::kThreads)
     dq_kernel(Operands<T> x, AttentionShape shape, TileList tiles, float scale) {
-  constexpr int kThreads = kCut.warps * kWarp, kKeys = kColumns<T>, R = kCut.row_tiles;
+  constexpr int kThreads = Cut::kThreads, kKeys = kColumns<T>, R = Cut::kRowTiles;
   constexpr int kPass = kKeys / R;  // keys that S and dP are in registers for
   const auto [tile, head] = block_work(tiles, shape.heads);
   if (tile.empty()) return;
@@ -114,14 +115,14 @@ __global__ void __launch_bounds__(kCut.warps* kWarp)
   const Rows<const T> douts = rows(shape.out_stride(), x.dout, head);
 
   SharedMemory memory;
-  const SharedTile<T, kHead> q(memory, kCut.rows(), "q"), dout(memory, kCut.rows(), "dout");
-  const SharedTile<T, kHead> k(memory, kCut.buffers * kKeys, "k"), v(memory, kCut.buffers * kKeys, "v");
+  const SharedTile<T, kHead> q(memory, Cut::kRows, "q"), dout(memory, Cut::kRows, "dout");
+  const SharedTile<T, kHead> k(memory, Cut::kBuffers * kKeys, "k"), v(memory, Cut::kBuffers * kKeys, "v");
   const int warp_first = uniform(threadIdx.x / kWarp) * 16 * R;  // the warp's queries: in the tile,
   const int first = tile.first + warp_first;                     // and in the sequence
   const int last = first + 16 * R - 1;
 
-  load<kAccess, kCut.rows(), kThreads>(q, rows(shape.qkv_stride(), x.qkv, head), tile.first);
-  load<kAccess, kCut.rows(), kThreads>(dout, douts, tile.first);
+  load<kAccess, Cut::kRows, kThreads>(q, rows(shape.qkv_stride(), x.qkv, head), tile.first);
+  load<kAccess, Cut::kRows, kThreads>(dout, douts, tile.first);
   float lse[2 * R], delta[2 * R];  // lse times log2(e)
   row_dots<R>(delta, douts, rows(shape.out_stride(), x.out, head), first);
 #pragma unroll
@@ -137,8 +138,8 @@ __global__ void __launch_bounds__(kCut.warps* kWarp)
     load<kAccess, kKeys, kThreads>(k.from(buffer * kKeys), keys, i * kKeys);
     load<kAccess, kKeys, kThreads>(v.from(buffer * kKeys), values, i * kKeys);
   };
-  const int end = min(tile.first + kCut.rows(), tile.length);
-  walk<kCut.buffers>((end + kKeys - 1) / kKeys, load_keys, [&](int i, int buffer) {
+  const int end = min(tile.first + Cut::kRows, tile.length);
+  walk<Cut::kBuffers>((end + kKeys - 1) / kKeys, load_keys, [&](int i, int buffer) {
 #pragma unroll 1
     for (int pass = 0; pass < kKeys; pass += kPass) {
       const int key = i * kKeys + pass, row = buffer * kKeys + pass;
@@ -162,10 +163,10 @@ __global__ void __launch_bounds__(kCut.warps* kWarp)
   store(rows_of(x.dqkv, shape.qkv_stride(), tile.start, tile.length, head, shape.d), first, dq, factor);
 }
 
-template <class T, int kHead, int kAccess, Cut kCut>
-__global__ void __launch_bounds__(kCut.warps* kWarp)
+template <class T, int kHead, int kAccess, class Cut>
+__global__ void __launch_bounds__(Cut::kThreads)
     dkv_kernel(Operands<T> x, AttentionShape shape, TileList tiles, float scale) {
-  constexpr int kThreads = kCut.warps * kWarp, kQueries = kColumns<T>, R = kCut.row_tiles;
+  constexpr int kThreads = Cut::kThreads, kQueries = kColumns<T>, R = Cut::kRowTiles;
   constexpr int kPass = kQueries / R;  // queries that Sᵀ and dPᵀ are in registers for
   const auto [tile, kv_head] = block_work(tiles, shape.kv_heads);
   if (tile.empty()) return;
@@ -175,14 +176,14 @@ __global__ void __launch_bounds__(kCut.warps* kWarp)
   const int k_head = shape.heads + kv_head, v_head = k_head + shape.kv_heads;
 
   SharedMemory memory;
-  const SharedTile<T, kHead> k(memory, kCut.rows(), "k"), v(memory, kCut.rows(), "v");
-  const SharedTile<T, kHead> q(memory, kCut.buffers * kQueries, "q"), dout(memory, kCut.buffers * kQueries, "dout");
-  const auto lse = memory.take<float>(kCut.buffers * kQueries, "lse");
-  const auto delta = memory.take<float>(kCut.buffers * kQueries, "delta");
+  const SharedTile<T, kHead> k(memory, Cut::kRows, "k"), v(memory, Cut::kRows, "v");
+  const SharedTile<T, kHead> q(memory, Cut::kBuffers * kQueries, "q"), dout(memory, Cut::kBuffers * kQueries, "dout");
+  const auto lse = memory.take<float>(Cut::kBuffers * kQueries, "lse");
+  const auto delta = memory.take<float>(Cut::kBuffers * kQueries, "delta");
   const int warp_first = uniform(threadIdx.x / kWarp) * 16 * R;  // the warp's keys: in the tile,
   const int first = tile.first + warp_first;                     // and in the sequence
-  load<kAccess, kCut.rows(), kThreads>(k, rows(x.qkv, shape.qkv_stride(), k_head), tile.first);
-  load<kAccess, kCut.rows(), kThreads>(v, rows(x.qkv, shape.qkv_stride(), v_head), tile.first);
+  load<kAccess, Cut::kRows, kThreads>(k, rows(x.qkv, shape.qkv_stride(), k_head), tile.first);
+  load<kAccess, Cut::kRows, kThreads>(v, rows(x.qkv, shape.qkv_stride(), v_head), tile.first);
 
   // The queries that see any of the keys begin with the tile's own tokens. One head of the group after the other.
   const int query_tiles = (tile.length - tile.first + kQueries - 1) / kQueries;
@@ -199,7 +200,7 @@ __global__ void __launch_bounds__(kCut.warps* kWarp)
     }
   };
   Registers<R, kHead / 8> dk, dv;
-  walk<kCut.buffers>(shape.group() * query_tiles, load_queries, [&](int i, int buffer) {
+  walk<Cut::kBuffers>(shape.group() * query_tiles, load_queries, [&](int i, int buffer) {
 #pragma unroll 1
     for (int pass = 0; pass < kQueries; pass += kPass) {
       const int query = tile.first + i % query_tiles * kQueries + pass, row = buffer * kQueries + pass;
@@ -237,31 +238,35 @@ void attention_backward(const AttentionBackward& args, const Launcher& on) {
   with_head_size(args.qkv.dtype, shape.d, [&]<class T, int kHead>(T, Constant<kHead>) {
     using C = Cuts<T, kHead>;
     const int reserved = 1024;  // bytes of shared memory that each block takes beside its own
-    const bool two_fit = 2 * (shared_bytes<T, kHead>(C::kQueries) + reserved) <= on.chip.shared_per_multiprocessor;
-    const bool one_fits = shared_bytes<T, kHead>(C::kKeys) <= on.chip.shared_per_block;
-    const Cut queries = two_fit ? C::kQueries : C::kQueriesSmall, keys = one_fits ? C::kKeys : C::kKeysSmall;
+    const int both = 2 * (shared_bytes<T, kHead, typename C::Queries>() + reserved);
+    const bool two_fit = both <= on.chip.shared_per_multiprocessor;
+    const bool one_fits = shared_bytes<T, kHead, typename C::Keys>() <= on.chip.shared_per_block;
+    const int query_rows = two_fit ? C::Queries::kRows : C::QueriesSmall::kRows;
+    const int key_rows = one_fits ? C::Keys::kRows : C::KeysSmall::kRows;
 
-    const int query_tiles = most_tiles(shape.tokens, args.cu_seqlens, queries.rows());
-    const int key_tiles = most_tiles(shape.tokens, args.cu_seqlens, keys.rows());
-    char* const workspace = static_cast<char*>(on.workspace(tile_list_bytes(query_tiles) + tile_list_bytes(key_tiles)));
-    const TileList query_list =
-        cut_sequences(args.cu_seqlens, shape.tokens, queries.rows(), Work::rises, workspace, on);
+    const size_t query_bytes = tile_list_bytes(most_tiles(shape.tokens, args.cu_seqlens, query_rows));
+    const size_t key_bytes = tile_list_bytes(most_tiles(shape.tokens, args.cu_seqlens, key_rows));
+    char* const workspace = static_cast<char*>(on.workspace(query_bytes + key_bytes));
+    const TileList queries = cut_sequences(args.cu_seqlens, shape.tokens, query_rows, Work::rises, workspace, on);
     if (shape.tokens == 0) return;
-    const TileList key_list = cut_sequences(args.cu_seqlens, shape.tokens, keys.rows(), Work::falls,
-                                            workspace + tile_list_bytes(query_tiles), on);
+    const TileList keys =
+        cut_sequences(args.cu_seqlens, shape.tokens, key_rows, Work::falls, workspace + query_bytes, on);
 
     const Operands<T> x = {global<T>(args.dqkv),      global<float>(args.delta),     global<const T>(args.dout),
                            global<const T>(args.out), global<const float>(args.lse), global<const T>(args.qkv)};
-    const float scale = static_cast<float>(args.scale);
+    const auto run = [&]<class Cut>(Cut, auto kernel, const TileList& tiles, int heads) {
+      launch(on, kernel, block_count(tiles, heads), Cut::kThreads, shared_bytes<T, kHead, Cut>(), x, shape, tiles,
+             static_cast<float>(args.scale));
+    };
     with_access<kHead>(shape.d, {&args.qkv, &args.dout}, [&]<int kAccess>(Constant<kAccess>) {
-      const auto run = [&](auto kernel, Cut cut, const TileList& list, int heads) {
-        launch(on, kernel, block_count(list, heads), cut.warps * kWarp, shared_bytes<T, kHead>(cut), x, shape, list,
-               scale);
+      const auto run_dq = [&]<class Cut>(Cut cut) {
+        run(cut, dq_kernel<T, kHead, kAccess, Cut>, queries, shape.heads);
       };
-      run(two_fit ? dq_kernel<T, kHead, kAccess, C::kQueries> : dq_kernel<T, kHead, kAccess, C::kQueriesSmall>, queries,
-          query_list, shape.heads);
-      run(one_fits ? dkv_kernel<T, kHead, kAccess, C::kKeys> : dkv_kernel<T, kHead, kAccess, C::kKeysSmall>, keys,
-          key_list, shape.kv_heads);
+      const auto run_dkv = [&]<class Cut>(Cut cut) {
+        run(cut, dkv_kernel<T, kHead, kAccess, Cut>, keys, shape.kv_heads);
+      };
+      two_fit ? run_dq(typename C::Queries{}) : run_dq(typename C::QueriesSmall{});
+      one_fits ? run_dkv(typename C::Keys{}) : run_dkv(typename C::KeysSmall{});
     });
   });
 }
