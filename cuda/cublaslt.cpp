@@ -20,24 +20,22 @@
 namespace openalpaca::cuda {
 namespace {
 
-const LibraryNames kNames = {"cuBLASLt",
-                             {"libcublasLt.so.13", "libcublasLt.so.12"},
-                             {"nvidia/cu13/lib", "nvidia/cublas/lib"},
-                             "nvidia-cublas"};
+const LibraryNames kNames = {
+    "cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12"}, {"nvidia/cu13/lib", "nvidia/cublas/lib"}, "nvidia-cublas"};
 
-#define OPENALPACA_CUBLASLT(X)       \
-  X(cublasLtCreate)                  \
-  X(cublasLtGetStatusString)         \
-  X(cublasLtGetVersion)              \
-  X(cublasLtMatmul)                  \
-  X(cublasLtMatmulAlgoGetHeuristic)  \
-  X(cublasLtMatmulDescCreate)        \
-  X(cublasLtMatmulDescDestroy)       \
-  X(cublasLtMatmulDescSetAttribute)  \
-  X(cublasLtMatmulPreferenceCreate)  \
-  X(cublasLtMatmulPreferenceDestroy) \
+#define OPENALPACA_CUBLASLT(X)            \
+  X(cublasLtCreate)                       \
+  X(cublasLtGetStatusString)              \
+  X(cublasLtGetVersion)                   \
+  X(cublasLtMatmul)                       \
+  X(cublasLtMatmulAlgoGetHeuristic)       \
+  X(cublasLtMatmulDescCreate)             \
+  X(cublasLtMatmulDescDestroy)            \
+  X(cublasLtMatmulDescSetAttribute)       \
+  X(cublasLtMatmulPreferenceCreate)       \
+  X(cublasLtMatmulPreferenceDestroy)      \
   X(cublasLtMatmulPreferenceSetAttribute) \
-  X(cublasLtMatrixLayoutCreate)      \
+  X(cublasLtMatrixLayoutCreate)           \
   X(cublasLtMatrixLayoutDestroy)
 
 // The functions that we call, with the types of their declarations.
@@ -119,8 +117,8 @@ class Plan {
   void choose(cublasLtHandle_t handle, const Product& p, const Launcher& on) {
     cublasLtMatmulPreference_t created = nullptr;
     check_lt(lt().cublasLtMatmulPreferenceCreate(&created), on, "cublasLtMatmulPreferenceCreate");
-    const std::unique_ptr<std::remove_pointer_t<cublasLtMatmulPreference_t>, cublasStatus_t (*)(
-                                                                                 cublasLtMatmulPreference_t)>
+    const std::unique_ptr<std::remove_pointer_t<cublasLtMatmulPreference_t>,
+                          cublasStatus_t (*)(cublasLtMatmulPreference_t)>
         preference(created, lt().cublasLtMatmulPreferenceDestroy);
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t which, auto value) {
       check_lt(lt().cublasLtMatmulPreferenceSetAttribute(preference.get(), which, &value, sizeof(value)), on,
@@ -136,13 +134,12 @@ class Plan {
 
     cublasLtMatmulHeuristicResult_t best = {};
     int found = 0;
-    const cublasStatus_t status = lt().cublasLtMatmulAlgoGetHeuristic(handle, product_, b_, a_, c_, c_,
-                                                                      preference.get(), 1, &best, &found);
+    const cublasStatus_t status =
+        lt().cublasLtMatmulAlgoGetHeuristic(handle, product_, b_, a_, c_, c_, preference.get(), 1, &best, &found);
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && found == 0)) {
-      throw Error("CUBLASLT", std::string(on.op) + ": cuBLASLt has no kernel for a product of " +
-                                  name_of(p.ab_dtype) + " into " + name_of(p.c_dtype) + " with m = " +
-                                  std::to_string(p.m) + ", n = " + std::to_string(p.n) + ", k = " +
-                                  std::to_string(p.k));
+      throw Error("CUBLASLT", std::string(on.op) + ": cuBLASLt has no kernel for a product of " + name_of(p.ab_dtype) +
+                                  " into " + name_of(p.c_dtype) + " with m = " + std::to_string(p.m) +
+                                  ", n = " + std::to_string(p.n) + ", k = " + std::to_string(p.k));
     }
     check_lt(status, on, "cublasLtMatmulAlgoGetHeuristic");
     algorithm_ = best.algo;
@@ -157,8 +154,8 @@ class Plan {
 using Key = std::tuple<int64_t, int64_t, int64_t, DType, DType, bool, bool, std::array<uint32_t, 3>>;
 
 Key key_of(const Product& p) {
-  return {p.m, p.n, p.k, p.c_dtype, p.ab_dtype, p.transpose_a, p.transpose_b,
-          {alignment(p.a), alignment(p.b), alignment(p.c)}};
+  return {p.m,        p.n,           p.k,           p.c_dtype,
+          p.ab_dtype, p.transpose_a, p.transpose_b, {alignment(p.a), alignment(p.b), alignment(p.c)}};
 }
 
 // The plans of one GPU. They live as long as the process: when it ends, CUDA may be gone before them.

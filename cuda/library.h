@@ -14,9 +14,9 @@ struct LibraryNames {
 };
 
 // A handle for dlsym. Looks, in this order: in each path of OPENALPACA_CUDA_LIBRARIES (a folder with the library, or a
-// site-packages with NVIDIA's packages; separated by colons), beside the addon, where the loader looks (LD_LIBRARY_PATH,
-// the system's folders), in CUDA_HOME/lib64 and in /usr/local/cuda/lib64. Throws Error("LIBRARY_NOT_FOUND") that says
-// where it looked and what to install.
+// site-packages with NVIDIA's packages; separated by colons), beside the addon, where the loader looks
+// (LD_LIBRARY_PATH, the system's folders), in CUDA_HOME/lib64 and in /usr/local/cuda/lib64. Throws
+// Error("LIBRARY_NOT_FOUND") that says where it looked and what to install.
 void* open_library(const LibraryNames& names);
 
 // The address of a function. Throws Error("LIBRARY_NOT_FOUND") where the library, being too old, has none.

@@ -9,8 +9,8 @@ namespace {
 enum class Method { matvec, cublaslt };
 
 // Which kernel computes a product c [m, n] over k:
-//   few rows, a · bᵀ     every chip    matvec      the layout of a linear layer: rows of weights are read from end to end
-//   all others           every chip    cublaslt    its tensor core kernels for the chip
+//   few rows, a · bᵀ     every chip    matvec      the layout of a linear layer: rows of weights are read from end to
+//   end all others           every chip    cublaslt    its tensor core kernels for the chip
 Method choose(const Chip&, const MatMul& args, int64_t m) {
   const bool linear_layer = !args.transpose_a && args.transpose_b;
   return linear_layer && m <= kMaxMatVecRows ? Method::matvec : Method::cublaslt;
@@ -38,9 +38,18 @@ void launch_add_scaled(const MatMul& args, float* product, const Launcher& on) {
 }
 
 void multiply(const MatMul& args, int64_t m, int64_t n, int64_t k, const Launcher& on) {
-  Product product = {args.c.raw(),     args.a.raw(),     args.b.raw(), args.c.dtype, args.a.dtype,
-                     args.transpose_a, args.transpose_b, m,            n,            k,
-                     static_cast<float>(args.alpha), static_cast<float>(args.beta)};
+  Product product = {args.c.raw(),
+                     args.a.raw(),
+                     args.b.raw(),
+                     args.c.dtype,
+                     args.a.dtype,
+                     args.transpose_a,
+                     args.transpose_b,
+                     m,
+                     n,
+                     k,
+                     static_cast<float>(args.alpha),
+                     static_cast<float>(args.beta)};
   if (args.a.dtype == DType::bfloat16 || args.c.dtype == DType::float32) {
     return cublaslt_multiply(product, on.workspace(kProductWorkspace), on);
   }

@@ -7,9 +7,8 @@
 //
 // An element of c is summed in an order that depends on n and k alone: a sequence decodes to the same bits alone and in
 // a batch.
-#include "cuda/matvec.h"
-
 #include "cuda/kernel.cuh"
+#include "cuda/matvec.h"
 
 namespace openalpaca::cuda {
 namespace {
@@ -40,8 +39,8 @@ struct Eight {
   uint32_t pairs[4];
 };
 
-// Eight neighbours of a row of k numbers from `at` on, by accesses of N; zeros behind the end. Weights are read once, and
-// would only drive the input out of the first-level cache.
+// Eight neighbours of a row of k numbers from `at` on, by accesses of N; zeros behind the end. Weights are read once,
+// and would only drive the input out of the first-level cache.
 template <int N, bool kOnce>
 __device__ __forceinline__ Eight load_eight(Global<const bf16> row, int64_t at, int64_t k, bool valid) {
   Vec<bf16, 8> values = {};

@@ -1,5 +1,5 @@
-// A graph that is being recorded does not know on which stream it will run, so its kernels report to a fault word of its
-// own, which goes to the stream's after each launch.
+// A graph that is being recorded does not know on which stream it will run, so its kernels report to a fault word of
+// its own, which goes to the stream's after each launch.
 #include "cuda/faults.h"
 #include "cuda/kernel.cuh"
 

@@ -24,8 +24,8 @@ struct Settings {
 
 // What the threads of a block tell each other by.
 struct Board {
-  Shared<float> sums;   // [kCandidates, kMaxWarps]
-  Shared<int> found;    // one
+  Shared<float> sums;  // [kCandidates, kMaxWarps]
+  Shared<int> found;   // one
   __device__ explicit Board(SharedMemory& memory)
       : sums(memory.take<float>(kCandidates * kMaxWarps, "sums")), found(memory.take<int>(1, "found")) {}
   static constexpr int kBytes =
@@ -62,9 +62,7 @@ __device__ float sum_all(int n, const Board& board, Value value) {
 
 // The number at a place in the order of all float32 (the negative ones have their bits reversed in it). Past the
 // infinities lie NaN, which no logit reaches.
-__device__ float at_order(uint32_t order) {
-  return __uint_as_float(order & 0x80000000 ? order & 0x7fffffff : ~order);
-}
+__device__ float at_order(uint32_t order) { return __uint_as_float(order & 0x80000000 ? order & 0x7fffffff : ~order); }
 
 // The highest threshold such that the logits that reach it have a mass of at least `target`; −∞ if all of them have
 // less.
@@ -237,8 +235,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   if (position < 0 || position >= length - 1) return;
 
   const Global<float> scores = scratch + b * 2 * n, masses = scores + n;
-  const float largest =
-      score(scores, logits + b * n, n, history + b * length, position, settings, fault, op, board);
+  const float largest = score(scores, logits + b * n, n, history + b * length, position, settings, fault, op, board);
   if (largest == -INFINITY) return;
   if (largest != largest) {
     if (threadIdx.x == 0) report(fault, op, b, 0, 0, kFiniteRule);
@@ -246,8 +243,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
   int token;
   if (settings.temperature == 0) {
-    token = first_exceeding(n, board, [](double) { return 0.0; },
-                            [&](int i) { return scores[i] == largest ? 1.f : 0.f; });
+    token =
+        first_exceeding(n, board, [](double) { return 0.0; }, [&](int i) { return scores[i] == largest ? 1.f : 0.f; });
   } else {
     token = draw(masses, scores, n, largest, settings, uniform(settings.seed, sequence_seeds[b], position), board);
   }

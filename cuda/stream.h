@@ -70,8 +70,8 @@ class CudaGraph : public Graph {
 struct Passing {
   std::shared_ptr<CudaEvent> event;  // nullptr where recording it failed
   std::vector<std::shared_ptr<void>> kept;
-  std::shared_ptr<Storage> fault;                // a page-locked copy of the fault word, or nullptr
-  std::exception_ptr error;                      // of the enqueueing itself
+  std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
+  std::exception_ptr error;        // of the enqueueing itself
   std::function<void(std::exception_ptr)> callback;
 };
 

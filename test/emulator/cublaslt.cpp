@@ -25,7 +25,8 @@ std::vector<float> widen(const void* data, bool transposed, int64_t rows, int64_
   const T* x = static_cast<const T*>(data);
   std::vector<float> all(rows * columns);
   for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) all[i * columns + j] = to_number(x[transposed ? j * rows + i : i * columns + j]);
+    for (int64_t j = 0; j < columns; ++j)
+      all[i * columns + j] = to_number(x[transposed ? j * rows + i : i * columns + j]);
   }
   return all;
 }

@@ -23,22 +23,20 @@ function cpuWith(isa: string): TestDevice[] {
   }
 }
 
-/** The CUDA device and its kernels on the CPU: test/emulator. Users are not told of it. */
-const emulated: TestDevice = {
-  name: 'emulated',
-  device: new Device('emulated' as DeviceType, native.deviceOpen('emulated')),
-}
+/** A device as users open it. `emulated` is the CUDA device with its kernels on the CPU, which users are not told of. */
+const open = (type: string): TestDevice => ({ name: type, device: openDevice(type as DeviceType) })
 
-/** One device of each type that is available. For what does not depend on the kernels. */
-export const deviceTypes: TestDevice[] = [
-  ...backends()
-    .filter((backend) => backend.available)
-    .map((backend) => ({ name: backend.device as string, device: openDevice(backend.device) })),
-  emulated,
+/** Types of devices. OPENALPACA_TEST_DEVICES=cuda,cpu names those that are wanted, which then have to be there. */
+const types = process.env.OPENALPACA_TEST_DEVICES?.split(',') ?? [
+  ...backends().flatMap(({ device, available }) => (available ? [device as string] : [])),
+  'emulated',
 ]
+
+/** One device of each type. For what does not depend on the kernels. */
+export const deviceTypes: TestDevice[] = types.map(open)
 
 /** Every set of kernels that this machine can run. */
 export const devices: TestDevice[] = [
-  ...['baseline', 'avx2', 'avx512_bf16'].flatMap(cpuWith),
+  ...(types.includes('cpu') ? ['baseline', 'avx2', 'avx512_bf16'].flatMap(cpuWith) : []),
   ...deviceTypes.filter(({ name }) => name !== 'cpu'),
 ]
