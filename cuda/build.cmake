@@ -28,9 +28,10 @@ function(openalpaca_find_cuda)
     set(CUDA_REASON "no nvcc was found (node scripts/fetch-cuda.mjs fetches it, without root)" PARENT_SCOPE)
     return()
   endif()
-  get_filename_component(root ${OPENALPACA_NVCC} REALPATH)
-  get_filename_component(root ${root} DIRECTORY)
-  get_filename_component(root ${root} DIRECTORY)
+  # nvcc itself says where the toolkit is: the program that was found may be a script or a link to it.
+  execute_process(COMMAND ${OPENALPACA_NVCC} --dryrun -x cu /dev/null -o /dev/null OUTPUT_VARIABLE log ERROR_VARIABLE log)
+  string(REGEX MATCH "TOP=([^\n]*)" top "${log}")
+  get_filename_component(root "${CMAKE_MATCH_1}" REALPATH)
   find_path(CUDA_INCLUDE_DIR cuda_runtime.h HINTS ${root} ${packages} PATH_SUFFIXES include targets/x86_64-linux/include
     NO_DEFAULT_PATH)
   find_library(CUDA_RUNTIME cudart_static HINTS ${root} ${packages} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
