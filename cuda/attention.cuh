@@ -137,6 +137,17 @@ struct Registers {
   }
 };
 
+// Sets the elements above the diagonal (column > row), or below it, of a matrix of which these are a part: the part
+// that starts at the given row and column.
+template <int R, int N>
+__device__ __forceinline__ void set_above_diagonal(Registers<R, N>& part, int row, int column, float to) {
+  part.for_each([&](int r, int j, float& x) { x = column + j > row + part.row(r) ? to : x; });
+}
+template <int R, int N>
+__device__ __forceinline__ void set_below_diagonal(Registers<R, N>& part, int row, int column, float to) {
+  part.for_each([&](int r, int j, float& x) { x = column + j < row + part.row(r) ? to : x; });
+}
+
 // x *= y, element by element.
 template <int R, int N>
 __device__ __forceinline__ void multiply(Registers<R, N>& x, const Registers<R, N>& y) {
@@ -182,8 +193,9 @@ template <int kHead, int R, int N>
 __device__ __forceinline__ void add_abt(Registers<R, N>& s, const SharedTile<bf16, kHead>& a,
                                         const SharedTile<bf16, kHead>& b) {
   static_assert(N % 2 == 0);
+  constexpr int kUnroll = R * N >= 16 && kHead <= 104 ? 4 : 8;  // at which ptxas spills nothing
   const int lane = threadIdx.x % kWarp;
-#pragma unroll
+#pragma unroll kUnroll
   for (int k = 0; k < SharedTile<bf16, kHead>::kDepth; k += 16) {
     uint32_t left[R][4];
 #pragma unroll
