@@ -193,7 +193,7 @@ template <int kHead, int R, int N>
 __device__ __forceinline__ void add_abt(Registers<R, N>& s, const SharedTile<bf16, kHead>& a,
                                         const SharedTile<bf16, kHead>& b) {
   static_assert(N % 2 == 0);
-  constexpr int kUnroll = R * N >= 16 && kHead <= 104 ? 4 : 8;  // at which ptxas spills nothing
+  [[maybe_unused]] constexpr int kUnroll = R * N >= 16 && kHead <= 104 ? 4 : 8;  // at which ptxas spills nothing
   const int lane = threadIdx.x % kWarp;
 #pragma unroll kUnroll
   for (int k = 0; k < SharedTile<bf16, kHead>::kDepth; k += 16) {
