@@ -7,6 +7,9 @@
 // sequence gets the same bits as the sequence alone.
 //
 // Work: 2 products of D·L²/2 multiply-adds each for a head's sequence of L tokens, 2·D·L² FLOP.
+#include <algorithm>
+#include <cmath>
+
 #include "cuda/attention.cuh"
 #include "cuda/attention_tiles.cuh"
 

@@ -6,6 +6,8 @@
 // over are empty. A wrong cu_seqlens is reported, and leaves all of them empty.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/kernel.cuh"
 
 namespace openalpaca::cuda {
