@@ -58,7 +58,7 @@ class Harness {
 
   Launcher on(const char* op) {
     return {op, 1, stream_, chip_, &fault_, [this](size_t bytes) -> void* {
-              if (bytes > workspace_.size()) workspace_.resize(bytes + 256);
+              if (bytes + 256 > workspace_.size()) workspace_.resize(bytes + 256);
               return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace_.data()) + 255) / 256 * 256);
             }};
   }
