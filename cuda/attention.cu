@@ -7,6 +7,9 @@
 // sequence gets the same bits as the sequence alone.
 //
 // Work: 2 products of D·L²/2 multiply-adds each for a head's sequence of L tokens, 2·D·L² FLOP.
+#include <algorithm>
+#include <cmath>
+
 #include "cuda/attention.cuh"
 #include "cuda/attention_tiles.cuh"
 
@@ -101,9 +104,7 @@ __global__ void __launch_bounds__(Cut<T>::kThreads)
     if (key + C::kKeys < key_end) load<kAccess, C::kKeys, C::kThreads>(k, keys, key + C::kKeys);
     if (!seen) continue;
     if (negative) s.for_each([](int, int, float& x) { x = -x; });
-    if (key + C::kKeys - 1 > first) {
-      s.for_each([&](int r, int column, float& x) { x = key + column > first + s.row(r) ? -INFINITY : x; });
-    }
+    if (key + C::kKeys - 1 > first) set_above_diagonal(s, first, key, -INFINITY);
     softmax.add(s, scale, o);
     add_ab(o, s, v);
   }

@@ -11,7 +11,9 @@
 // bfloat16 multiplies on the tensor cores, float32 with fused multiply-adds in the same layout of registers.
 #pragma once
 
+#include <cstring>
 #include <initializer_list>
+#include <string>
 
 #include "core/device.h"
 #include "cuda/kernel.cuh"
@@ -117,7 +119,7 @@ __device__ __forceinline__ void load(const SharedTile<T, kHead>& tile, const Row
 // A warp's matrix of 16·R rows and 8·N columns, in the layout of mma_m16n8k16: a lane holds parts of 2·R rows.
 template <int R, int N>
 struct Registers {
-  static constexpr int kRows = 2 * R, kColumns = 8 * N;
+  static constexpr int kRows = 2 * R;
   float x[R][N][4] = {};
 
   __device__ static int row(int r) { return r / 2 * 16 + r % 2 * 8 + threadIdx.x % kWarp / 4; }
@@ -136,6 +138,17 @@ struct Registers {
     }
   }
 };
+
+// Sets the elements above the diagonal (column > row), or below it, of a matrix of which these are a part: the part
+// that starts at the given row and column.
+template <int R, int N>
+__device__ __forceinline__ void set_above_diagonal(Registers<R, N>& part, int row, int column, float to) {
+  part.for_each([&](int r, int j, float& x) { x = column + j > row + part.row(r) ? to : x; });
+}
+template <int R, int N>
+__device__ __forceinline__ void set_below_diagonal(Registers<R, N>& part, int row, int column, float to) {
+  part.for_each([&](int r, int j, float& x) { x = column + j < row + part.row(r) ? to : x; });
+}
 
 // x *= y, element by element.
 template <int R, int N>
@@ -173,7 +186,7 @@ __device__ __forceinline__ void store(const Rows<T>& rows, int first, const Regi
 __device__ __forceinline__ uint32_t pack(float low, float high) {
   const Vec<bf16, 2> pair = {__float2bfloat16_rn(low), __float2bfloat16_rn(high)};
   uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
+  std::memcpy(&bits, &pair, sizeof bits);
   return bits;
 }
 
@@ -182,8 +195,9 @@ template <int kHead, int R, int N>
 __device__ __forceinline__ void add_abt(Registers<R, N>& s, const SharedTile<bf16, kHead>& a,
                                         const SharedTile<bf16, kHead>& b) {
   static_assert(N % 2 == 0);
+  [[maybe_unused]] constexpr int kUnroll = R * N >= 16 && kHead <= 104 ? 4 : 8;  // at which ptxas 13.0 spills nothing
   const int lane = threadIdx.x % kWarp;
-#pragma unroll
+#pragma unroll kUnroll
   for (int k = 0; k < SharedTile<bf16, kHead>::kDepth; k += 16) {
     uint32_t left[R][4];
 #pragma unroll

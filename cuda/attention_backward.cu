@@ -47,7 +47,9 @@ struct Cuts {
 template <int kHead>
 struct Cuts<float, kHead> {
   using Queries = Cut<2, 1, 1>;
-  using QueriesSmall = Queries, Keys = Queries, KeysSmall = Queries;
+  using QueriesSmall = Queries;
+  using Keys = Queries;
+  using KeysSmall = Queries;
 };
 
 template <class T, int kHead, class Cut>
@@ -97,11 +99,11 @@ struct Operands {
   Global<const T> dout, out;
   Global<const float> lse;
   Global<const T> qkv;
+  float scale, scale_log2e;
 };
 
 template <class T, int kHead, int kAccess, class Cut>
-__global__ void __launch_bounds__(Cut::kThreads)
-    dq_kernel(Operands<T> x, AttentionShape shape, TileList tiles, float scale) {
+__global__ void __launch_bounds__(Cut::kThreads) dq_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
   constexpr int kThreads = Cut::kThreads, kKeys = kColumns<T>, R = Cut::kRowTiles;
   constexpr int kPass = kKeys / R;  // keys that S and dP are in registers for
   const auto [tile, head] = block_work(tiles, shape.heads);
@@ -146,10 +148,8 @@ __global__ void __launch_bounds__(Cut::kThreads)
       if (key > last || first >= tile.length) break;
       Registers<R, kPass / 8> p, ds;
       add_abt(p, q.from(warp_first), k.from(row));
-      p.for_each([&](int r, int, float& s) { s = exp2_approx(fmaf(s, scale * kLog2E, -lse[r])); });
-      if (key + kPass - 1 > first) {
-        p.for_each([&](int r, int column, float& s) { s = key + column > first + p.row(r) ? 0 : s; });
-      }
+      p.for_each([&](int r, int, float& s) { s = exp2_approx(fmaf(s, x.scale_log2e, -lse[r])); });
+      if (key + kPass - 1 > first) set_above_diagonal(p, first, key, 0);
       ds.for_each([&](int r, int, float& dp) { dp = -delta[r]; });
       add_abt(ds, dout.from(warp_first), v.from(row));
       multiply(ds, p);
@@ -159,13 +159,12 @@ __global__ void __launch_bounds__(Cut::kThreads)
 
   float factor[2 * R];
 #pragma unroll
-  for (int r = 0; r < 2 * R; ++r) factor[r] = scale;
+  for (int r = 0; r < 2 * R; ++r) factor[r] = x.scale;
   store(rows_of(x.dqkv, shape.qkv_stride(), tile.start, tile.length, head, shape.d), first, dq, factor);
 }
 
 template <class T, int kHead, int kAccess, class Cut>
-__global__ void __launch_bounds__(Cut::kThreads)
-    dkv_kernel(Operands<T> x, AttentionShape shape, TileList tiles, float scale) {
+__global__ void __launch_bounds__(Cut::kThreads) dkv_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
   constexpr int kThreads = Cut::kThreads, kQueries = kColumns<T>, R = Cut::kRowTiles;
   constexpr int kPass = kQueries / R;  // queries that Sᵀ and dPᵀ are in registers for
   const auto [tile, kv_head] = block_work(tiles, shape.kv_heads);
@@ -209,10 +208,8 @@ __global__ void __launch_bounds__(Cut::kThreads)
       Registers<R, kPass / 8> p, ds;
       add_abt(p, k.from(warp_first), q.from(row));
       p.for_each(
-          [&](int, int column, float& s) { s = exp2_approx(fmaf(s, scale * kLog2E, -kLog2E * lse[row + column])); });
-      if (query < first + 16 * R - 1) {
-        p.for_each([&](int r, int column, float& s) { s = query + column < first + p.row(r) ? 0 : s; });
-      }
+          [&](int, int column, float& s) { s = exp2_approx(fmaf(s, x.scale_log2e, -kLog2E * lse[row + column])); });
+      if (query < first + 16 * R - 1) set_below_diagonal(p, first, query, 0);
       add_ab(dv, p, dout.from(row));
       ds.for_each([&](int, int column, float& dp) { dp = -delta[row + column]; });
       add_abt(ds, v.from(warp_first), dout.from(row));
@@ -224,7 +221,7 @@ __global__ void __launch_bounds__(Cut::kThreads)
   float factor[2 * R], one[2 * R];
 #pragma unroll
   for (int r = 0; r < 2 * R; ++r) {
-    factor[r] = scale;
+    factor[r] = x.scale;
     one[r] = 1;
   }
   store(rows(x.dqkv, shape.qkv_stride(), k_head), first, dk, factor);
@@ -252,11 +249,17 @@ void attention_backward(const AttentionBackward& args, const Launcher& on) {
     const TileList keys =
         cut_sequences(args.cu_seqlens, shape.tokens, key_rows, Work::falls, workspace + query_bytes, on);
 
-    const Operands<T> x = {global<T>(args.dqkv),      global<float>(args.delta),     global<const T>(args.dout),
-                           global<const T>(args.out), global<const float>(args.lse), global<const T>(args.qkv)};
+    const float scale = static_cast<float>(args.scale);
+    const Operands<T> x = {global<T>(args.dqkv),
+                           global<float>(args.delta),
+                           global<const T>(args.dout),
+                           global<const T>(args.out),
+                           global<const float>(args.lse),
+                           global<const T>(args.qkv),
+                           scale,
+                           scale * kLog2E};
     const auto run = [&]<class Cut>(Cut, auto kernel, const TileList& tiles, int heads) {
-      launch(on, kernel, block_count(tiles, heads), Cut::kThreads, shared_bytes<T, kHead, Cut>(), x, shape, tiles,
-             static_cast<float>(args.scale));
+      launch(on, kernel, block_count(tiles, heads), Cut::kThreads, shared_bytes<T, kHead, Cut>(), x, shape, tiles);
     };
     with_access<kHead>(shape.d, {&args.qkv, &args.dout}, [&]<int kAccess>(Constant<kAccess>) {
       const auto run_dq = [&]<class Cut>(Cut cut) {

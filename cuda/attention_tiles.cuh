@@ -6,6 +6,8 @@
 // over are empty. A wrong cu_seqlens is reported, and leaves all of them empty.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/kernel.cuh"
 
 namespace openalpaca::cuda {
@@ -140,8 +142,7 @@ TileList cut_sequences(const Tensor& cu_seqlens, int64_t tokens, int rows, Work 
 // each of its tiles and should still be in the second-level cache then (8 heads of 8192 tokens at D = 100: 26 MB).
 constexpr int kHeadsTogether = 8;
 
-// A number that is the same in all lanes of a warp, said so that the compiler knows it and keeps it in a register of
-// the warp instead of one of each lane.
+// A number that is the same in all lanes of a warp, in a form that tells the compiler so.
 __device__ __forceinline__ int uniform(int x) { return __shfl_sync(kAllLanes, x, 0); }
 
 struct BlockWork {

@@ -3,6 +3,7 @@
 #
 #   OPENALPACA_CUDA                AUTO builds it where there is an NVIDIA driver and an nvcc that works, ON demands an
 #                                  nvcc, OFF leaves it out
+#   OPENALPACA_NVCC_FLAGS          further flags: "-Werror;all-warnings;-Xcompiler=-Werror" in .ci/run
 #   OPENALPACA_CUDA_ARCHITECTURES  the chips to compile for. 80 runs on 8.6 and 8.9 too; the last one's PTX on newer chips
 set(OPENALPACA_CUDA "$ENV{OPENALPACA_CUDA}" CACHE STRING "Build the CUDA device: AUTO, ON or OFF")
 if(OPENALPACA_CUDA STREQUAL "")
@@ -21,16 +22,17 @@ function(openalpaca_find_cuda)
     endif()
   endif()
   # NVIDIA's Python packages, as scripts/fetch-cuda.mjs puts them, come last.
-  file(GLOB packages ${CMAKE_SOURCE_DIR}/.cuda/nvidia/cu*)
+  file(GLOB packages ${CMAKE_SOURCE_DIR}/.cuda/*/nvidia/cu*)
   find_program(OPENALPACA_NVCC nvcc HINTS $ENV{CUDACXX} ENV CUDA_HOME ENV CUDA_PATH
     PATHS /usr/local/cuda/bin ${packages} PATH_SUFFIXES bin)
   if(NOT OPENALPACA_NVCC)
     set(CUDA_REASON "no nvcc was found (node scripts/fetch-cuda.mjs fetches it, without root)" PARENT_SCOPE)
     return()
   endif()
-  get_filename_component(root ${OPENALPACA_NVCC} REALPATH)
-  get_filename_component(root ${root} DIRECTORY)
-  get_filename_component(root ${root} DIRECTORY)
+  # nvcc may be a script, or a link into another folder; it knows itself where its toolkit is.
+  execute_process(COMMAND ${OPENALPACA_NVCC} --dryrun -x cu -c /dev/null -o /dev/null OUTPUT_VARIABLE log ERROR_VARIABLE log)
+  string(REGEX MATCH "TOP=([^\n]*)" top "${log}")
+  get_filename_component(root "${CMAKE_MATCH_1}" REALPATH)
   find_path(CUDA_INCLUDE_DIR cuda_runtime.h HINTS ${root} ${packages} PATH_SUFFIXES include targets/x86_64-linux/include
     NO_DEFAULT_PATH)
   find_library(CUDA_RUNTIME cudart_static HINTS ${root} ${packages} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
@@ -68,13 +70,15 @@ if(CUDA_REASON STREQUAL "")
   endforeach()
   list(APPEND gencode -gencode arch=compute_${newest},code=compute_${newest})
   set(NVCC_FLAGS -std=c++20 -O3 --expt-relaxed-constexpr ${gencode} -ccbin ${CMAKE_CXX_COMPILER} -I${CMAKE_SOURCE_DIR}
-    -I${CUDA_INCLUDE_DIR} -Xcompiler=-Wall,-Wextra,-fPIC,-fvisibility=hidden ${OPENALPACA_NVCC_FLAGS})
+    -I${CUDA_INCLUDE_DIR} -Xcompiler=-Wall,-Wextra,-fPIC,-fvisibility=hidden -Xptxas=-v ${OPENALPACA_NVCC_FLAGS})
   set(CUDA_OBJECTS "")
   foreach(source ${CUDA_KERNELS})
     get_filename_component(name ${source} NAME)
     set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
+    # What ptxas tells of registers goes to a file, for scripts/kernel-report.mjs; what fails goes to the terminal too.
     add_custom_command(OUTPUT ${object} DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMENT "Compiling cuda/${name}"
-      COMMAND ${OPENALPACA_NVCC} ${NVCC_FLAGS} -MD -MT ${object} -MF ${object}.d -c ${source} -o ${object})
+      COMMAND sh -c "\"$@\" > \"$0\" 2>&1 || { cat \"$0\"; exit 1; }" ${object}.log
+        ${OPENALPACA_NVCC} ${NVCC_FLAGS} -MD -MT ${object} -MF ${object}.d -c ${source} -o ${object})
     list(APPEND CUDA_OBJECTS ${object})
   endforeach()
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda)

@@ -24,7 +24,7 @@ Global<T> global(const Tensor& tensor) {
 }
 // `count` elements of T that no tensor describes: workspace, the stream's fault.
 template <class T>
-Global<T> global(void* data, size_t count) {
+Global<T> global(void* data, size_t) {
   return static_cast<T*>(data);
 }
 

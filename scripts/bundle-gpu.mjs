@@ -3,7 +3,8 @@
 // There: tar xf gpu-bundle.tar.xz && openalpaca-gpu/run.sh test
 //
 // Tests that no GPU takes part in stay here, and so does oneDNN (7 MB packed): in its place comes a library whose
-// functions refuse, so that the addon loads and the CPU device has no matrix products.
+// functions refuse, so that the addon loads and the CPU device has no matrix products. With --emulated the emulated
+// device comes too, and OPENALPACA_TEST_DEVICES=emulated ./run.sh test tries the bundle without a GPU.
 
 import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
@@ -50,7 +51,7 @@ function closure(names) {
 /** Copies the files that Node may load. */
 function copyPackage(from) {
   const wanted = (file) => /\.(c?js|mjs|json|wasm|node)$/.test(file) || /^LICEN[CS]E/i.test(path.basename(file))
-  const unwanted = /[\\/](node_modules|test|tests|docs|examples|src|benchmarks?|locales|umd)$/
+  const unwanted = /[\\/](node_modules|test|tests|docs|examples|benchmarks?)$/
   fs.cpSync(from, at(path.relative(root, from)), {
     recursive: true,
     filter: (file) => {
@@ -73,6 +74,12 @@ function copyAddon() {
   fs.mkdirSync(at('build', 'Release'), { recursive: true })
   fs.copyFileSync(addon, at('build', 'Release', 'openalpaca.node'))
   run('strip', at('build', 'Release', 'openalpaca.node'))
+  if (process.argv.includes('--emulated')) {
+    fs.copyFileSync(
+      path.join(path.dirname(addon), 'libopenalpaca_emulated.so'),
+      at('build', 'Release', 'libopenalpaca_emulated.so'),
+    )
+  }
 }
 
 function copyLibraries() {

@@ -4,9 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
@@ -80,6 +84,7 @@ class Runner {
     prepare_fibers();
     // Every block once, from anywhere on, in steps that have no divisor in common with their number.
     const uint64_t blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
+    uint64_t& blocks_of_kernel = blocks_run_[launch.kernel];
     uint64_t step = random() % blocks + 1;
     while (std::gcd(step, blocks) != 1) ++step;
     uint64_t number = random() % blocks;
@@ -87,7 +92,8 @@ class Runner {
       block_.index = {static_cast<unsigned>(number % launch.grid.x),
                       static_cast<unsigned>(number / launch.grid.x % launch.grid.y),
                       static_cast<unsigned>(number / launch.grid.x / launch.grid.y)};
-      run_block();
+      const uint64_t count = blocks_of_kernel++;
+      run_block(check_all_ || count < kCheckedBlocks || count % 8 == 0);
       if (error_) throw KernelError(*error_);
     }
   }
@@ -109,7 +115,7 @@ class Runner {
       }
       warp.what = what;
       warp.place = place;
-    } else if (warp.place.line() != place.line() || std::strcmp(warp.what, what) != 0) {
+    } else if (warp.place.line() != place.line() || (warp.what != what && std::strcmp(warp.what, what) != 0)) {
       fail("divergent warp: this lane is at " + std::string(what) + at(place) + " while others of its warp wait at " +
            warp.what + at(warp.place));
     }
@@ -131,7 +137,8 @@ class Runner {
     Fiber& me = *current;
     if (block_.arrived == 0) {
       block_.place = place;
-    } else if (block_.place.line() != place.line() || std::strcmp(block_.place.file_name(), place.file_name()) != 0) {
+    } else if (block_.place.line() != place.line() || (block_.place.file_name() != place.file_name() &&
+                                                       std::strcmp(block_.place.file_name(), place.file_name()) != 0)) {
       fail("divergent barrier: this thread is at __syncthreads" + at(place) + " while others wait at the one" +
            at(block_.place));
     }
@@ -224,7 +231,6 @@ class Runner {
       fiber.block = &block_;
       fiber.warp = &warps_[i / kLanes];
       fiber.shared = shared_;
-      fiber.shadow = shadow_.data();
     }
   }
 
@@ -233,7 +239,7 @@ class Runner {
     return {i % size.x, i / size.x % size.y, i / size.x / size.y};
   }
 
-  void run_block() {
+  void run_block(bool checked) {
     const uint8_t* order = orders_[random() % kOrders];
     for (int i = 0; i < kLanes; ++i) {
       order_[i] = order[i];
@@ -258,6 +264,7 @@ class Runner {
       Fiber& fiber = *fibers_[i];
       stamp(fiber);
       fiber.start = fiber.interval;
+      fiber.shadow = checked ? shadow_.data() : nullptr;
       fiber.state = State::fresh;
       fiber.stack_pointer = fresh_stack(fiber.stack, enter);
     }
@@ -381,6 +388,7 @@ class Runner {
 
   void drop_copies(Fiber& fiber) {
     for (const AsyncCopy& copy : fiber.copies) {
+      if (!fiber.shadow) break;
       Shadow* shadow = shadow_.data() + (static_cast<unsigned char*>(copy.to) - shared_) / kGranule;
       for (int i = 0; i < copy.bytes / kGranule; ++i) shadow[i] = {};
     }
@@ -398,6 +406,8 @@ class Runner {
   unsigned char* shared_;
   std::vector<Shadow> shadow_;
   uint32_t interval_ = 0;
+  const bool check_all_ = std::getenv("OPENALPACA_EMULATOR_CHECK") != nullptr;
+  std::map<const void*, uint64_t> blocks_run_;  // of each kernel
   uint64_t random_ = kSeed;
   std::optional<KernelError> error_;  // the first of the launch
   void* main_stack_pointer_ = nullptr;
@@ -408,11 +418,9 @@ class Runner {
   std::vector<std::pair<void*, size_t>> mapped_;
 };
 
-Runner& runner() {
-  // On the heap: the library's thread-local variables have to fit into what the program has left for such.
-  static thread_local const auto runner = std::make_unique<Runner>();
-  return *runner;
-}
+OPENALPACA_FIBER_LOCAL Runner* running = nullptr;  // this thread's, once it has run a kernel
+
+Runner& runner() { return *running; }
 
 void Runner::enter() { runner().live(); }
 
@@ -472,7 +480,50 @@ void check_readers(const Shadow& shadow, const void* at) {
 
 }  // namespace
 
-void run(const Launch& launch, const std::function<void()>& body) { runner().run(launch, body); }
+namespace {
+
+// With OPENALPACA_EMULATOR_PROFILE set: time and launches of each kernel, printed when the process ends.
+class Profile {
+ public:
+  ~Profile() {
+    std::vector<std::pair<double, std::string>> lines;
+    for (const auto& [kernel, use] : uses_) {
+      char text[64];
+      std::snprintf(text, sizeof(text), "%9.3f s %8d launches  ", use.seconds, use.launches);
+      lines.emplace_back(use.seconds, text + kernel_name(kernel));
+    }
+    std::sort(lines.rbegin(), lines.rend());
+    for (const auto& [seconds, line] : lines) std::fprintf(stderr, "%s\n", line.c_str());
+  }
+  bool on() const { return on_; }
+  void add(const void* kernel, double seconds) {
+    const std::lock_guard lock(mutex_);
+    uses_[kernel].seconds += seconds;
+    ++uses_[kernel].launches;
+  }
+
+ private:
+  struct Use {
+    double seconds = 0;
+    int launches = 0;
+  };
+  const bool on_ = std::getenv("OPENALPACA_EMULATOR_PROFILE") != nullptr;
+  std::mutex mutex_;
+  std::map<const void*, Use> uses_;
+};
+Profile profile;
+
+}  // namespace
+
+void run(const Launch& launch, const std::function<void()>& body) {
+  // On the heap: the library's thread-local variables have to fit into what the program has left for such.
+  static thread_local const auto mine = std::make_unique<Runner>();
+  running = mine.get();
+  if (!profile.on()) return runner().run(launch, body);
+  const auto start = std::chrono::steady_clock::now();
+  runner().run(launch, body);
+  profile.add(launch.kernel, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
 
 void fail(const std::string& text) {
   throw KernelError{kernel_name(runner().launch().kernel) + ", " + runner().where() + ": " + text};
@@ -566,7 +617,8 @@ const Piece* take_piece(int number, int64_t begin, int64_t bytes, int element, c
 void async_copy(void* to, const void* from, int bytes) {
   check_write(to, bytes);
   Shadow* shadow = shadow_of(to);
-  for (int i = 0; i < bytes / kGranule; ++i) shadow[i].write = kPendingStamp | static_cast<uint64_t>(current->index);
+  for (int i = 0; current->shadow && i < bytes / kGranule; ++i)
+    shadow[i].write = kPendingStamp | static_cast<uint64_t>(current->index);
   current->copies.push_back({to, from, bytes});
 }
 
@@ -584,7 +636,7 @@ void async_wait(size_t pending) {
       std::memset(copy.to, 0, copy.bytes);
     }
     Shadow* shadow = shadow_of(copy.to);
-    for (int k = 0; k < copy.bytes / kGranule; ++k) shadow[k] = {me.stamp, 0};
+    for (int k = 0; me.shadow && k < copy.bytes / kGranule; ++k) shadow[k] = {me.stamp, 0};
   }
   me.copies.erase(me.copies.begin(), me.copies.begin() + static_cast<int64_t>(done));
   me.groups.erase(me.groups.begin(), me.groups.begin() + static_cast<int64_t>(groups));

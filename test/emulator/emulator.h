@@ -29,6 +29,10 @@ using Place = std::source_location;
 constexpr int kLanes = 32;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxPieces = 32;
+// The accesses to shared memory of so many blocks of a kernel are checked on a stream, and of one in eight after that,
+// unless OPENALPACA_EMULATOR_CHECK=all: what a training launches in its hundredth step is what it launched in its
+// first. Bounds, alignment and barriers are always checked.
+constexpr uint64_t kCheckedBlocks = 1024;
 
 // Who touched two bytes of shared memory last. A stamp is, from the top: the number of the barrier interval (32 bits,
 // counted on from block to block, so that nothing needs to be cleared), the number of __syncwarp since that barrier
@@ -68,7 +72,7 @@ struct Fiber {
   uint64_t interval = 0;  // its upper 32 bits: older stamps lie before the last barrier
   uint64_t start = 0;     // stamps from before this block: uninitialised
   unsigned char* shared = nullptr;
-  Shadow* shadow = nullptr;
+  Shadow* shadow = nullptr;  // nullptr in a block whose accesses are not checked: see kCheckedBlocks
   uint3 thread = {};
   int index = 0, lane = 0;
   Block* block = nullptr;
@@ -167,13 +171,15 @@ inline Shadow* shadow_of(const void* at) {
 
 inline void check_read(const void* at, int bytes) {
   Fiber& me = *current;
+  if (!me.shadow) return;
   Shadow* shadow = shadow_of(at);
   for (Shadow* end = shadow + bytes / kGranule; shadow != end; ++shadow) {
     const uint64_t write = shadow->write;
+    const uint64_t read = shadow->read;
     const bool ordered = write >= me.start && (write < me.interval || write == me.stamp);
-    if (ordered && (shadow->read < me.interval || shadow->read == me.stamp)) {
+    if (ordered && (read < me.interval || read == me.stamp)) {
       shadow->read = me.stamp;
-    } else {
+    } else if (!ordered || !(read & kSeveralWarps)) {
       read_slowly(*shadow, at);
     }
   }
@@ -181,6 +187,7 @@ inline void check_read(const void* at, int bytes) {
 
 inline void check_write(const void* at, int bytes) {
   Fiber& me = *current;
+  if (!me.shadow) return;
   Shadow* shadow = shadow_of(at);
   for (Shadow* end = shadow + bytes / kGranule; shadow != end; ++shadow) {
     if ((shadow->write < me.interval || shadow->write == me.stamp) &&
@@ -194,6 +201,7 @@ inline void check_write(const void* at, int bytes) {
 }
 
 inline void check_atomic(const void* at, int bytes) {
+  if (!current->shadow) return;
   Shadow* shadow = shadow_of(at);
   for (Shadow* end = shadow + bytes / kGranule; shadow != end; ++shadow) write_slowly(*shadow, at, true);
 }
