@@ -126,10 +126,13 @@ describe.each(devices)('attention on $name', ({ device }) => {
         const dout = random.normals(dtype, 91 * 2 * headSize)
         const args = backward(dtype, shape, qkv, dout)
         const shift = dtype === 'float32' ? 1 : 2
+        const owners: Tensor[] = [] // a view ends with its owner
         const shifted = (like: Tensor, values?: ArrayLike<number>) => {
           const padded = new Float64Array(numel(like.shape) + shift).fill(Number.NaN)
           if (values) padded.set(values, shift)
-          return tensorOf(device, dtype, [padded.length], padded).view(like.shape, shift)
+          const owner = tensorOf(device, dtype, [padded.length], padded)
+          owners.push(owner)
+          return owner.view(like.shape, shift)
         }
         const moved = {
           ...args,
