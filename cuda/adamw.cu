@@ -27,10 +27,9 @@ __global__ void __launch_bounds__(kFlatThreads)
 #pragma unroll
     for (int k = 0; k < width(); ++k) {
       const float scaled = g[k] * c.grad_scale;
-      p[k] *= c.decay;
-      first[k] += (scaled - first[k]) * c.rest1;
-      second[k] = second[k] * c.beta2 + scaled * scaled * c.rest2;
-      p[k] -= first[k] * c.step_size / (sqrtf(second[k]) / c.root_correction2 + c.eps);
+      first[k] = fmaf(scaled - first[k], c.rest1, first[k]);
+      second[k] = fmaf(second[k], c.beta2, scaled * scaled * c.rest2);
+      p[k] = fmaf(p[k], c.decay, -first[k] * c.step_size / (sqrtf(second[k]) / c.root_correction2 + c.eps));
     }
     store<width()>(m + i, first);
     store<width()>(v + i, second);

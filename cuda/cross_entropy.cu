@@ -71,9 +71,10 @@ __global__ void __launch_bounds__(kMostThreads)
     }
     larger = fmaxf(larger, my_largest);
     const float reference = larger == -INFINITY ? 0 : larger;  // −∞ − −∞ would be NaN
-    total *= exp2_approx((my_largest - reference) * kLog2e);
+    float sum = 0;
 #pragma unroll
-    for (int k = 0; k < kN; ++k) total += exp2_approx((x[k] - reference) * kLog2e);
+    for (int k = 0; k < kN; ++k) sum += exp2_approx((x[k] - reference) * kLog2e);
+    total = fmaf(total, exp2_approx((my_largest - reference) * kLog2e), sum);
     my_largest = larger;
   });
   const float largest = block_reduce<Max>(my_largest, scratch), reference = largest == -INFINITY ? 0 : largest;
@@ -91,7 +92,7 @@ __global__ void __launch_bounds__(kMostThreads)
     for (int k = 0; k < kN; ++k) x[k] = exp2_approx((x[k] - largest) * kLog2e) * scale;
     if (label >= column && label < column + kN) {
 #pragma unroll
-      for (int k = 0; k < kN; ++k) x[k] -= column + k == label ? weight : 0;
+      for (int k = 0; k < kN; ++k) x[k] = __fsub_rn(x[k], column + k == label ? weight : 0);
     }
     store_piece<T, kWide>(row, column, columns, from_floats<T>(x));
   });

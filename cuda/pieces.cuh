@@ -2,7 +2,8 @@
 //
 // There are two ways. An elementwise kernel is compiled for N elements at a time and for one (Width). A kernel that
 // takes sums keeps its pieces either way and only reads them element by element where it must (Wide), so that a sum's
-// order, and with it its bits, does not depend on where a tensor happens to start.
+// order, and with it its bits, does not depend on where a tensor happens to start. For the same reason kernels say fmaf
+// where a product and a sum may be one operation, and leave no choice to the compiler.
 #pragma once
 
 #include <algorithm>
@@ -78,8 +79,7 @@ void with_flag(bool flag, F&& f) {
   }
 }
 
-// ---- flat arrays: a thread takes N neighbouring elements
-// ---------------------------------------------------------------
+// ---- flat arrays: a thread takes N neighbouring elements ----------------------------------------------------------
 
 constexpr int kFlatThreads = 256;
 
@@ -99,8 +99,7 @@ __device__ __forceinline__ void for_my_elements(int64_t n, F&& f) {
   }
 }
 
-// ---- elementwise on rows: the row is the block's x, the piece of the row its y and the thread
-// ---------------------------
+// ---- rows, elementwise: the row is the block's x, the piece of the row its y and the thread -----------------------
 
 struct RowGrid {
   dim3 grid, block;
@@ -118,8 +117,7 @@ __device__ __forceinline__ int my_column() {
   return static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * N;
 }
 
-// ---- a row a block, kept in registers: a thread takes the pieces threadIdx.x, threadIdx.x + blockDim.x, …
-// ---------------
+// ---- a row a block, in registers: a thread takes the pieces threadIdx.x + j · blockDim.x --------------------------
 
 template <class T>
 using Piece = Vec<T, kVector<T>>;

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kDraws = 4;  // of a counter
 
-// Writes x once.
+// Writes x. Two logarithms, roots, sines and cosines cost more than the memory; it runs once, for new weights.
 template <class T, bool kWide>
 __global__ void __launch_bounds__(kFlatThreads)
     random_normal_kernel(Global<T> x, int64_t n, float std, uint64_t seed, uint64_t stream_id) {

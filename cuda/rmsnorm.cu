@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kMostThreads)
     }
     const float mean = block_reduce<Sum>(dot, scratch) * scale / static_cast<float>(columns);
 
-    // Adds to dx, and calls add_dw(k, its share of dw) for each column of the piece.
+    // Adds to dx, and calls add_dw(k, a, b) for each column of the piece, whose share of dw is a · b.
     const auto write = [&](const Piece<T>& gradient, const Piece<T>& weight, const Piece<T>& input,
                            const Piece<T>& residual, int column, auto&& add_dw) {
       const Vec<float, kN> g = to_floats(gradient), w = to_floats(weight), x = to_floats(input);
@@ -136,21 +136,22 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
         const float normalised = x[k] * scale;
-        add_dw(k, g[k] * normalised);
-        sum[k] += (g[k] * w[k] - normalised * mean) * scale;
+        add_dw(k, g[k], normalised);
+        sum[k] = fmaf(fmaf(g[k], w[k], -normalised * mean), scale, sum[k]);
       }
       store_piece<T, kWhole>(dx + start, column, columns, from_floats<T>(sum));
     };
 #pragma unroll
     for (int j = 0; j < kKept; ++j) {
       write(fresh(gradient[j]), fresh(weights[j]), fresh(input[j]), residuals[j], piece_column<T>(j),
-            [&](int k, float share) { dw[j][k] += share; });
+            [&](int k, float a, float b) { dw[j][k] = fmaf(a, b, dw[j][k]); });
     }
     for (int column = first_unkept; !kWhole && column < columns; column += step) {
       write(load_piece<T, kWhole>(dy + start, column, columns), load_piece<T, kWhole>(w, column, columns),
             load_piece<T, kWhole>(x + start, column, columns), load_piece<T, kWhole>(dx + start, column, columns),
-            column, [&](int k, float share) {
-              if (column + k < columns) strip_dw[column + k] = row == first ? share : strip_dw[column + k] + share;
+            column, [&](int k, float a, float b) {
+              if (column + k >= columns) return;
+              strip_dw[column + k] = fmaf(a, b, row == first ? 0 : strip_dw[column + k]);
             });
     }
   }

@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
         for (int k = 0; k < N; ++k) {
           const float c = cos[k / kAngles][k % kAngles], s = sin[k / kAngles][k % kAngles] * direction;
-          turned_a[k] = a[k] * c - b[k] * s;
-          turned_b[k] = b[k] * c + a[k] * s;
+          turned_a[k] = fmaf(a[k], c, -b[k] * s);
+          turned_b[k] = fmaf(b[k], c, a[k] * s);
         }
         const Global<T> to = qkv + ((t * heads + head) * 2 * half + i);
         store<N>(to, from_floats<T>(turned_a));

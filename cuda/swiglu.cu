@@ -35,7 +35,7 @@ __global__ void swiglu_backward_kernel(Global<T> gate_up, Global<const T> dh, in
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     const float s = sigmoid(g[k]), silu = g[k] * s;
-    g[k] = d[k] * u[k] * (s + silu * (1.0f - s));
+    g[k] = d[k] * u[k] * fmaf(silu, 1.0f - s, s);
     u[k] = d[k] * silu;
   }
   store<N>(gate_up + gate_at, from_floats<T>(g));
