@@ -182,6 +182,8 @@ async function buildAddon() {
     return run(what, process.execPath, args, path.join(build, `${command}.log`))
   }
   await cmake('configuring the native addon', 'configure')
+  const choice = /^-- (CUDA device: .*)$/m.exec(readText(path.join(build, 'configure.log')))
+  if (choice) say(choice[1])
   fs.writeFileSync(nativeStamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
   await cmake(`building the native addon (${jobs} at a time)`, 'build')
   fs.writeFileSync(nativeStamp, JSON.stringify(state))
