@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
+
 #include "cpu/device.h"
 #ifdef OPENALPACA_CUDA
 #include "cuda/device.h"
@@ -28,12 +30,13 @@ std::shared_ptr<Device> open_cuda(const std::string& type) {
 #endif
 }
 
-// The library that the repository's own build puts beside the addon.
+// The library that the repository's own build puts beside the addon, or the one that OPENALPACA_EMULATED_LIBRARY names.
 std::shared_ptr<Device> open_emulated() {
   Dl_info addon = {};
   dladdr(reinterpret_cast<const void*>(&open_emulated), &addon);
   const std::string path = addon.dli_fname ? addon.dli_fname : "";
-  const std::string library = path.substr(0, path.rfind('/') + 1) + "libopenalpaca_emulated.so";
+  const char* named = std::getenv("OPENALPACA_EMULATED_LIBRARY");
+  const std::string library = named ? named : path.substr(0, path.rfind('/') + 1) + "libopenalpaca_emulated.so";
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) throw Error("DEVICE_UNAVAILABLE", std::string("the emulated device cannot be loaded: ") + dlerror());
   auto* open = reinterpret_cast<void* (*)()>(dlsym(handle, "openalpaca_open_emulated"));

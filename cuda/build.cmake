@@ -1,6 +1,7 @@
 # Whether the addon gets the CUDA device, and how. nvcc is called directly: CMake's own CUDA language would have to be
 # enabled for everybody who has some nvcc, and does not know how NVIDIA's Python packages lay out their files.
 #
+# Each is a variable of CMake or of the environment:
 #   OPENALPACA_CUDA                AUTO builds it where there is an NVIDIA driver and an nvcc that works, ON demands an
 #                                  nvcc, OFF leaves it out
 #   OPENALPACA_NVCC_FLAGS          further flags: "-Werror;all-warnings;-Xcompiler=-Werror" in .ci/run
@@ -9,6 +10,7 @@ set(OPENALPACA_CUDA "$ENV{OPENALPACA_CUDA}" CACHE STRING "Build the CUDA device:
 if(OPENALPACA_CUDA STREQUAL "")
   set(OPENALPACA_CUDA AUTO)
 endif()
+set(OPENALPACA_NVCC_FLAGS "$ENV{OPENALPACA_NVCC_FLAGS}" CACHE STRING "Further flags of nvcc")
 set(OPENALPACA_CUDA_ARCHITECTURES "80;90a" CACHE STRING "Chips to compile CUDA kernels for")
 string(TOUPPER "${OPENALPACA_CUDA}" OPENALPACA_CUDA)
 

@@ -194,6 +194,8 @@ async function buildNative(native) {
   // Configured for what a clone can build at most; a package that is being installed has no tests.
   const emulator = fs.existsSync(path.join(root, 'test', 'emulator')) ? ['--CDOPENALPACA_EMULATOR=ON'] : []
   await cmake(`configuring ${native.name}`, 'configure', ...emulator)
+  const choice = /^-- (CUDA device: .*)$/m.exec(readText(path.join(build, `configure-${native.target}.log`)))
+  if (choice && native === nativeAddon) say(choice[1])
   fs.writeFileSync(native.stamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
   await cmake(`building ${native.name} (${jobs} at a time)`, 'build', ...emulator, '--target', native.target)
   fs.writeFileSync(native.stamp, JSON.stringify(state))

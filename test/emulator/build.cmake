@@ -26,6 +26,9 @@ include(CheckCXXSourceRuns)
 check_cxx_source_runs("int main() { return !(__builtin_cpu_supports(\"avx2\") && __builtin_cpu_supports(\"fma\")); }"
   OPENALPACA_HAS_FMA)
 set(EMULATOR_FLAGS -O3 -g1 -fno-strict-aliasing -fno-ipa-icf -Wno-unknown-pragmas -Wno-maybe-uninitialized -Wno-restrict)
+if(OPENALPACA_EMULATOR_SANITIZE)
+  list(APPEND EMULATOR_FLAGS -O1) # the sanitizer's checks take a compiler long to optimise
+endif()
 if(OPENALPACA_HAS_FMA)
   list(APPEND EMULATOR_FLAGS -march=x86-64-v3)
 endif()

@@ -238,19 +238,32 @@ __global__ void waits_in_a_circle(Global<float> out, Global<const float>) {
 }
 
 using Kernel = void (*)(Global<float>, Global<const float>);
-#define OPENALPACA_KERNELS(X)                                                                                     \
-  X(sums_a_block)                                                                                                 \
-  X(reverses_through_shared_memory)                                                                               \
-  X(passes_on_within_a_warp)                                                                                      \
-  X(copies_with_cp_async)                                                                                         \
-  X(counts_with_atomics)                                                                                          \
-  X(multiplies_in_tensor_cores)                                                                                   \
-  X(writes_past_the_end) X(reads_before_the_start) X(loads_past_the_end) X(loads_misaligned)                      \
-      X(writes_past_shared_memory) X(reads_what_nobody_wrote) X(takes_too_much) X(forgets_a_barrier)              \
-          X(forgets_the_second_barrier) X(forgets_a_barrier_before_writing) X(trusts_a_shuffle)                   \
-              X(reads_before_the_wait) X(waits_for_too_few) X(forgets_the_barrier_after_a_copy)                   \
-                  X(diverges_at_a_barrier) X(ends_before_a_barrier) X(diverges_within_a_warp) X(leaves_lanes_out) \
-                      X(waits_in_a_circle)
+#define OPENALPACA_KERNELS(X)         \
+  X(sums_a_block)                     \
+  X(reverses_through_shared_memory)   \
+  X(passes_on_within_a_warp)          \
+  X(copies_with_cp_async)             \
+  X(counts_with_atomics)              \
+  X(multiplies_in_tensor_cores)       \
+  X(writes_past_the_end)              \
+  X(reads_before_the_start)           \
+  X(loads_past_the_end)               \
+  X(loads_misaligned)                 \
+  X(writes_past_shared_memory)        \
+  X(reads_what_nobody_wrote)          \
+  X(takes_too_much)                   \
+  X(forgets_a_barrier)                \
+  X(forgets_the_second_barrier)       \
+  X(forgets_a_barrier_before_writing) \
+  X(trusts_a_shuffle)                 \
+  X(reads_before_the_wait)            \
+  X(waits_for_too_few)                \
+  X(forgets_the_barrier_after_a_copy) \
+  X(diverges_at_a_barrier)            \
+  X(ends_before_a_barrier)            \
+  X(diverges_within_a_warp)           \
+  X(leaves_lanes_out)                 \
+  X(waits_in_a_circle)
 
 // Runs a kernel in three blocks of 64 threads on 1, 2, …, 64 and says what came of it.
 std::string outcome(Kernel kernel) {
