@@ -47,6 +47,40 @@ export async function writeDirectoryAtomically<T>(
   )
 }
 
+/**
+ * Writes a file: `produce` makes and flushes one beside it, `.<name>.tmp-…`, which then takes the final name, in the place
+ * of one that has it already.
+ * @throws CheckpointError when the disk is full or may not be written, or a directory has the name; nothing has changed then
+ */
+export async function writeFileAtomically(
+  file: string,
+  produce: (temporary: string) => Promise<void>,
+  { bytesNeeded = 0 }: AtomicOptions = {},
+): Promise<void> {
+  const target = path.resolve(file)
+  const parent = path.dirname(target)
+  const prefix = `.${path.basename(target)}.tmp`
+  if (await isDirectory(target)) {
+    throw new CheckpointError(`Cannot save ${target}: a directory has that name; choose another place`)
+  }
+  await reportingErrors(target, bytesNeeded, () =>
+    withParent(parent, async () => {
+      for (const name of await findAbandoned(parent, prefix)) await remove(path.join(parent, name))
+      await ensureSpace(target, parent, bytesNeeded)
+      await withStagingName(prefix, async (name) => {
+        const temporary = path.join(parent, name)
+        try {
+          await produce(temporary)
+          await rename(temporary, target)
+          await flush(parent)
+        } finally {
+          await remove(temporary)
+        }
+      })
+    }),
+  )
+}
+
 export interface ReplaceOptions extends AtomicOptions {
   /** The files there that have to go before the first new one comes, so that old and new are never taken for a set. */
   obsolete(existing: readonly string[], written: readonly string[]): readonly string[]

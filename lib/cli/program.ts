@@ -20,6 +20,7 @@ export function createProgram(): Command {
   program.addCommand(configure(trainCommand(), program))
   program.addCommand(configure(sampleCommand(), program))
   program.addCommand(configure(processDatasetCommand(), program))
+  program.addCommand(configure(convertCommand(), program))
   return program
 }
 
@@ -80,6 +81,22 @@ function processDatasetCommand(): Command {
     .action(async (flags) => {
       const { runProcessDataset } = await import('./commands/process-dataset.js')
       process.exitCode = await runProcessDataset(flags)
+    })
+}
+
+function convertCommand(): Command {
+  const dtypes = ['float32', 'float16', 'bfloat16', 'q8_0']
+  return new Command('convert')
+    .description('Writes a model in another format or number format: GGUF for llama.cpp, or a Hugging Face directory.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .requiredOption('--output <path>', 'the .gguf file, or the directory to write')
+    .addOption(new Option('--to <format>', 'format').choices(['gguf', 'safetensors']).default('gguf'))
+    .addOption(new Option('--dtype <name>', 'number format; that of the model when left out').choices(dtypes))
+    .option('--max_shard_size <size>', 'for a directory: weights beyond this go into further files', '5GB')
+    .option('--name <text>', "for GGUF: the model's name; that of the directory when left out")
+    .action(async (flags) => {
+      const { convert } = await import('./commands/convert.js')
+      process.exitCode = await convert(flags)
     })
 }
 

@@ -8,8 +8,10 @@ import type { LlamaConfig } from './config.js'
 import { type Layout, layoutOf, type ModelTensors, modelTensors, type Parameter } from './layout.js'
 import { loadableDTypes, readPieces, uploadTensors } from './transfer.js'
 
-/** Buffers of the old checkpoints that hold no parameters. */
-const ignored = /\.rotary_emb\.inv_freq$/
+/** Whether a tensor is a buffer of old checkpoints that holds no parameters. */
+export function isIgnoredWeight(name: string): boolean {
+  return /\.rotary_emb\.inv_freq$/.test(name)
+}
 
 export type ModelDType = 'bfloat16' | 'float32'
 
@@ -156,7 +158,7 @@ export class Parameters implements Disposable {
     }
     for (const name of source.tensors.keys()) {
       const tied = this.config.tieWordEmbeddings && name === 'lm_head.weight'
-      if (!this.places.has(name) && !tied && !ignored.test(name)) {
+      if (!this.places.has(name) && !tied && !isIgnoredWeight(name)) {
         throw new CheckpointError(`${where}: the architecture that config.json describes has no tensor ${name}`)
       }
     }

@@ -134,6 +134,18 @@ export class LlamaTokenizer {
     return new DecodeStream(this.#table, skipSpecialTokens)
   }
 
+  /** @internal Everything that the files say, for those who write the tokenizer in another form. */
+  get contents(): DecodeTable & { addBosToken: boolean; addEosToken: boolean; chatTemplate: string | undefined } {
+    const { addBosToken, addEosToken, source } = this.#config
+    const { chat_template: template } = source
+    return {
+      ...this.#table,
+      addBosToken,
+      addEosToken,
+      chatTemplate: typeof template === 'string' ? template : undefined,
+    }
+  }
+
   /** The files that Transformers expects of this tokenizer, by name. */
   files(): { name: string; data: Uint8Array | string }[] {
     const json = (value: object): string => `${JSON.stringify(value, null, 2)}\n`
