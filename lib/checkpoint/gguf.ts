@@ -199,10 +199,10 @@ class HeaderReader {
   }
 
   async numbers(type: keyof typeof NUMBER_ARRAYS, count: number): Promise<NumberArray> {
-    const constructor = NUMBER_ARRAYS[type]
-    const bytes = await this.take(count * constructor.BYTES_PER_ELEMENT)
+    const NumbersOf = NUMBER_ARRAYS[type]
+    const bytes = await this.take(count * NumbersOf.BYTES_PER_ELEMENT)
     // A copy, as the bytes are on no multiple of the element's size.
-    return new constructor(new Uint8Array(bytes).buffer as ArrayBuffer)
+    return new NumbersOf(new Uint8Array(bytes).buffer as ArrayBuffer)
   }
 
   /** A 64-bit size. */

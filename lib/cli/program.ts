@@ -21,6 +21,7 @@ export function createProgram(): Command {
   program.addCommand(configure(sampleCommand(), program))
   program.addCommand(configure(processDatasetCommand(), program))
   program.addCommand(configure(convertCommand(), program))
+  program.addCommand(configure(pushCommand(), program))
   return program
 }
 
@@ -51,7 +52,7 @@ function sampleCommand(): Command {
   const devices = ['auto', 'cpu', 'cuda']
   return new Command('sample')
     .description('Answers an instruction; the answer is printed as it comes.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .requiredOption('--instruction <text>', 'what to do')
     .option('--input <text>', 'the text to do it with', '')
     .option('--raw_prompt', 'take the instruction as the whole prompt, without the template')
@@ -88,7 +89,7 @@ function convertCommand(): Command {
   const dtypes = ['float32', 'float16', 'bfloat16', 'q8_0']
   return new Command('convert')
     .description('Writes a model in another format or number format: GGUF for llama.cpp, or a Hugging Face directory.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .requiredOption('--output <path>', 'the .gguf file, or the directory to write')
     .addOption(new Option('--to <format>', 'format').choices(['gguf', 'safetensors']).default('gguf'))
     .addOption(new Option('--dtype <name>', 'number format; that of the model when left out').choices(dtypes))
@@ -97,6 +98,20 @@ function convertCommand(): Command {
     .action(async (flags) => {
       const { convert } = await import('./commands/convert.js')
       process.exitCode = await convert(flags)
+    })
+}
+
+function pushCommand(): Command {
+  return new Command('push')
+    .description('Uploads a model directory to the Hugging Face Hub; HF_TOKEN must be a token that may write.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .requiredOption('--repo <owner/name>', 'the repository, which is made where it is missing')
+    .option('--private', 'make a new repository a private one')
+    .option('--revision <branch>', 'the branch to commit to, which is made where it is missing', 'main')
+    .option('--message <text>', 'the title of the commit')
+    .action(async (flags) => {
+      const { push } = await import('./commands/push.js')
+      process.exitCode = await push(flags)
     })
 }
 

@@ -15,12 +15,14 @@ import { writeReport } from '../../train/report.js'
 import { TensorBoardWriter } from '../../train/tensorboard.js'
 import { Trainer } from '../../train/trainer.js'
 import { UsageError } from '../failure.js'
+import { modelDirectory } from '../model-path.js'
 import { ProgressDisplay } from '../progress.js'
 import { StopRequest } from '../signals.js'
 import { hasColors } from '../terminal.js'
 
 /** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
-export async function train(recipe: Recipe, options: { preview?: number } = {}): Promise<number> {
+export async function train(asked: Recipe, options: { preview?: number } = {}): Promise<number> {
+  const recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer')
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
@@ -37,7 +39,7 @@ export async function train(recipe: Recipe, options: { preview?: number } = {}):
   let trained = false
   try {
     using model = await createModel(recipe, tokenizer, stop.signal)
-    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(recipe) })
+    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(asked) })
     const result = await trainer.train({ subscribers, signal: stop.signal, onStep: () => (trained = true) })
     if (result.reason === 'completed') {
       await model.savePretrained(savePath, {
@@ -56,6 +58,16 @@ export async function train(recipe: Recipe, options: { preview?: number } = {}):
     if (trained) report(log.path, join(logPath, 'report.html'))
   }
   return stop.exitCode ?? 0
+}
+
+/** The recipe with directories in the place of models that are on the Hub, which are downloaded. */
+async function withLocalPaths(recipe: Recipe, parts: 'all' | 'tokenizer'): Promise<Recipe> {
+  const { model_path: model, tokenizer_path: tokenizer } = recipe
+  return {
+    ...recipe,
+    ...(model && { model_path: await modelDirectory(model, { parts }) }),
+    ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { parts: 'tokenizer' }) }),
+  }
 }
 
 function required<T>(value: T | undefined, problem: string, flag: string): T {
