@@ -21,6 +21,7 @@ export function createProgram(): Command {
   program.addCommand(configure(sampleCommand(), program))
   program.addCommand(configure(processDatasetCommand(), program))
   program.addCommand(configure(convertCommand(), program))
+  program.addCommand(configure(modelCardCommand(), program))
   program.addCommand(configure(pushCommand(), program))
   return program
 }
@@ -112,6 +113,22 @@ function pushCommand(): Command {
     .action(async (flags) => {
       const { push } = await import('./commands/push.js')
       process.exitCode = await push(flags)
+    })
+}
+
+function modelCardCommand(): Command {
+  return new Command('model-card')
+    .description('Writes README.md for a model: how it was trained, on what, and how to use it.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .option('--log_path <dir>', "the training log's directory; logs in the model's when left out")
+    .option('--license <name>', 'as the Hub names it, such as apache-2.0')
+    .option('--datasets <names...>', 'data sets on the Hub that it was trained on')
+    .option('--languages <codes...>', 'ISO 639 codes; en when left out')
+    .option('--base_model <name>', 'the model on the Hub that it was fine-tuned from')
+    .option('--name <text>', 'the title; the name of the directory when left out')
+    .action(async (flags) => {
+      const { modelCard } = await import('./commands/model-card.js')
+      process.exitCode = await modelCard(flags)
     })
 }
 

@@ -9,6 +9,7 @@ import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { answerInstructions } from '../../train/answers.js'
 import type { TrainEvent, TrainSubscriber } from '../../train/events.js'
 import { TrainingLog } from '../../train/log.js'
+import { writeModelCard } from '../../train/model-card.js'
 import { optionsFromRecipe } from '../../train/recipe.js'
 import type { Recipe } from '../../train/recipe-schema.js'
 import { writeReport } from '../../train/report.js'
@@ -37,6 +38,7 @@ export async function train(asked: Recipe, options: { preview?: number } = {}): 
     () => display.close(),
   )
   let trained = false
+  let saved = false
   try {
     using model = await createModel(recipe, tokenizer, stop.signal)
     const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(asked) })
@@ -47,6 +49,7 @@ export async function train(asked: Recipe, options: { preview?: number } = {}): 
         maxShardSize: recipe.max_shard_size,
         tokenizer,
       })
+      saved = true
       display.print(`model saved in ${savePath}`)
       const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
       await judge(model, tokenizer, data.heldOut, result.steps, emit, stop.signal)
@@ -56,6 +59,7 @@ export async function train(asked: Recipe, options: { preview?: number } = {}): 
   } finally {
     for (const subscriber of subscribers) subscriber.close()
     if (trained) report(log.path, join(logPath, 'report.html'))
+    if (saved) await describe(savePath, logPath)
   }
   return stop.exitCode ?? 0
 }
@@ -133,5 +137,15 @@ function report(logPath: string, htmlPath: string): void {
     console.log(`report: ${htmlPath}`)
   } catch (error) {
     console.error(`no report could be written: ${(error as Error).message}`)
+  }
+}
+
+/** Writes the model card; a run is not lost when that fails. */
+async function describe(savePath: string, logPath: string): Promise<void> {
+  try {
+    const written = await writeModelCard(savePath, { logPath })
+    console.log(`model card: ${join(savePath, 'README.md')}${written ? '' : ' (kept as it is: you have changed it)'}`)
+  } catch (error) {
+    console.error(`no model card could be written: ${(error as Error).message}`)
   }
 }
