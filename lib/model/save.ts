@@ -1,13 +1,14 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { writeModelDirectory } from '../checkpoint/model-directory.js'
+import type { WeightFormat } from '../checkpoint/shards.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { configJson, type LlamaConfig } from './config.js'
 import type { Parameters } from './parameters.js'
 
 export interface SaveOptions {
-  /** Only safetensors is written. */
-  format?: 'safetensors'
+  /** `bin` is torch's; safetensors when left out. */
+  format?: WeightFormat
   /** Weights beyond this go into further files: bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
   /** The model's own when left out. */
@@ -48,7 +49,7 @@ function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): objec
 export async function saveModel(
   parameters: Parameters,
   directory: string,
-  { maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
+  { format, maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
   source?: string,
 ): Promise<void> {
   const carried = await Promise.all(tokenizerFiles.map(async (name) => ({ name, data: await original(source, name) })))
@@ -61,5 +62,6 @@ export async function saveModel(
       : carried.flatMap(({ name, data }) => (data === undefined ? [] : [{ name, data }])),
     tensors: parameters.entries(dtype),
     maxShardSize,
+    format,
   })
 }
