@@ -1,4 +1,7 @@
 /** openalpaca-native: full fine-tuning and inference of LLaMA models from Node.js. */
+export { type Inspection, type InspectOptions, inspect } from './checkpoint/inspect.js'
+export { type ConvertedWeights, type MakeShardsOptions, makeShards } from './checkpoint/make-shards.js'
+export { type ZeroToFp32Options, zeroToFp32 } from './checkpoint/zero-to-fp32.js'
 export { type Instruction, readInstructions } from './data/instructions.js'
 export { formatPrompt } from './data/prompt.js'
 export { type Backend, backends, type DeviceType } from './device.js'

@@ -48,31 +48,33 @@ export async function writeDirectoryAtomically<T>(
 }
 
 /**
- * Writes a file: `produce` makes and flushes one beside it, `.<name>.tmp-…`, which then takes the final name, in the place
- * of one that has it already.
- * @throws CheckpointError when the disk is full or may not be written, or a directory has the name; nothing has changed then
+ * Writes a file: `produce` writes one beside it, `<name>.tmp-…`, which then takes the final name, and the place of a
+ * file that has it already.
+ * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
  */
-export async function writeFileAtomically(
+export async function writeFileAtomically<T>(
   file: string,
-  produce: (temporary: string) => Promise<void>,
+  produce: (temporary: string) => Promise<T>,
   { bytesNeeded = 0 }: AtomicOptions = {},
-): Promise<void> {
-  const target = path.resolve(file)
-  const parent = path.dirname(target)
-  const prefix = `.${path.basename(target)}.tmp`
+): Promise<T> {
+  const target = await realpath(file).catch(() => path.resolve(file))
   if (await isDirectory(target)) {
     throw new CheckpointError(`Cannot save ${target}: a directory has that name; choose another place`)
   }
-  await reportingErrors(target, bytesNeeded, () =>
+  const parent = path.dirname(target)
+  const prefix = `${path.basename(target)}.tmp`
+  return reportingErrors(target, bytesNeeded, () =>
     withParent(parent, async () => {
       for (const name of await findAbandoned(parent, prefix)) await remove(path.join(parent, name))
       await ensureSpace(target, parent, bytesNeeded)
-      await withStagingName(prefix, async (name) => {
+      return withStagingName(prefix, async (name) => {
         const temporary = path.join(parent, name)
         try {
-          await produce(temporary)
+          const result = await produce(temporary)
+          await flush(temporary)
           await rename(temporary, target)
           await flush(parent)
+          return result
         } finally {
           await remove(temporary)
         }

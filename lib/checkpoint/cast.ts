@@ -71,7 +71,7 @@ class Buffers {
       new Uint8Array(this.bits.buffer).set(chunk)
       return
     }
-    const aligned = chunk.byteOffset % DTYPE_BYTES[from] === 0 ? chunk : chunk.slice()
+    const aligned = chunk.byteOffset % DTYPE_BYTES[from] === 0 ? chunk : new Uint8Array(chunk)
     if (from === 'float64') {
       this.floats.set(new Float64Array(aligned.buffer, aligned.byteOffset, count))
       return

@@ -1,6 +1,5 @@
-import { type FileHandle, open } from 'node:fs/promises'
-import { CheckpointError } from '../errors.js'
 import { writeFileAtomically } from './atomic.js'
+import { type FileSink, writeFlushed, writeTensorData } from './file-sink.js'
 import {
   align,
   DEFAULT_ALIGNMENT,
@@ -46,20 +45,15 @@ export async function writeGguf(path: string, { metadata, tensors }: GgufContent
   const placed = placeTensors(tensors)
   const header = buildHeader(metadata, placed)
   const total = header.length + placed.reduce((sum, { bytes }) => sum + align(bytes, DEFAULT_ALIGNMENT), 0)
-  await writeFileAtomically(
-    path,
-    async (temporary) => {
-      const handle = await open(temporary, 'wx')
-      try {
-        await handle.writeFile(header) // from where the last write ended, and all of it
-        for (const tensor of placed) await writeTensor(handle, tensor)
-        await handle.sync()
-      } finally {
-        await handle.close()
-      }
-    },
-    { bytesNeeded: total },
-  )
+  const produce = async (sink: FileSink) => {
+    await sink.write(header)
+    for (const { tensor, bytes } of placed) {
+      await writeTensorData(sink, tensor, bytes)
+      await sink.write(Buffer.alloc(align(bytes, DEFAULT_ALIGNMENT) - bytes))
+    }
+  }
+  const options = { bytesNeeded: total }
+  await writeFileAtomically(path, (temporary) => writeFlushed(temporary, produce, options), options)
   return total
 }
 
@@ -100,20 +94,6 @@ function buildHeader(metadata: GgufContents['metadata'], placed: readonly Placed
     out.uint64(offset)
   }
   return out.finish(DEFAULT_ALIGNMENT)
-}
-
-async function writeTensor(handle: FileHandle, { tensor, bytes }: Placed): Promise<void> {
-  const wrong = (given: string) =>
-    new CheckpointError(`${tensor.name} should give ${bytes} bytes for its shape [${tensor.shape}], and gave ${given}`)
-  const data = tensor.data()
-  let given = 0
-  for await (const piece of data instanceof Uint8Array ? [data] : data) {
-    given += piece.length
-    if (given > bytes) throw wrong('more')
-    await handle.writeFile(piece)
-  }
-  if (given < bytes) throw wrong(`${given}`)
-  await handle.writeFile(Buffer.alloc(align(bytes, DEFAULT_ALIGNMENT) - bytes))
 }
 
 /** Collects the small parts of a header. */

@@ -20,6 +20,9 @@ export function createProgram(): Command {
   program.addCommand(configure(trainCommand(), program))
   program.addCommand(configure(sampleCommand(), program))
   program.addCommand(configure(processDatasetCommand(), program))
+  program.addCommand(configure(makeShardsCommand(), program))
+  program.addCommand(configure(zeroToFp32Command(), program))
+  program.addCommand(configure(inspectCommand(), program))
   program.addCommand(configure(convertCommand(), program))
   program.addCommand(configure(modelCardCommand(), program))
   program.addCommand(configure(pushCommand(), program))
@@ -86,15 +89,68 @@ function processDatasetCommand(): Command {
     })
 }
 
+const formatOption = () => new Option('--format <name>', 'of the weight files').choices(['safetensors', 'bin'])
+const shardSizeOption = () => {
+  return new Option('--max_shard_size <size>', 'most bytes in a file, such as 5GB or 300MB').default('5GB')
+}
+const weightTypes = ['float32', 'bfloat16', 'float16']
+
+function makeShardsCommand(): Command {
+  return new Command('make-shards')
+    .description('Splits the weights of a model as Hugging Face does, and converts their format or type.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .addOption(shardSizeOption())
+    .addOption(formatOption())
+    .addOption(
+      new Option('--dtype <name>', 'convert the weights; they are kept as they are without').choices(weightTypes),
+    )
+    .option('--output <dir>', 'a new directory; the name of --model_path with "-shards" when left out')
+    .option('--replace', 'put the shards in the place of the weights of --model_path, which go when all is well')
+    .action(async (flags) => {
+      const { runMakeShards } = await import('./commands/convert-weights.js')
+      process.exitCode = await runMakeShards(flags)
+    })
+}
+
+function zeroToFp32Command(): Command {
+  return new Command('zero-to-fp32')
+    .description('Puts a sharded training checkpoint together: one of this package, or of DeepSpeed ZeRO-3.')
+    .argument('<checkpoint>', 'directory of the checkpoint; DeepSpeed’s is the one with "latest" in it')
+    .argument('<output>', 'a .bin or .safetensors file, or a new Hugging Face directory')
+    .option('--model_path <dir>', 'where config and tokenizer of an output directory come from')
+    .addOption(new Option('--dtype <name>', 'number format of the output').choices(weightTypes).default('float32'))
+    .addOption(shardSizeOption())
+    .addOption(formatOption())
+    .action(async (checkpoint, output, flags) => {
+      const { runZeroToFp32 } = await import('./commands/convert-weights.js')
+      process.exitCode = await runZeroToFp32(checkpoint, output, flags)
+    })
+}
+
+function inspectCommand(): Command {
+  return new Command('inspect')
+    .description(
+      'Tells what a weight file, a model or a checkpoint holds, and whether it is whole (exit code 0, else 1).',
+    )
+    .argument('<path>', 'file or directory')
+    .option('--json', 'everything, as JSON')
+    .option('--tensors', 'list the tensors')
+    .option('--quick', 'compare no checksums, which takes reading all of it')
+    .action(async (where, flags) => {
+      const { runInspect } = await import('./commands/inspect.js')
+      process.exitCode = await runInspect(where, flags)
+    })
+}
+
 function convertCommand(): Command {
-  const dtypes = ['float32', 'float16', 'bfloat16', 'q8_0']
+  const dtypes = [...weightTypes, 'q8_0']
   return new Command('convert')
     .description('Writes a model in another format or number format: GGUF for llama.cpp, or a Hugging Face directory.')
     .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .requiredOption('--output <path>', 'the .gguf file, or the directory to write')
-    .addOption(new Option('--to <format>', 'format').choices(['gguf', 'safetensors']).default('gguf'))
+    .addOption(new Option('--to <format>', 'format').choices(['gguf', 'safetensors', 'bin']).default('gguf'))
     .addOption(new Option('--dtype <name>', 'number format; that of the model when left out').choices(dtypes))
-    .option('--max_shard_size <size>', 'for a directory: weights beyond this go into further files', '5GB')
+    .addOption(shardSizeOption())
     .option('--name <text>', "for GGUF: the model's name; that of the directory when left out")
     .action(async (flags) => {
       const { convert } = await import('./commands/convert.js')

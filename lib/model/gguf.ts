@@ -31,6 +31,7 @@ export interface GgufModel {
   /** For people, in `general.name`. */
   name: string
   onProgress?: (bytesRead: number, total: number) => void
+  signal?: AbortSignal
 }
 
 /**
@@ -42,12 +43,13 @@ export interface GgufModel {
  * @throws {TokenizerError} for a tokenizer that GGUF has no form for
  */
 export async function writeGgufModel(path: string, model: GgufModel, where: string): Promise<number> {
-  const { config, weights, type, onProgress } = model
+  const { config, weights, type, onProgress, signal } = model
   const parameters = layoutOf(config).units.flatMap((unit) => unit.parameters)
   const infos = parameters.map((parameter) => checkedTensor(parameter, weights, where))
   const total = infos.reduce((sum, { bytes }) => sum + bytes, 0)
   let done = 0
   const onRead = (bytes: number) => {
+    signal?.throwIfAborted()
     done += bytes
     onProgress?.(done, total)
   }

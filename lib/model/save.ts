@@ -1,13 +1,14 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { writeModelDirectory } from '../checkpoint/model-directory.js'
+import type { WeightFormat } from '../checkpoint/shards.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { configJson, type LlamaConfig } from './config.js'
 import type { Parameters } from './parameters.js'
 
 export interface SaveOptions {
-  /** Only safetensors is written. */
-  format?: 'safetensors'
+  /** `bin` is torch's; safetensors when left out. */
+  format?: WeightFormat
   /** Weights beyond this go into further files: bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
   /** The model's own when left out. */
@@ -54,7 +55,7 @@ function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): objec
 export async function saveModel(
   parameters: Parameters,
   directory: string,
-  { maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
+  { format, maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
   source?: string,
 ): Promise<void> {
   const carried = source ? await readSmallFiles(source, tokenizerFiles) : []
@@ -65,5 +66,6 @@ export async function saveModel(
     tokenizerFiles: tokenizer ? tokenizer.files() : carried,
     tensors: parameters.entries(dtype),
     maxShardSize,
+    format,
   })
 }

@@ -4,7 +4,6 @@ import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { stringify } from 'yaml'
 import { writeFileAtomically } from '../checkpoint/atomic.js'
-import { flush } from '../checkpoint/disk.js'
 import { formatPrompt } from '../data/prompt.js'
 import { formatCount, formatPercent } from '../format.js'
 import { parseModelName } from '../hub/settings.js'
@@ -56,10 +55,7 @@ export async function writeModelCard(directory: string, options: ModelCardOption
 }
 
 function replaceFile(file: string, text: string): Promise<void> {
-  return writeFileAtomically(file, async (temporary) => {
-    await writeFile(temporary, text)
-    await flush(temporary)
-  })
+  return writeFileAtomically(file, (temporary) => writeFile(temporary, text))
 }
 
 // The card carries a checksum of itself, so that what a person has changed in it is told from what was written here.
@@ -179,7 +175,9 @@ function recipeFacts({ start }: RunSummary): [string, string][] {
   const { recipe, device, versions } = start
   const told = Object.entries(recipe).filter(([key, value]) => {
     return (
-      !/_path$|^(resume|overwrite|log_every|keep_last|checkpoint_every|sample_|save_dtype|max_shard_size|device$|threads|model)/.test(key) && value !== undefined
+      !/_path$|^(resume|overwrite|log_every|keep_last|checkpoint_every|sample_|save_dtype|max_shard_size|device$|threads|model)/.test(
+        key,
+      ) && value !== undefined
     )
   })
   const text = (value: unknown) => {

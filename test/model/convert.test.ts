@@ -187,7 +187,7 @@ describe('converting a model directory', () => {
     await b.close()
   })
 
-  it('reads torch files, leaves out the buffers of old checkpoints, and keeps the dtype when none is named', async () => {
+  it('reads torch files and writes them, and keeps the dtype when none is named', async () => {
     const source = model('gqa')
     const output = path.join(root, 'from-bin')
     cpSync(path.join(fixtures, 'torch_bin/module_f16.bin'), path.join(source, 'pytorch_model.bin'))
@@ -196,14 +196,19 @@ describe('converting a model directory', () => {
     const weights = await openModelWeights(output)
     expect([...new Set([...weights.tensors.values()].map(({ dtype }) => dtype))]).toEqual(['float16'])
     await weights.close()
-    const config = JSON.parse(readFileSync(path.join(output, 'config.json'), 'utf8'))
-    expect([config.dtype, config.torch_dtype]).toEqual(['float16', 'float16'])
+    const again = path.join(root, 'to-bin')
+    await convertModel(output, again, { to: 'bin', dtype: 'float32' })
+    const singles = await openModelWeights(again)
+    expect(readdirSync(again)).toContain('pytorch_model.bin')
+    expect([...new Set([...singles.tensors.values()].map(({ dtype }) => dtype))]).toEqual(['float32'])
+    await singles.close()
+    expect(JSON.parse(readFileSync(path.join(again, 'config.json'), 'utf8')).dtype).toBe('float32')
   })
 
   it('does not write over its source', async () => {
     const directory = model('gqa')
     expect((await rejection(convertModel(directory, `${directory}/.`, { to: 'safetensors' }))).message).toMatch(
-      /is the model itself/,
+      /exists already/,
     )
     await expect(convertModel(directory, path.join(root, 'x'), { to: 'safetensors', dtype: 'q8_0' })).rejects.toThrow(
       /q8_0 is a type of GGUF/,

@@ -272,7 +272,8 @@ function send(request: IncomingMessage, response: ServerResponse, whole: Buffer,
   response.writeHead(first === undefined ? 200 : 206)
   if (request.method === 'HEAD') response.end()
   else if (fault && 'cutAfter' in fault) {
-    response.write(data.subarray(start, start + fault.cutAfter), () => setTimeout(() => response.destroy(), 20))
+    // Later, as what a client has not read yet when it learns of the end would be lost to it.
+    response.write(data.subarray(start, start + fault.cutAfter), () => setTimeout(() => response.destroy(), 150))
   } else response.end(data.subarray(start))
 }
 
