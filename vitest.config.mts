@@ -1,6 +1,8 @@
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
+  // The sources instead of dist/, for which package.json has this name.
+  resolve: { alias: [{ find: /^#lib\/(.*)\.js$/, replacement: `${import.meta.dirname}/lib/$1.ts` }] },
   test: {
     include: ['test/**/*.test.ts'],
     pool: 'forks', // an addon with threads of its own outlives a worker thread badly, and a crash should say whose it is

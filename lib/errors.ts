@@ -51,3 +51,15 @@ export class NonFiniteError extends OpenAlpacaError {
     super('NON_FINITE', message, options)
   }
 }
+
+/** The Hugging Face Hub, or what is asked of it: a name it doesn't know, a missing right, a network that is down. */
+export class HubError extends OpenAlpacaError {
+  constructor(
+    message: string,
+    options?: ErrorOptions,
+    /** The HTTP status that the Hub answered with, where it answered. */
+    readonly status?: number,
+  ) {
+    super('HUB_FAILED', message, options)
+  }
+}

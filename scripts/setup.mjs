@@ -77,7 +77,10 @@ const nativeIsCurrent = (native) =>
 const typescriptStamp = path.join(build, '.typescript-stamp')
 const typescriptState = () =>
   hashFiles(
-    ['tsconfig.json', 'tsconfig.build.json', 'tsconfig.bench.json', 'package-lock.json', 'lib', 'bench'],
+    [
+      ...['tsconfig.json', 'tsconfig.build.json', 'tsconfig.bench.json', 'tsconfig.fuzz.json', 'package-lock.json'],
+      ...['lib', 'bench', 'test/fuzz'],
+    ],
     /\.(json|m?ts)$/,
   )
 const typescriptIsCurrent = () => fs.existsSync(main) && readText(typescriptStamp) === typescriptState()
@@ -205,8 +208,8 @@ async function compileTypeScript() {
   const state = typescriptState()
   fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true })
   const tsc = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-  for (const part of ['build', 'bench']) {
-    const what = part === 'build' ? 'compiling the TypeScript' : 'compiling the benchmarks'
+  const parts = { build: 'compiling the TypeScript', bench: 'compiling the benchmarks', fuzz: 'compiling the fuzzer' }
+  for (const [part, what] of Object.entries(parts)) {
     await run(what, process.execPath, [tsc, '-p', `tsconfig.${part}.json`], path.join(build, `tsc-${part}.log`))
   }
   fs.writeFileSync(typescriptStamp, state)

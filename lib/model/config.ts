@@ -187,5 +187,6 @@ export function configJson(config: LlamaConfig, dtype: string): Record<string, u
     bos_token_id: config.bosTokenId,
     eos_token_id: config.eosTokenIds.length === 1 ? config.eosTokenIds[0] : config.eosTokenIds,
     torch_dtype: dtype,
+    ...('dtype' in config.json && { dtype }), // as Transformers 5 calls it, and the name that goes first there
   }
 }

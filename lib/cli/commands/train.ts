@@ -9,18 +9,21 @@ import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { answerInstructions } from '../../train/answers.js'
 import type { TrainEvent, TrainSubscriber } from '../../train/events.js'
 import { TrainingLog } from '../../train/log.js'
+import { writeModelCard } from '../../train/model-card.js'
 import { optionsFromRecipe } from '../../train/recipe.js'
 import type { Recipe } from '../../train/recipe-schema.js'
 import { writeReport } from '../../train/report.js'
 import { TensorBoardWriter } from '../../train/tensorboard.js'
 import { Trainer } from '../../train/trainer.js'
 import { UsageError } from '../failure.js'
+import { modelDirectory } from '../model-path.js'
 import { ProgressDisplay } from '../progress.js'
 import { StopRequest } from '../signals.js'
 import { hasColors } from '../terminal.js'
 
 /** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
-export async function train(recipe: Recipe, options: { preview?: number } = {}): Promise<number> {
+export async function train(asked: Recipe, options: { preview?: number } = {}): Promise<number> {
+  const recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer')
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
@@ -35,9 +38,10 @@ export async function train(recipe: Recipe, options: { preview?: number } = {}):
     () => display.close(),
   )
   let trained = false
+  let saved = false
   try {
     using model = await createModel(recipe, tokenizer, stop.signal)
-    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(recipe) })
+    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(asked) })
     const result = await trainer.train({ subscribers, signal: stop.signal, onStep: () => (trained = true) })
     if (result.reason === 'completed') {
       await model.savePretrained(savePath, {
@@ -45,6 +49,7 @@ export async function train(recipe: Recipe, options: { preview?: number } = {}):
         maxShardSize: recipe.max_shard_size,
         tokenizer,
       })
+      saved = true
       display.print(`model saved in ${savePath}`)
       const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
       await judge(model, tokenizer, data.heldOut, result.steps, emit, stop.signal)
@@ -54,8 +59,19 @@ export async function train(recipe: Recipe, options: { preview?: number } = {}):
   } finally {
     for (const subscriber of subscribers) subscriber.close()
     if (trained) report(log.path, join(logPath, 'report.html'))
+    if (saved) await describe(savePath, logPath)
   }
   return stop.exitCode ?? 0
+}
+
+/** The recipe with directories in the place of models that are on the Hub, which are downloaded. */
+async function withLocalPaths(recipe: Recipe, parts: 'all' | 'tokenizer'): Promise<Recipe> {
+  const { model_path: model, tokenizer_path: tokenizer } = recipe
+  return {
+    ...recipe,
+    ...(model && { model_path: await modelDirectory(model, { parts }) }),
+    ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { parts: 'tokenizer' }) }),
+  }
 }
 
 function required<T>(value: T | undefined, problem: string, flag: string): T {
@@ -121,5 +137,15 @@ function report(logPath: string, htmlPath: string): void {
     console.log(`report: ${htmlPath}`)
   } catch (error) {
     console.error(`no report could be written: ${(error as Error).message}`)
+  }
+}
+
+/** Writes the model card; a run is not lost when that fails. */
+async function describe(savePath: string, logPath: string): Promise<void> {
+  try {
+    const written = await writeModelCard(savePath, { logPath })
+    console.log(`model card: ${join(savePath, 'README.md')}${written ? '' : ' (kept as it is: you have changed it)'}`)
+  } catch (error) {
+    console.error(`no model card could be written: ${(error as Error).message}`)
   }
 }
