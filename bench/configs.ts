@@ -69,6 +69,9 @@ const plans: Record<DeviceName, Plan> = {
 
 export const { training, decoding, loading, shapes } = plans[deviceName]
 
+/** A checkpoint of 2 GB: float32 matrices of the shape of OpenLLaMA-3B's gate projection. */
+export const checkpoint = { tensors: 18, shape: [8640, 3200] }
+
 /** What a child is told, as JSON in its argument. */
 export interface ModelOptions {
   config: ConfigJson
@@ -77,4 +80,14 @@ export type TrainChild = ModelOptions & { batch: number; length: number; steps: 
 export type GenerateChild = ModelOptions & { prompt: number; tokens: number }
 export interface LoadChild {
   model: string
+}
+
+/** What is done with a checkpoint. */
+export type CheckpointTask = 'read' | 'shard' | 'convert'
+export interface CheckpointChild {
+  model: string
+  /** An empty directory on the same disk. */
+  scratch: string
+  /** The loop that does nothing with the bytes, instead of the tools. */
+  plain: boolean
 }

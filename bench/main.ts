@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { checkpointBenchmark, formatCheckpoint } from './checkpoint.js'
 import { decoding, loading, type ModelName, training } from './configs.js'
 import type { RunOptions } from './contest.js'
 import { deviceName, deviceNames, openBenchDevice } from './device.js'
@@ -12,7 +13,7 @@ import { formatSection } from './report.js'
 import { formatOps, opsBenchmark } from './single-ops.js'
 import { trainBenchmark } from './train.js'
 
-const names = ['train', 'decode', 'load', 'ops'] as const
+const names = ['train', 'decode', 'load', 'checkpoint', 'ops'] as const
 
 interface Flags extends RunOptions {
   only: (typeof names)[number][]
@@ -73,6 +74,10 @@ async function main(flags: Flags): Promise<void> {
   if (flags.only.includes('load')) {
     const section = await loadBenchmark(flags, progress)
     show(`load ${loading}`, section, formatSection(section))
+  }
+  if (flags.only.includes('checkpoint')) {
+    const scores = await checkpointBenchmark(flags, progress)
+    show('checkpoint', scores, formatCheckpoint(scores))
   }
   if (flags.only.includes('ops')) {
     const scores = await opsBenchmark(flags, progress)
