@@ -34,8 +34,8 @@ struct Dot<bf16> {
 #endif
 
 // sums[j] = w · x[j]. One row of weights at a time and no prefetch instructions: the weights are then one stream of
-// addresses, which the processor's own prefetchers follow at the full speed of the memory. (Four rows side by side, with
-// and without prefetching, reached two thirds of it at rows of 1.5 KB.)
+// addresses, which the processor's own prefetchers follow at the full speed of the memory. (Four rows side by side,
+// with and without prefetching, reached two thirds of it at rows of 1.5 KB.)
 template <int M, class W, class Input>
 inline void dot_row(float (&sums)[M], const Input* x, const W* w, int64_t k) {
   constexpr int kStep = Dot<W>::kStep;

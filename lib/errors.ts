@@ -51,3 +51,6 @@ export class NonFiniteError extends OpenAlpacaError {
     super('NON_FINITE', message, options)
   }
 }
+
+/** Ranks of a run that cannot find each other (`NO_ANSWER`, `PORT_IN_USE`), that disagree, or of which one is lost. */
+export class ParallelError extends OpenAlpacaError {}
