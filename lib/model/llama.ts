@@ -7,6 +7,7 @@ import { ConfigError, OpenAlpacaError } from '../errors.js'
 import { Decoder } from '../generate/decoder.js'
 import { checkLength, checkSequence, type GenerateOptions, resolveOptions } from '../generate/options.js'
 import * as ops from '../ops.js'
+import type { RankGroup } from '../parallel/group.js'
 import { ActivationMemory } from './activations.js'
 import { Backprop } from './backprop.js'
 import { type ConfigJson, type LlamaConfig, parseConfig, readConfig } from './config.js'
@@ -23,6 +24,8 @@ export interface ModelOptions {
   dtype?: ModelDType | 'auto'
   /** Keeps a float32 copy of bfloat16 weights from the start, so that training begins from the file's full precision. */
   masterWeights?: boolean
+  /** The ranks that train the model together, each with its share of it. */
+  group?: RankGroup
   signal?: AbortSignal
 }
 
@@ -88,7 +91,7 @@ export class LlamaForCausalLM implements Disposable {
     if (dtype !== 'bfloat16' && dtype !== 'float32') {
       throw new ConfigError(`dtype must be bfloat16 or float32, got ${dtype}`)
     }
-    const parameters = new Parameters(device, config, dtype)
+    const parameters = new Parameters(device, config, dtype, options.group)
     if (options.masterWeights) void parameters.masters
     return new LlamaForCausalLM(parameters, directory)
   }
@@ -108,13 +111,21 @@ export class LlamaForCausalLM implements Disposable {
     using head = new Head(device, config, dtype, tokens)
     using cuSeqlens = device.tensor('int32', [batch.cuSeqlens.length])
     using chunk = device.tensor('float32', [head.chunk, config.vocabSize])
-    const context: Context = { stream, config, weights: this.parameters.tensors, ...this.rope.tables }
+    const context: Context = {
+      stream,
+      config,
+      weights: this.parameters.tensors,
+      units: this.parameters.weights,
+      ...this.rope.tables,
+    }
     const activations = memory.for(tokens)
     stream.write(activations.ids, batch.inputIds)
     stream.write(activations.positions, batch.positions)
     stream.write(cuSeqlens, batch.cuSeqlens)
     forward(context, activations, packedAttention(context, cuSeqlens))
 
+    const last = this.parameters.layout.units.length - 1
+    this.parameters.weights.get(last, -1)
     const all = new Float32Array(tokens * config.vocabSize)
     for (let start = 0; start < tokens; start += head.chunk) {
       const rows = Int32Array.from({ length: Math.min(head.chunk, tokens - start) }, (_, i) => start + i)
@@ -122,6 +133,7 @@ export class LlamaForCausalLM implements Disposable {
       ops.cast(stream, { dst: values, src: head.logits(context, activations, rows) })
       await stream.read(values, all.subarray(start * config.vocabSize, (start + rows.length) * config.vocabSize))
     }
+    this.parameters.weights.release(last)
     return sequences.map((_, s) =>
       all.slice(batch.cuSeqlens[s] * config.vocabSize, batch.cuSeqlens[s + 1] * config.vocabSize),
     )
