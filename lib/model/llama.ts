@@ -163,6 +163,20 @@ export class LlamaForCausalLM implements Disposable {
     return { loss, gradients: await this.parameters.toMap(backprop.gradients) }
   }
 
+  /**
+   * @internal What rank 0 of a group does with the model alone, such as generating. All ranks have to call it; for the
+   * others it is over when they have given what they own.
+   */
+  async alone<T>(use: (model: LlamaForCausalLM) => Promise<T>): Promise<T | undefined> {
+    this.checkUsable()
+    const { rank, stage } = this.parameters.group
+    if (stage === 0) return rank === 0 ? await use(this) : undefined
+    const copy = await this.parameters.copyWhole()
+    if (!copy) return undefined
+    using model = new LlamaForCausalLM(copy, this.directory)
+    return await use(model)
+  }
+
   /** @internal Working memory for training on batches of at most `maxTokens` tokens. */
   backprop(maxTokens: number): Backprop {
     this.checkUsable()

@@ -161,6 +161,11 @@ export class Parameters implements Disposable {
     yield* readPieces(whole.view([numel(shape)], offset), dtype)
   }
 
+  /** A parameter within whole buffers of this layout, flat. */
+  private view(buffers: Tensor[], { unit, parameter }: Place): Tensor {
+    return buffers[unit].view([numel(parameter.shape)], parameter.offset)
+  }
+
   private ownedRange(place: Place): OwnedRange {
     const { unit, parameter } = place
     const shard = this.buffers[unit].length
@@ -185,6 +190,16 @@ export class Parameters implements Disposable {
     group.communicator.allGather(group.stream, { out, input })
     await group.stream.synchronize()
     return out
+  }
+
+  /** On rank 0 the weights as one process has them, for what it does alone. All ranks have to call it. */
+  async copyWhole(): Promise<Parameters | undefined> {
+    const copy = this.group.rank === 0 ? new Parameters(this.device, this.config, this.dtype) : undefined
+    for (const [unit, { length }] of this.layout.units.entries()) {
+      using whole = await this.whole(unit, this.buffers)
+      if (copy) ops.cast(this.device.stream, { dst: copy.buffers[unit], src: whole.view([length]) })
+    }
+    return copy
   }
 
   private fetched?: { unit: number; whole: Tensor }
@@ -228,13 +243,19 @@ export class Parameters implements Disposable {
 
   /** Parameters by Hugging Face name, from what this rank owns in buffers of this layout, such as gradients. All ranks. */
   async toMap(buffers: Tensor[]): Promise<Map<string, Float32Array>> {
+    if (this.group.stage === 0) {
+      const entries = [...this.places].map(async ([name, place]) => {
+        const array = (await this.view(buffers, place).toArray()) as Float32Array
+        return [name, array] as const
+      })
+      return new Map(await Promise.all(entries))
+    }
     const map = new Map<string, Float32Array>()
     for (const [unit, { parameters }] of this.layout.units.entries()) {
-      const whole = this.group.stage === 0 ? buffers[unit] : await this.whole(unit, buffers)
+      using whole = await this.whole(unit, buffers)
       for (const { name, shape, offset } of parameters) {
         map.set(name, (await whole.view([numel(shape)], offset).toArray()) as Float32Array)
       }
-      if (whole !== buffers[unit]) whole.dispose()
     }
     return map
   }

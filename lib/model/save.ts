@@ -42,7 +42,7 @@ function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): objec
 }
 
 /**
- * Writes a Hugging Face model directory, whole or not at all.
+ * Writes a Hugging Face model directory, whole or not at all. Of a group, rank 0 writes and all have to call it.
  * @param source the directory that the model was read from, whose small files are carried over
  */
 export async function saveModel(
@@ -51,15 +51,19 @@ export async function saveModel(
   { maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
   source?: string,
 ): Promise<void> {
-  const carried = await Promise.all(tokenizerFiles.map(async (name) => ({ name, data: await original(source, name) })))
-  const generation = await original(source, 'generation_config.json')
-  await writeModelDirectory(directory, {
-    config: configJson(parameters.config, dtype),
-    generationConfig: generation ? JSON.parse(generation.toString()) : generationConfig(parameters.config),
-    tokenizerFiles: tokenizer
-      ? tokenizer.files()
-      : carried.flatMap(({ name, data }) => (data === undefined ? [] : [{ name, data }])),
-    tensors: parameters.entries(dtype),
-    maxShardSize,
+  await parameters.collect(async () => {
+    const carried = await Promise.all(
+      tokenizerFiles.map(async (name) => ({ name, data: await original(source, name) })),
+    )
+    const generation = await original(source, 'generation_config.json')
+    await writeModelDirectory(directory, {
+      config: configJson(parameters.config, dtype),
+      generationConfig: generation ? JSON.parse(generation.toString()) : generationConfig(parameters.config),
+      tokenizerFiles: tokenizer
+        ? tokenizer.files()
+        : carried.flatMap(({ name, data }) => (data === undefined ? [] : [{ name, data }])),
+      tensors: parameters.entries(dtype),
+      maxShardSize,
+    })
   })
 }

@@ -172,7 +172,7 @@ class Server {
     this.broadcast({ key, values: [...this.sockets.keys()].map((other) => values.get(other)) })
   }
 
-  private tellLost(rank: number, what: string): void {
+  tellLost(rank: number, what: string): void {
     this.broadcast({ lost: rank, code: 'RANK_LOST', message: `rank ${rank} of ${this.size} ${what}` })
   }
 
@@ -301,7 +301,8 @@ export class Rendezvous {
   /** Tells the other ranks why this one ends. */
   fail(message: string): void {
     this.closed = true
-    send(this.socket, { failed: message })
+    if (this.server) this.server.tellLost(this.rank, `failed: ${message}`)
+    else send(this.socket, { failed: message })
   }
 
   /** Leaves. Rank 0 must be the last to have something to say. */

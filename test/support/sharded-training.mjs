@@ -58,7 +58,7 @@ if (fault) {
 // Without its events, the computation doesn't wait for the communication.
 if (fault === 'no events') device.stream.wait = () => {}
 
-const group = RankGroup.of(device, communicator, stream, stage)
+const group = RankGroup.of(device, communicator, stream, stage, rendezvous)
 const model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), {
   device,
   dtype,
