@@ -1,8 +1,8 @@
 // Collectives: what the ranks of a run do together. A communicator enqueues them on a stream, in order with its ops.
 //
-// All ranks make the same calls in the same order, with the same lengths. Sums are taken in the order of the ranks, in
-// float32, and rounded once to the dtype: every rank gets the same bits, on every run. A communicator is used from one
-// stream at a time.
+// All ranks make the same calls in the same order, with the same lengths. Every rank gets the same bits, on every run
+// with as many ranks on the same machines. Over Gloo sums are taken in the order of the ranks, in float32, and rounded
+// once to the dtype; over NCCL as NCCL does. A communicator is used from one stream at a time.
 //
 // What goes wrong poisons the stream, as with any op: RANK_LOST when a rank has gone, COLLECTIVE_TIMEOUT with the ranks
 // that did not arrive. A communicator that has failed stays failed.

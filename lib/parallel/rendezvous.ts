@@ -91,7 +91,7 @@ class Server {
       throw new ParallelError(
         'PORT_IN_USE',
         `port ${port} of this machine is in use, and rank 0 needs it to meet the other ranks: is another run going on? ` +
-          'Choose another one with --master_port or MASTER_PORT',
+          'Set MASTER_PORT to another one',
         { cause },
       )
     }
