@@ -115,6 +115,36 @@ describe('train --ranks', { timeout: 120_000 }, () => {
     expect(readdirSync(save).filter((name) => /tmp|old/.test(name))).toEqual([])
   })
 
+  it('ends when a rank hangs, with the collective and the rank that did not arrive', async () => {
+    const save = newRun()
+    const child = train(save, '--ranks', '3', '--collective_timeout', '10')
+    const end = ended(child)
+    await reached(child, save, 3)
+    process.kill(rankProcesses(child).get(2)!, 'SIGSTOP')
+    expect(await end).toMatchObject({
+      code: 1,
+      errors: expect.stringMatching(/^error: rank [01] of 3: .*rank 2 of 3 did not (arrive|come)/),
+    })
+  })
+
+  it('goes on to the same bits however often ranks are killed, at whatever moment', async () => {
+    const save = newRun()
+    // Moments and ranks are drawn anew on every run; what went wrong is told by the message.
+    for (let kill = 0; kill < 3; kill++) {
+      const [rank, delay] = [Math.floor(3 * Math.random()), Math.floor(2500 * Math.random())]
+      const child = train(save, '--ranks', '3', ...(kill > 0 ? ['--resume', 'auto'] : []))
+      const end = ended(child)
+      await new Promise((resolve) => setTimeout(resolve, 300 + delay))
+      const pid = child.exitCode === null ? rankProcesses(child).get(rank) : undefined
+      if (pid) process.kill(pid, 'SIGKILL')
+      const { code, errors } = await end
+      const told = new RegExp(`^error: rank ${rank} of 3 was ended by SIGKILL`)
+      if (code !== 0) expect(errors, `rank ${rank} after ${delay} ms`).toMatch(told)
+    }
+    expect(await ended(train(save, '--ranks', '3', '--resume', 'auto'))).toMatchObject({ code: 0, errors: '' })
+    expect(logged(save)).toEqual(await undisturbed())
+  })
+
   it('with --max_restarts goes on by itself after the loss of a rank', async () => {
     const save = newRun()
     const child = train(save, '--ranks', '3', '--max_restarts', '1')

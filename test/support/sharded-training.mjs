@@ -43,7 +43,7 @@ const stream = device.createStream()
 const rendezvous = await Rendezvous.join({ rank, size, port, address: '127.0.0.1', timeout: 60 })
 const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: 60 })
 
-if (fault) {
+if (fault === 'slow' || fault === 'computation does not wait') {
   // The communication is slow: each collective comes after a few milliseconds of work.
   const x = device.tensor('float32', [256, 256])
   fill(stream, { x, value: 0 })
@@ -55,8 +55,9 @@ if (fault) {
     }
   }
 }
-// Without its events, the computation doesn't wait for the communication.
-if (fault === 'no events') device.stream.wait = () => {}
+// Without events a stream runs ahead of what it needs from the other.
+if (fault === 'computation does not wait') device.stream.wait = () => {}
+if (fault === 'communication does not wait') stream.wait = () => {}
 
 const group = RankGroup.of(device, communicator, stream, stage, rendezvous)
 const model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), {
