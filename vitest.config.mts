@@ -1,12 +1,14 @@
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
+  // The sources instead of dist/, for which package.json has this name.
+  resolve: { alias: [{ find: /^#lib\/(.*)\.js$/, replacement: `${import.meta.dirname}/lib/$1.ts` }] },
   test: {
     include: ['test/**/*.test.ts'],
     pool: 'forks', // an addon with threads of its own outlives a worker thread badly, and a crash should say whose it is
     maxWorkers: 2,
-    testTimeout: 60_000, // a guard against hanging: no test asserts a time
-    hookTimeout: 60_000,
+    testTimeout: 180_000, // a guard against hanging: no test asserts a time
+    hookTimeout: 300_000,
     env: { OMP_WAIT_POLICY: 'passive' }, // the test processes share the cores
     reporters: ['default', './test/reporter.mts'],
   },

@@ -1,45 +1,93 @@
 /** What the benchmarks run, for us and for our peers: this file is the one place that says it. */
 import type { ConfigJson } from 'openalpaca-native'
+import { type DeviceName, deviceName } from './device.js'
 
-/** A LLaMA of the OpenLLaMA form with heads of 64 and a tied output. */
-function llama(hidden_size: number, num_hidden_layers: number, intermediate_size: number): ConfigJson {
+/** A LLaMA of the OpenLLaMA form. */
+function llama(
+  hidden_size: number,
+  num_hidden_layers: number,
+  intermediate_size: number,
+  { heads = hidden_size / 64, tied = true, vocabulary = 32000 } = {},
+): ConfigJson {
   return {
     architectures: ['LlamaForCausalLM'],
     model_type: 'llama',
     hidden_size,
     intermediate_size,
     num_hidden_layers,
-    num_attention_heads: hidden_size / 64,
-    num_key_value_heads: hidden_size / 64,
-    vocab_size: 32000,
+    num_attention_heads: heads,
+    num_key_value_heads: heads,
+    vocab_size: vocabulary,
     max_position_embeddings: 2048,
     rms_norm_eps: 1e-6,
-    tie_word_embeddings: true,
+    tie_word_embeddings: tied,
     bos_token_id: 1,
     eos_token_id: 2,
   }
 }
 
-/** By number of parameters: 29,480,640 and 113,068,800. */
-export const models = { '29.5M': llama(448, 6, 1280), '113M': llama(768, 12, 2176) }
+/** By number of parameters: 29,480,640, 113,068,800 and 3,426,473,600, which is OpenLLaMA-3B; and one for emulation. */
+export const models = {
+  tiny: llama(128, 2, 256, { vocabulary: 500 }),
+  '29.5M': llama(448, 6, 1280),
+  '113M': llama(768, 12, 2176),
+  '3B': llama(3200, 26, 8640, { heads: 32, tied: false }),
+}
 
 export type ModelName = keyof typeof models
 
-/** Sequences of random tokens, every token labelled. */
-export const training = { batch: 4, length: 512 }
+interface Plan {
+  /** Sequences of random tokens, packed, every token labelled; the models with the steps of a repetition. */
+  training: { batch: number; length: number; models: Partial<Record<ModelName, number>> }
+  /** One sequence; tokens are those that are timed, after the prompt. */
+  decoding: { model: ModelName; prompt: number; tokens: number }
+  loading: ModelName
+  /** The shapes of a block of a model in training, for the single ops. */
+  shapes: { T: number; C: number; H: number; D: number; F: number; V: number; sequences: number }
+}
 
-/** One sequence; tokens are those that are timed, after the prompt. */
-export const decoding = { prompt: 32, tokens: 128 }
+const plans: Record<DeviceName, Plan> = {
+  cpu: {
+    training: { batch: 4, length: 512, models: { '29.5M': 3, '113M': 1 } },
+    decoding: { model: '113M', prompt: 32, tokens: 128 },
+    loading: '113M',
+    shapes: { T: 2048, C: 768, H: 12, D: 64, F: 2176, V: 32000, sequences: 4 },
+  },
+  cuda: {
+    training: { batch: 4, length: 2048, models: { '3B': 4 } },
+    decoding: { model: '3B', prompt: 32, tokens: 256 },
+    loading: '113M',
+    shapes: { T: 8192, C: 3200, H: 32, D: 100, F: 8640, V: 32000, sequences: 4 },
+  },
+  emulated: {
+    training: { batch: 2, length: 16, models: { tiny: 1 } },
+    decoding: { model: 'tiny', prompt: 4, tokens: 3 },
+    loading: 'tiny',
+    shapes: { T: 32, C: 128, H: 2, D: 64, F: 256, V: 500, sequences: 2 },
+  },
+}
 
-/** The shapes of a block of the 113M model in training, for the single ops. */
-export const shapes = { T: 2048, C: 768, H: 12, D: 64, F: 2176, V: 32000, sequences: 4 }
+export const { training, decoding, loading, shapes } = plans[deviceName]
+
+/** A checkpoint of 2 GB: float32 matrices of the shape of OpenLLaMA-3B's gate projection. */
+export const checkpoint = { tensors: 18, shape: [8640, 3200] }
 
 /** What a child is told, as JSON in its argument. */
 export interface ModelOptions {
   config: ConfigJson
 }
-export type TrainChild = ModelOptions & typeof training & { steps: number }
-export type GenerateChild = ModelOptions & typeof decoding
+export type TrainChild = ModelOptions & { batch: number; length: number; steps: number }
+export type GenerateChild = ModelOptions & { prompt: number; tokens: number }
 export interface LoadChild {
   model: string
+}
+
+/** What is done with a checkpoint. */
+export type CheckpointTask = 'read' | 'shard' | 'convert'
+export interface CheckpointChild {
+  model: string
+  /** An empty directory on the same disk. */
+  scratch: string
+  /** The loop that does nothing with the bytes, instead of the tools. */
+  plain: boolean
 }

@@ -2,19 +2,17 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { LlamaForCausalLM } from 'openalpaca-native'
-import { type LoadChild, type ModelName, models } from './configs.js'
+import { type LoadChild, loading, models } from './configs.js'
 import { contest, ours, peers, type RunOptions } from './contest.js'
+import { openBenchDevice } from './device.js'
 import type { Section } from './report.js'
 
 /** Reading a safetensors checkpoint that the page cache holds, so that it is the reader and not the disk that counts. */
-export async function loadBenchmark(
-  name: ModelName,
-  options: RunOptions,
-  progress: (what: string) => void,
-): Promise<Section> {
+export async function loadBenchmark(options: RunOptions, progress: (what: string) => void): Promise<Section> {
+  const name = loading
   const directory = await mkdtemp(path.join(os.tmpdir(), 'openalpaca-bench-'))
   try {
-    using model = LlamaForCausalLM.fromConfig(models[name], { seed: 0, device: 'cpu', dtype: 'bfloat16' })
+    using model = LlamaForCausalLM.fromConfig(models[name], { seed: 0, device: openBenchDevice(), dtype: 'bfloat16' })
     await model.savePretrained(directory)
     const work: LoadChild = { model: directory }
     const contenders = [

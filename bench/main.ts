@@ -3,15 +3,17 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { backends } from 'openalpaca-native'
+import { checkpointBenchmark, formatCheckpoint } from './checkpoint.js'
+import { decoding, loading, type ModelName, training } from './configs.js'
 import type { RunOptions } from './contest.js'
+import { deviceName, deviceNames, openBenchDevice } from './device.js'
 import { generateBenchmark } from './generate.js'
 import { loadBenchmark } from './load.js'
 import { formatSection } from './report.js'
 import { formatOps, opsBenchmark } from './single-ops.js'
 import { trainBenchmark } from './train.js'
 
-const names = ['train', 'decode', 'load', 'ops'] as const
+const names = ['train', 'decode', 'load', 'checkpoint', 'ops'] as const
 
 interface Flags extends RunOptions {
   only: (typeof names)[number][]
@@ -28,6 +30,7 @@ const program = new Command('bench')
     'Measures this machine: training, decoding, loading and single ops, as ratios to a peer and to the limit.',
   )
   .option('--python <path>', 'a Python that has torch and transformers, to be measured beside us')
+  .addOption(new Option('--device <name>', 'what is measured').choices(deviceNames).default(deviceName))
   .addOption(new Option('--only <names...>', 'which benchmarks').choices(names).default(names, 'all'))
   .option('--repetitions <n>', 'of everything, in turns; medians are shown', positive, 5)
   .option('--threads <n>', 'for everybody', positive, os.availableParallelism())
@@ -48,28 +51,33 @@ function checkPython(python: string): void {
 async function main(flags: Flags): Promise<void> {
   if (flags.python) checkPython(flags.python)
   else console.log('PyTorch and Transformers are left out: name a Python that has them with --python PATH.')
-  const cpu = backends().find(({ device }) => device === 'cpu')
-  console.log(`${cpu?.name}, ${cpu?.isa}, ${flags.threads} threads, medians of ${flags.repetitions} repetitions\n`)
+  const device = openBenchDevice().properties
+  const threads = deviceName === 'cpu' ? `, ${flags.threads} threads` : ''
+  console.log(`${device.name}, ${device.isa}${threads}, medians of ${flags.repetitions} repetitions\n`)
 
-  const figures: Record<string, unknown> = { date: new Date().toISOString(), cpu, ...flags }
+  const figures: Record<string, unknown> = { date: new Date().toISOString(), properties: device, ...flags }
   const show = (name: string, result: object, text: string) => {
     progress('')
     console.log(`${text}\n`)
     figures[name] = result
   }
   if (flags.only.includes('train')) {
-    for (const model of ['29.5M', '113M'] as const) {
-      const section = await trainBenchmark(model, flags, progress)
+    for (const [model, steps] of Object.entries(training.models) as [ModelName, number][]) {
+      const section = await trainBenchmark(model, steps, flags, progress)
       show(`train ${model}`, section, formatSection(section))
     }
   }
   if (flags.only.includes('decode')) {
-    const section = await generateBenchmark('113M', flags, progress)
-    show('decode 113M', section, formatSection(section))
+    const section = await generateBenchmark(flags, progress)
+    show(`decode ${decoding.model}`, section, formatSection(section))
   }
   if (flags.only.includes('load')) {
-    const section = await loadBenchmark('113M', flags, progress)
-    show('load 113M', section, formatSection(section))
+    const section = await loadBenchmark(flags, progress)
+    show(`load ${loading}`, section, formatSection(section))
+  }
+  if (flags.only.includes('checkpoint')) {
+    const scores = await checkpointBenchmark(flags, progress)
+    show('checkpoint', scores, formatCheckpoint(scores))
   }
   if (flags.only.includes('ops')) {
     const scores = await opsBenchmark(flags, progress)

@@ -1,6 +1,7 @@
 import { Child } from './child.js'
 import { shapes } from './configs.js'
 import { median, ours, peers, type RunOptions } from './contest.js'
+import { deviceName } from './device.js'
 import { allOps } from './ops/all.js'
 import { percent, table, times } from './report.js'
 
@@ -66,6 +67,6 @@ export function formatOps(scores: OpScore[]): string {
   return [
     `single ops, bfloat16: ${T} tokens, hidden ${C}, ${H} heads of ${D}, intermediate ${F}, vocabulary ${V}`,
     table([header, ...rows]),
-    '  The limit is memory read in a loop, or a large matrix product; above 100 % the operands stayed in the cache.',
+    `  The limit is memory ${deviceName === 'cpu' ? 'read in a loop' : 'copied'}, or a large matrix product; above 100 % the operands stayed in the cache.`,
   ].join('\n')
 }

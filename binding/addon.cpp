@@ -2,9 +2,9 @@
 // in this folder.
 #include <cmath>
 
+#include "binding/devices.h"
 #include "binding/handles.h"
 #include "core/arguments.h"
-#include "cpu/device.h"
 
 namespace openalpaca::binding {
 namespace {
@@ -23,11 +23,7 @@ Napi::Object describe(Napi::Env env, const Device& device) {
 
 // deviceOpen(type)
 Napi::Value open(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const std::string type = info[0].ToString();
-    if (type != "cpu") throw Error("DEVICE_UNAVAILABLE", "device '" + type + "' is not in this build; use cpu");
-    return wrap(info.Env(), cpu::open_device());
-  });
+  return guarded(info.Env(), [&] { return wrap(info.Env(), open_device(info[0].ToString())); });
 }
 
 Napi::Value properties(const Napi::CallbackInfo& info) {

@@ -34,8 +34,11 @@ class Graph {
   virtual ~Graph() = default;
 };
 
-// Takes work in order and returns at once. An op that fails poisons the stream: what follows is passed over until
-// the next notify, whose callback receives the error.
+// Takes work in order and returns at once. An op that fails poisons the stream until the next notify, whose callback
+// receives the error. On the CPU what follows until then is passed over. A GPU finds bad data when its queue is full of
+// kernels that have been launched already, and to have each of them look for a fault first would slow them all: there
+// what follows may run, and leaves undefined numbers in the tensors that it writes. Two things are passed over on every
+// device: adamw, so that parameters and optimizer state stay as they were, and read, so that the host's memory does.
 class Stream {
  public:
   virtual ~Stream() = default;

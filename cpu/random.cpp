@@ -2,10 +2,10 @@
 // depends on the seed, the tensor's stream and i alone, so that threads share nothing.
 #include <cmath>
 
+#include "core/philox.h"
 #include "cpu/dtypes.h"
 #include "cpu/isa.h"
 #include "cpu/loops.h"
-#include "cpu/philox.h"
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
 

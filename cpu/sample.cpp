@@ -3,11 +3,11 @@
 // halving: a float32 has 32 bits, so 32 sums over the vocabulary, which stays in the cache, decide it exactly.
 #include <omp.h>
 
+#include "core/philox.h"
 #include "cpu/dtypes.h"
 #include "cpu/errors.h"
 #include "cpu/isa.h"
 #include "cpu/loops.h"
-#include "cpu/philox.h"
 #include "cpu/scratch.h"
 
 namespace openalpaca::cpu::OPENALPACA_ISA {

@@ -63,7 +63,7 @@ void with_float(DType dtype, F&& f) {
 
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// ---- reductions: every lane, or thread, gets the result; the order is fixed ------------------------------------------
+// ---- reductions: every lane, or thread, gets the result; the order is fixed -----------------------------------------
 
 struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
@@ -94,7 +94,25 @@ __device__ __forceinline__ float block_reduce(float x, Shared<float> scratch) {
   return x;
 }
 
-// ---- launching --------------------------------------------------------------------------------------------------------
+// ---- bad data -------------------------------------------------------------------------------------------------------
+
+// Reports that element `index` of an argument is `value`, where it had to be in [0, limit). The kernel goes on, and
+// must not use the value. `op` is the launcher's op_index, `fault` is global<Fault>(on.fault, 1). `rule` tells apart
+// what can be wrong with one op (faults.cpp has the sentences): of kv_cache_write, 0 the sequence and 1 the position;
+// of sample, 0 a token of the history and 1 logits that are not finite, where index is the sequence; of cu_seqlens, 0
+// that it falls (or, at index 0, does not start at 0) and 1 that its last element is not `limit`.
+__device__ __forceinline__ void report(Global<Fault> fault, int32_t op, int64_t index, int32_t value, int64_t limit,
+                                       int rule = 0) {
+  Fault& it = fault[0];
+  const int32_t before = atomicCAS(&it.op, 0, op);
+  if (before != 0 && before != op) return;  // an earlier op's fault stays
+  it.limit = static_cast<int32_t>(limit);
+  const unsigned long long where = static_cast<unsigned long long>(index) << 33 |
+                                   static_cast<unsigned long long>(rule) << 32 | static_cast<uint32_t>(value);
+  atomicMax(reinterpret_cast<unsigned long long*>(&it.where), ~where);
+}
+
+// ---- launching ------------------------------------------------------------------------------------------------------
 
 // Launches kernel<<<grid, block, shared_bytes>>>(args...) on the launcher's stream. Throws Error where CUDA refuses.
 template <class... Params, class... Args>

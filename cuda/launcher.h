@@ -18,18 +18,18 @@ struct Chip {
   int shared_per_multiprocessor = 0;
 };
 
-// What a kernel found wrong with its data; the first one of a stream is kept until the next synchronisation. One word
-// of each, so that it can be written without a lock: see report().
+// What kernels found wrong with their data, kept until the next synchronisation: of the first op that found something,
+// the finding with the lowest index, whatever the order in which threads come. Kernels write it with report()
+// (kernel.cuh), the device makes a sentence of it (faults.cpp). Zero everywhere is no fault.
 struct Fault {
-  int32_t op = 0;     // index in OPENALPACA_OPS + 1; 0: no fault
-  int32_t index = 0;  // where in the argument: a token, a sequence
-  int32_t value = 0;  // what stood there
-  int32_t limit = 0;  // what it had to be below
+  int32_t op = 0;      // index in OPENALPACA_OPS + 1
+  int32_t limit = 0;   // what the value had to be below
+  uint64_t where = 0;  // the complement of: index in the argument (31 bits), rule (1 bit), value (32 bits)
 };
 
 struct Launcher {
-  const char* op;       // for errors: "rmsnorm_forward"
-  int32_t op_index;     // for faults
+  const char* op;    // for errors: "rmsnorm_forward"
+  int32_t op_index;  // for faults: as Fault::op
   cudaStream_t stream;
   const Chip& chip;
   void* fault;  // device memory: one Fault

@@ -24,7 +24,7 @@ Global<T> global(const Tensor& tensor) {
 }
 // `count` elements of T that no tensor describes: workspace, the stream's fault.
 template <class T>
-Global<T> global(void* data, size_t count) {
+Global<T> global(void* data, size_t) {
   return static_cast<T*>(data);
 }
 
@@ -61,6 +61,24 @@ __device__ __forceinline__ Vec<std::remove_const_t<T>, N> load(const T* p) {
 template <int N, class T>
 __device__ __forceinline__ void store(T* p, const Vec<T, N>& values) {
   *reinterpret_cast<Vec<T, N>*>(p) = values;
+}
+
+// Atomic operations on 32 or 64 bits of device or shared memory; each returns what stood there before.
+template <class T>
+__device__ __forceinline__ T atomic_add(T* p, std::type_identity_t<T> value) {
+  return atomicAdd(p, value);
+}
+template <class T>
+__device__ __forceinline__ T atomic_max(T* p, std::type_identity_t<T> value) {
+  return atomicMax(p, value);
+}
+template <class T>
+__device__ __forceinline__ T atomic_min(T* p, std::type_identity_t<T> value) {
+  return atomicMin(p, value);
+}
+template <class T>
+__device__ __forceinline__ T atomic_cas(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> desired) {
+  return atomicCAS(p, expected, desired);
 }
 
 }  // namespace openalpaca::cuda

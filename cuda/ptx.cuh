@@ -86,7 +86,7 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// ---- arithmetic ------------------------------------------------------------------------------------------------------
+// ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 // 2^x to about 2 ulp; −∞ gives 0.
 __device__ __forceinline__ float exp2_approx(float x) {
@@ -95,7 +95,23 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// ---- caches ----------------------------------------------------------------------------------------------------------
+// ---- registers
+// ---------------------------------------------------------------------------------------------------------
+
+// The same value, of which the compiler knows nothing: what is made of it, such as a row of bfloat16 in float32, is
+// made anew at each use and does not take up registers in between.
+template <class T>
+__device__ __forceinline__ T fresh(T value) {
+  static_assert(sizeof(T) % 4 == 0);
+  uint32_t words[sizeof(T) / 4];
+  __builtin_memcpy(words, &value, sizeof(T));
+#pragma unroll
+  for (uint32_t& word : words) asm volatile("" : "+r"(word));
+  __builtin_memcpy(&value, words, sizeof(T));
+  return value;
+}
+
+// ---- caches ---------------------------------------------------------------------------------------------------------
 
 // A load of memory that nobody writes while the kernel runs and that is read once: it passes by the first-level cache.
 template <int N, class T>

@@ -54,3 +54,15 @@ export class NonFiniteError extends OpenAlpacaError {
 
 /** Ranks of a run that cannot find each other (`NO_ANSWER`, `PORT_IN_USE`), that disagree, or of which one is lost. */
 export class ParallelError extends OpenAlpacaError {}
+
+/** The Hugging Face Hub, or what is asked of it: a name it doesn't know, a missing right, a network that is down. */
+export class HubError extends OpenAlpacaError {
+  constructor(
+    message: string,
+    options?: ErrorOptions,
+    /** The HTTP status that the Hub answered with, where it answered. */
+    readonly status?: number,
+  ) {
+    super('HUB_FAILED', message, options)
+  }
+}

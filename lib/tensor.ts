@@ -24,6 +24,8 @@ export class Tensor implements Disposable {
     readonly dtype: DType,
     readonly shape: readonly number[],
     readonly handle: TensorHandle,
+    /** What a view was made of: it must not be collected, which would free the memory, while the view is in use. */
+    protected readonly source?: Tensor,
   ) {}
 
   /** The number of elements. */
@@ -38,7 +40,7 @@ export class Tensor implements Disposable {
   /** The same memory from element `offset` on, with another shape and, for memory that is shared in turn, dtype. */
   view(shape: readonly number[], offset = 0, dtype: DType = this.dtype): Tensor {
     const handle = native.tensorView(this.handle, offset * bytesPerElement(this.dtype), dtype, shape)
-    return new Tensor(this.device, dtype, shape, handle)
+    return new Tensor(this.device, dtype, shape, handle, this)
   }
 
   /** Rows `start` to `end` (exclusive) of the first dimension. */

@@ -1,6 +1,6 @@
 // Everything between a fresh clone and a running program: npm packages, Debian packages, the native addon, the
 // TypeScript. Does what is missing, says what it does, and is done at once when nothing is. With --packages, only the
-// npm packages, which is what the linters need.
+// npm packages, which is what the linters need; with --tests, also the emulated GPU that tests run on.
 
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -10,7 +10,6 @@ import { cmakeJs, howToInstall, isDebian, jobs, missing, root, toolchain } from 
 
 const build = path.join(root, 'build')
 const lockFile = path.join(root, '.setup.lock')
-const addon = path.join(build, 'Release', 'openalpaca.node')
 const main = path.join(root, 'dist', 'cli', 'main.js')
 
 class SetupError extends Error {}
@@ -52,17 +51,36 @@ function packagesAreCurrent() {
   })
 }
 
-const nativeStamp = path.join(build, '.native-stamp')
-const nativeState = () => ({
+const release = (name) => path.join(build, 'Release', name)
+const sources = ['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding']
+const nativeAddon = {
+  name: 'the native addon',
+  target: 'openalpaca',
+  file: release('openalpaca.node'),
+  stamp: path.join(build, '.native-stamp'),
+  sources,
+}
+const emulatedGpu = {
+  name: 'the emulated GPU of the tests',
+  target: 'emulated',
+  file: release('libopenalpaca_emulated.so'),
+  stamp: path.join(build, '.emulated-stamp'),
+  sources: [...sources, 'test/emulator'],
+}
+const nativeState = ({ sources }) => ({
   toolchain: toolchain(),
-  sources: hashFiles(['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding'], /\.(txt|cmake|cpp|h|cu|cuh)$/),
+  sources: hashFiles(sources, /\.(txt|cmake|cpp|h|cu|cuh)$/),
 })
-const nativeIsCurrent = () => fs.existsSync(addon) && readText(nativeStamp) === JSON.stringify(nativeState())
+const nativeIsCurrent = (native) =>
+  fs.existsSync(native.file) && readText(native.stamp) === JSON.stringify(nativeState(native))
 
 const typescriptStamp = path.join(build, '.typescript-stamp')
 const typescriptState = () =>
   hashFiles(
-    ['tsconfig.json', 'tsconfig.build.json', 'tsconfig.bench.json', 'package-lock.json', 'lib', 'bench'],
+    [
+      ...['tsconfig.json', 'tsconfig.build.json', 'tsconfig.bench.json', 'tsconfig.fuzz.json', 'package-lock.json'],
+      ...['lib', 'bench', 'test/fuzz'],
+    ],
     /\.(json|m?ts)$/,
   )
 const typescriptIsCurrent = () => fs.existsSync(main) && readText(typescriptStamp) === typescriptState()
@@ -165,29 +183,33 @@ async function installSystemPackages() {
   }
 }
 
-async function buildAddon() {
-  const state = nativeState()
-  const before = JSON.parse(readText(nativeStamp) ?? '{}')
-  if (before.toolchain !== state.toolchain) {
+async function buildNative(native) {
+  const state = nativeState(native)
+  const before = JSON.parse(readText(native.stamp) ?? '{}')
+  if (before.toolchain !== state.toolchain && native === nativeAddon) {
     for (const name of ['CMakeCache.txt', 'CMakeFiles', 'Release'])
       fs.rmSync(path.join(build, name), { recursive: true, force: true })
   }
-  const cmake = (what, command) => {
-    const args = [cmakeJs(), command, '--out', build, '--parallel', String(jobs)]
-    return run(what, process.execPath, args, path.join(build, `${command}.log`))
+  const cmake = (what, command, ...options) => {
+    const args = [cmakeJs(), command, '--out', build, '--parallel', String(jobs), ...options]
+    return run(what, process.execPath, args, path.join(build, `${command}-${native.target}.log`))
   }
-  await cmake('configuring the native addon', 'configure')
-  fs.writeFileSync(nativeStamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
-  await cmake(`building the native addon (${jobs} at a time)`, 'build')
-  fs.writeFileSync(nativeStamp, JSON.stringify(state))
+  // Configured for what a clone can build at most; a package that is being installed has no tests.
+  const emulator = fs.existsSync(path.join(root, 'test', 'emulator')) ? ['--CDOPENALPACA_EMULATOR=ON'] : []
+  await cmake(`configuring ${native.name}`, 'configure', ...emulator)
+  const choice = /^-- (CUDA device: .*)$/m.exec(readText(path.join(build, `configure-${native.target}.log`)))
+  if (choice && native === nativeAddon) say(choice[1])
+  fs.writeFileSync(native.stamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
+  await cmake(`building ${native.name} (${jobs} at a time)`, 'build', ...emulator, '--target', native.target)
+  fs.writeFileSync(native.stamp, JSON.stringify(state))
 }
 
 async function compileTypeScript() {
   const state = typescriptState()
   fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true })
   const tsc = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-  for (const part of ['build', 'bench']) {
-    const what = part === 'build' ? 'compiling the TypeScript' : 'compiling the benchmarks'
+  const parts = { build: 'compiling the TypeScript', bench: 'compiling the benchmarks', fuzz: 'compiling the fuzzer' }
+  for (const [part, what] of Object.entries(parts)) {
     await run(what, process.execPath, [tsc, '-p', `tsconfig.${part}.json`], path.join(build, `tsc-${part}.log`))
   }
   fs.writeFileSync(typescriptStamp, state)
@@ -222,14 +244,16 @@ async function lock() {
 
 async function setUp() {
   const packagesOnly = process.argv.includes('--packages')
+  const natives = packagesOnly ? [] : process.argv.includes('--tests') ? [nativeAddon, emulatedGpu] : [nativeAddon]
   checkNode()
-  if (packagesAreCurrent() && (packagesOnly || (nativeIsCurrent() && typescriptIsCurrent()))) return
+  if (packagesAreCurrent() && natives.every(nativeIsCurrent) && (packagesOnly || typescriptIsCurrent())) return
   await lock()
   if (!packagesAreCurrent()) await installPackages()
   if (packagesOnly) return
-  if (!nativeIsCurrent()) {
+  for (const native of natives) {
+    if (nativeIsCurrent(native)) continue
     await installSystemPackages()
-    await buildAddon()
+    await buildNative(native)
   }
   if (!typescriptIsCurrent()) await compileTypeScript()
 }

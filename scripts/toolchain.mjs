@@ -1,6 +1,6 @@
 // What building the addon needs from the system, where it is, and how to get it.
 
-import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -54,6 +54,15 @@ export function howToInstall(lacking) {
   return `install ${lacking.map(({ elsewhere }) => elsewhere).join(', ')} (Debian's names: ${packages})`
 }
 
+/** What cuda/build.cmake makes its choice from. */
+const cudaChoice = () => [
+  process.env.OPENALPACA_CUDA ?? 'AUTO',
+  process.env.OPENALPACA_NVCC_FLAGS ?? '',
+  process.env.CUDA_HOME ?? process.env.CUDACXX ?? which('nvcc') ?? '',
+  ...['/dev/nvidiactl', '/proc/driver/nvidia/version', '/dev/dxg', '/usr/local/cuda/bin/nvcc'].map(existsSync),
+  existsSync(path.join(root, '.cuda')) ? readdirSync(path.join(root, '.cuda')).sort() : [],
+]
+
 /** Changes when the tools do: another compiler, another oneDNN, another place. */
 export function toolchain() {
   const identify = (file) => {
@@ -66,6 +75,7 @@ export function toolchain() {
   )
   return JSON.stringify([
     root,
+    cudaChoice(),
     process.arch,
     packages,
     requirements

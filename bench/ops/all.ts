@@ -2,6 +2,7 @@ import { adamW } from './adamw.js'
 import { attention } from './attention.js'
 import { attentionDecode } from './attention_decode.js'
 import type { OpCase } from './case.js'
+import { cast } from './cast.js'
 import { crossEntropy } from './cross_entropy.js'
 import { embedding } from './embedding.js'
 import { globalNorm } from './global_norm.js'
@@ -12,6 +13,7 @@ import { sample } from './sample.js'
 import { swiglu } from './swiglu.js'
 
 export const allOps: OpCase[] = [
+  ...cast,
   ...embedding,
   ...rmsNorm,
   ...matmul,

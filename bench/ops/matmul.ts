@@ -1,12 +1,26 @@
 import { matmul as matmulOp } from '#lib/ops.js'
 import { shapes } from '../configs.js'
-import type { OpCase } from './case.js'
+import { bytesOf, type OpCase } from './case.js'
 
 const { T, C, F } = shapes
 const flops = 2 * T * C * 2 * F
 
 /** The three products of the gate and up projection: forward, gradient of the input, gradient of the weight. */
+/** One token's: reading the weights is all that takes time. */
+const decodeMatmul: OpCase = {
+  op: 'matmul, one row',
+  bytes: 2 * F * C * bytesOf.bfloat16,
+  flops: 0,
+  prepare: (make) => {
+    const c = make.empty('bfloat16', 1, 2 * F)
+    const a = make.random('bfloat16', 1, C)
+    const b = make.random('bfloat16', 2 * F, C)
+    return (stream) => matmulOp(stream, { c, a, b, transposeB: true })
+  },
+}
+
 export const matmul: OpCase[] = [
+  decodeMatmul,
   {
     op: 'matmul',
     bytes: 0,

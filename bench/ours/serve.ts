@@ -1,4 +1,5 @@
 import { createInterface } from 'node:readline'
+import { deviceName, openBenchDevice } from '../device.js'
 
 const say = (message: object) => process.stdout.write(`${JSON.stringify(message)}\n`)
 
@@ -7,9 +8,16 @@ export function childOptions<Options>(): Options {
   return JSON.parse(process.argv[2]) as Options
 }
 
+/** Of the process, in bytes; of the GPU all that is taken, which our allocator keeps until the end. */
+function peakMemory(): number {
+  if (deviceName !== 'cuda') return process.resourceUsage().maxRSS * 1024
+  const { totalMemory, freeMemory } = openBenchDevice().properties
+  return totalMemory - freeMemory
+}
+
 /** The child's side of child.ts, as python/protocol.py has it: answers each line with the figures of one repetition. */
 export async function serve(repetition: (line: string) => Promise<object>, facts: object = {}): Promise<void> {
   say({ ready: true, ...facts })
   for await (const line of createInterface({ input: process.stdin })) say(await repetition(line))
-  say({ peak_memory: process.resourceUsage().maxRSS * 1024 })
+  say({ peak_memory: peakMemory() })
 }

@@ -4,12 +4,13 @@ import type { Instance } from '#lib/data/instances.js'
 import { AdamW } from '#lib/train/optimizer.js'
 import { paddedTokens, trainStep } from '#lib/train/step.js'
 import type { TrainChild } from '../configs.js'
+import { openBenchDevice } from '../device.js'
 import { childOptions, serve } from './serve.js'
 
 const { config, batch, length, steps } = childOptions<TrainChild>()
 
 async function main(): Promise<void> {
-  using model = LlamaForCausalLM.fromConfig(config, { seed: 0, device: 'cpu', dtype: 'bfloat16' })
+  using model = LlamaForCausalLM.fromConfig(config, { seed: 0, device: openBenchDevice(), dtype: 'bfloat16' })
   const maxTokens = paddedTokens(batch * length)
   using backprop = model.backprop(maxTokens)
   using optimizer = new AdamW(model.parameters, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.001 })

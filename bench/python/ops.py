@@ -9,6 +9,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -19,6 +20,7 @@ MILLISECONDS = 50
 options = json.loads(sys.argv[1])
 torch.set_num_threads(options["threads"])
 torch.manual_seed(0)
+torch.set_default_device(options["device"])
 T, C, H, D, I, V, B = (options[name] for name in ("T", "C", "H", "D", "F", "V", "sequences"))
 L = T // B
 BLOCK = 4 * C * C + 3 * C * I
@@ -36,6 +38,11 @@ def backward(output, inputs):
     """The backward pass alone, again and again."""
     gradient = torch.randn_like(output)
     return lambda: torch.autograd.grad(output, inputs, gradient, retain_graph=True)
+
+
+def cast():
+    source, target = torch.randn(BLOCK), torch.empty(BLOCK)
+    return lambda: target.copy_(source)
 
 
 def embedding_forward():
@@ -63,6 +70,11 @@ def rmsnorm_backward():
     return backward(F.rms_norm(x, (C,), w), (x, w))
 
 
+def matmul_one_row():
+    a, b = bf16(1, C), bf16(2 * I, C)
+    return lambda: a @ b.T
+
+
 def matmul():
     a, b = bf16(T, C), bf16(2 * I, C)
     return lambda: a @ b.T
@@ -83,14 +95,34 @@ def rope_forward():
     return lambda: apply_rotary_pos_emb(q, k, cos, sin)
 
 
+def fastest(make):
+    """Of the backends of PyTorch's attention that take these shapes, the one that is fastest on this machine."""
+    runs = []
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+        try:
+            with sdpa_kernel(backend):
+                run = make()
+                seconds(run, 2)
+                runs.append((seconds(run, 5), backend, run))
+        except RuntimeError:
+            pass  # this backend does not take them
+    took, backend, run = min(runs, key=lambda entry: entry[0])
+
+    def with_backend():
+        with sdpa_kernel(backend):
+            run()
+
+    return with_backend
+
+
 def attention_forward():
     q, k, v = heads(), heads(), heads()
-    return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return fastest(lambda: lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
 
 def attention_backward():
     inputs = [heads(gradient=True) for _ in range(3)]
-    return backward(F.scaled_dot_product_attention(*inputs, is_causal=True), inputs)
+    return fastest(lambda: backward(F.scaled_dot_product_attention(*inputs, is_causal=True), inputs))
 
 
 def attention_decode():
@@ -143,17 +175,25 @@ def sample():
     return draw
 
 
+def synchronize():
+    if options["device"] == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(run, count):
+    """What a call takes, one after another without a pause: a GPU is waited for once, at the end."""
+    synchronize()
+    started = time.perf_counter()
+    for _ in range(count):
+        run()
+    synchronize()
+    return (time.perf_counter() - started) / count
+
+
 def repetition(name):
     run = globals()[name.replace(", ", "_").replace(" ", "_")]()
-
-    def timed(count):
-        started = time.perf_counter()
-        for _ in range(count):
-            run()
-        return (time.perf_counter() - started) / count
-
-    timed(1)
-    return {"seconds": timed(max(1, round(MILLISECONDS / 1000 / timed(2))))}
+    seconds(run, 1)
+    return {"seconds": seconds(run, max(1, round(MILLISECONDS / 1000 / seconds(run, 2))))}
 
 
 serve(repetition, version=f"PyTorch {torch.__version__}")

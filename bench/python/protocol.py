@@ -15,7 +15,9 @@ def say(**message):
 
 
 def peak_memory():
-    """The largest resident set that this process has had, in bytes."""
+    """Bytes: the most that PyTorch has taken of a GPU, or the largest resident set that this process has had."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        return sys.modules["torch"].cuda.max_memory_reserved()
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 

@@ -16,6 +16,7 @@ from protocol import serve
 options = json.loads(sys.argv[1])
 torch.set_num_threads(options["threads"])
 torch.manual_seed(0)
+torch.set_default_device(options["device"])
 
 config = transformers.LlamaConfig(**options["config"], attn_implementation=options["attention"], use_cache=False)
 weights = torch.bfloat16 if options["precision"] == "bfloat16" else torch.float32
@@ -26,7 +27,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), we
 
 def step():
     ids = torch.randint(config.vocab_size, (options["batch"], options["length"]))
-    with torch.autocast("cpu", torch.bfloat16, enabled=options["precision"] == "autocast"):
+    with torch.autocast(options["device"], torch.bfloat16, enabled=options["precision"] == "autocast"):
         loss = forward(input_ids=ids, labels=ids).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

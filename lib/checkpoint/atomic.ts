@@ -47,6 +47,42 @@ export async function writeDirectoryAtomically<T>(
   )
 }
 
+/**
+ * Writes a file: `produce` writes one beside it, `<name>.tmp-…`, which then takes the final name, and the place of a
+ * file that has it already.
+ * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
+ */
+export async function writeFileAtomically<T>(
+  file: string,
+  produce: (temporary: string) => Promise<T>,
+  { bytesNeeded = 0 }: AtomicOptions = {},
+): Promise<T> {
+  const target = await realpath(file).catch(() => path.resolve(file))
+  if (await isDirectory(target)) {
+    throw new CheckpointError(`Cannot save ${target}: a directory has that name; choose another place`)
+  }
+  const parent = path.dirname(target)
+  const prefix = `${path.basename(target)}.tmp`
+  return reportingErrors(target, bytesNeeded, () =>
+    withParent(parent, async () => {
+      for (const name of await findAbandoned(parent, prefix)) await remove(path.join(parent, name))
+      await ensureSpace(target, parent, bytesNeeded)
+      return withStagingName(prefix, async (name) => {
+        const temporary = path.join(parent, name)
+        try {
+          const result = await produce(temporary)
+          await flush(temporary)
+          await rename(temporary, target)
+          await flush(parent)
+          return result
+        } finally {
+          await remove(temporary)
+        }
+      })
+    }),
+  )
+}
+
 export interface ReplaceOptions extends AtomicOptions {
   /** The files there that have to go before the first new one comes, so that old and new are never taken for a set. */
   obsolete(existing: readonly string[], written: readonly string[]): readonly string[]

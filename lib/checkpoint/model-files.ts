@@ -88,7 +88,11 @@ function whatIsThere(names: string[]): string {
   return other ? `${other} is not a form that is read here; ${wanted}` : wanted
 }
 
-async function readIndex(file: string): Promise<Map<string, string>> {
+/**
+ * The file of each tensor, from an index of shards.
+ * @throws CheckpointError when it is not one, or names a file that is not beside it
+ */
+export async function readIndex(file: string): Promise<Map<string, string>> {
   const fail = (what: string, cause?: unknown) => new CheckpointError(`${file} ${what}`, { cause })
   let index: unknown
   try {

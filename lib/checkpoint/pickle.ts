@@ -13,6 +13,11 @@ export class PickleGlobal {
   ) {}
 }
 
+/** What stands for an object whose class its reader has agreed to pass over. Whatever is done to it has no effect. */
+export class InertObject {
+  constructor(readonly className: string) {}
+}
+
 export interface PickleOptions {
   /** The file, for messages. */
   source: string
@@ -199,17 +204,22 @@ class Unpickler {
   /** Attributes of an object. Only a dictionary has some that mean nothing: the `_metadata` of a state dict. */
   #build(): void {
     this.#pop()
-    if (!(this.#top() instanceof Map)) throw this.#error('sets attributes of an object that is not a dictionary')
+    const object = this.#top()
+    if (!(object instanceof Map || object instanceof InertObject)) {
+      throw this.#error('sets attributes of an object that is not a dictionary')
+    }
   }
 
   #append(items: unknown[]): void {
     const list = this.#top()
+    if (list instanceof InertObject) return
     if (!Array.isArray(list)) throw this.#error('appends to something that is not a list')
     for (const item of items) list.push(item)
   }
 
   #setItems(items: unknown[]): void {
     const map = this.#top()
+    if (map instanceof InertObject) return
     if (!(map instanceof Map)) throw this.#error('sets items of something that is not a dictionary')
     if (items.length % 2 !== 0) throw this.#error('sets a key without a value')
     for (let i = 0; i < items.length; i += 2) {

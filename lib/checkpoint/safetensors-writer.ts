@@ -1,22 +1,8 @@
-import { createHash } from 'node:crypto'
-import { type FileHandle, open, rm } from 'node:fs/promises'
-import { setImmediate as nextTurn } from 'node:timers/promises'
-import { CheckpointError } from '../errors.js'
-import { writeError } from './disk.js'
+import { type FileSink, type TensorToWrite, type WrittenFile, writeFlushed, writeTensorData } from './file-sink.js'
 import { MAX_HEADER_BYTES, SAFETENSORS_DTYPES } from './safetensors.js'
-import { tensorBytes, type WeightDType } from './types.js'
+import { tensorBytes } from './types.js'
 
-/** A tensor to write, and where its bytes come from. */
-export interface TensorToWrite {
-  readonly name: string
-  readonly dtype: WeightDType
-  readonly shape: readonly number[]
-  /**
-   * Its contiguous row-major bytes, at once or in pieces; called once, when its turn comes. A piece may be reused when
-   * the next is asked for.
-   */
-  data(): AsyncIterable<Uint8Array> | Uint8Array
-}
+export type { TensorToWrite, WrittenFile } from './file-sink.js'
 
 export interface WriteSafetensorsOptions {
   /** Texts beside the tensors. Transformers asks for `format: pt`. */
@@ -24,16 +10,6 @@ export interface WriteSafetensorsOptions {
   /** Also computes the SHA-256 of the file while it is written. */
   checksum?: boolean
 }
-
-export interface WrittenFile {
-  /** Size of the file. */
-  readonly bytes: number
-  /** In hexadecimal, when it was asked for. */
-  readonly sha256: string | undefined
-}
-
-const WRITE_BYTES = 16 << 20
-const HASH_BYTES = 1 << 20
 
 /**
  * Writes a safetensors file, tensor by tensor, and flushes it to the disk: the bytes that the reference implementation
@@ -50,23 +26,11 @@ export async function writeSafetensors(
   const sorted = sortForFile(tensors)
   const header = buildHeader(sorted, metadata)
   const total = header.length + sorted.reduce((sum, { bytes }) => sum + bytes, 0)
-  try {
-    const handle = await open(path, 'w')
-    try {
-      const sink = new FileSink(handle, checksum)
-      await sink.write(header)
-      for (const { tensor, bytes } of sorted) await writeTensor(sink, tensor, bytes)
-      await handle.sync()
-      return { bytes: total, sha256: sink.digest() }
-    } catch (error) {
-      await rm(path, { force: true })
-      throw error
-    } finally {
-      await handle.close()
-    }
-  } catch (error) {
-    throw await writeError(path, error, total)
+  const produce = async (sink: FileSink) => {
+    await sink.write(header)
+    for (const { tensor, bytes } of sorted) await writeTensorData(sink, tensor, bytes)
   }
+  return writeFlushed(path, produce, { checksum, bytesNeeded: total })
 }
 
 interface Sized {
@@ -108,44 +72,4 @@ function buildHeader(sorted: readonly Sized[], metadata: Readonly<Record<string,
   header.writeBigUInt64LE(BigInt(length))
   json.copy(header, 8)
   return header
-}
-
-async function writeTensor(sink: FileSink, tensor: TensorToWrite, bytes: number): Promise<void> {
-  const wrong = (given: string) =>
-    new CheckpointError(`${tensor.name} should give ${bytes} bytes for its shape [${tensor.shape}], and gave ${given}`)
-  const data = tensor.data()
-  let given = 0
-  for await (const piece of data instanceof Uint8Array ? [data] : data) {
-    given += piece.length
-    if (given > bytes) throw wrong('more')
-    await sink.write(piece)
-  }
-  if (given < bytes) throw wrong(`${given}`)
-}
-
-class FileSink {
-  readonly #hash: ReturnType<typeof createHash> | undefined
-
-  constructor(
-    private readonly handle: FileHandle,
-    checksum: boolean,
-  ) {
-    this.#hash = checksum ? createHash('sha256') : undefined
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; ) {
-      const { bytesWritten } = await this.handle.write(bytes, at, Math.min(WRITE_BYTES, bytes.length - at))
-      at += bytesWritten
-    }
-    if (!this.#hash) return
-    for (let at = 0; at < bytes.length; at += HASH_BYTES) {
-      this.#hash.update(bytes.subarray(at, at + HASH_BYTES))
-      await nextTurn() // hashing is synchronous: let timers run in between
-    }
-  }
-
-  digest(): string | undefined {
-    return this.#hash?.digest('hex')
-  }
 }

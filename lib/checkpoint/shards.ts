@@ -20,18 +20,24 @@ export interface ShardPlan {
 /**
  * Fills shards greedily, in the order of the tensors (that of the model's state dict): a tensor that would take the
  * shard past `maxShardSize` begins the next one, and one that is larger by itself gets a shard of its own.
+ * Tied tensors (`sameAs`) go where the one that they share a storage with goes, and take no room.
  * @param maxShardSize bytes, or a text such as `5GB`
  * @throws RangeError for a size that cannot be understood
  */
 export function planShards(
-  tensors: Iterable<{ readonly name: string; readonly bytes: number }>,
+  tensors: Iterable<{ readonly name: string; readonly bytes: number; readonly sameAs?: string }>,
   maxShardSize: number | string = DEFAULT_MAX_SHARD_SIZE,
   format: WeightFormat = 'safetensors',
 ): ShardPlan {
   const limit = parseSize(maxShardSize)
   const shards: { tensors: string[]; bytes: number }[] = []
   let current: { tensors: string[]; bytes: number } = { tensors: [], bytes: 0 }
-  for (const { name, bytes } of tensors) {
+  const ties: [name: string, owner: string][] = []
+  for (const { name, bytes, sameAs } of tensors) {
+    if (sameAs !== undefined) {
+      ties.push([name, sameAs])
+      continue
+    }
     if (bytes > limit) {
       // Ahead of the shard that is being filled, which goes on with the next tensor: what huggingface_hub does.
       shards.push({ tensors: [name], bytes })
@@ -45,6 +51,7 @@ export function planShards(
     current.bytes += bytes
   }
   if (current.tensors.length > 0 || shards.length === 0) shards.push(current)
+  for (const [name, owner] of ties) shards.find(({ tensors }) => tensors.includes(owner))?.tensors.push(name)
 
   const files = shards.map((shard, i) => ({ ...shard, name: shardName(format, i, shards.length) }))
   const totalSize = shards.reduce((sum, { bytes }) => sum + bytes, 0)

@@ -21,6 +21,20 @@ interface TorchFile {
   readonly storageStart: ReadonlyMap<string, number>
 }
 
+export interface TorchOptions {
+  /** Further classes that the file may mention; nothing is made of their objects. None when left out. */
+  isInert?(name: string): boolean
+}
+
+/** A file that torch.save has written, with any object of plain containers and tensors in it. */
+export interface TorchObject {
+  /** Dictionaries are Maps, lists and tuples arrays, and what is inert an InertObject. */
+  readonly root: unknown
+  /** Tensors of the object under names of the caller's choice, to be read from the file. */
+  source(tensors: Iterable<[name: string, tensor: TorchTensor]>): WeightSource
+  close(): Promise<void>
+}
+
 /**
  * Opens a state dict that torch.save has written, in the zip form or the legacy form (before torch 1.6). Nothing in the
  * file is executed; the values stay in the file until they are read. Views and transposed tensors are read as the
@@ -28,26 +42,46 @@ interface TorchFile {
  * @throws CheckpointError that names the file and what is wrong with it, or what it asks for and may not have
  */
 export async function openTorchBin(path: string, pool?: HandlePool): Promise<WeightSource> {
+  const object = await openTorchObject(path, pool)
+  try {
+    return object.source(findStateDict(path, object.root))
+  } catch (error) {
+    await object.close()
+    throw error
+  }
+}
+
+/** `openTorchBin` for a file that holds more than a state dict. */
+export async function openTorchObject(
+  path: string,
+  pool?: HandlePool,
+  options: TorchOptions = {},
+): Promise<TorchObject> {
   const file = await WeightFile.open(path, pool)
   try {
-    return new TorchSource(file, await readTorchFile(file))
+    const { root, storageStart } = await readTorchFile(file, options)
+    return {
+      root,
+      source: (tensors) => new TorchSource(file, tensors, storageStart),
+      close: () => file.close(),
+    }
   } catch (error) {
     await file.close()
     throw error
   }
 }
 
-async function readTorchFile(file: WeightFile): Promise<TorchFile> {
+async function readTorchFile(file: WeightFile, options: TorchOptions): Promise<TorchFile> {
   const start = await file.readStart(512)
-  if (start.subarray(0, ZIP_START.length).equals(ZIP_START)) return readZipForm(file)
-  if (start.subarray(0, LEGACY_START.length).equals(LEGACY_START)) return readLegacyForm(file)
+  if (start.subarray(0, ZIP_START.length).equals(ZIP_START)) return readZipForm(file, options)
+  if (start.subarray(0, LEGACY_START.length).equals(LEGACY_START)) return readLegacyForm(file, options)
   if (start.toString('latin1', 257, 262) === 'ustar') {
     throw new CheckpointError(`${file.path} is in torch's tar form of 2016; load and save it with torch before 2.6`)
   }
   throw new CheckpointError(`${file.path} is not a file that torch.save has written; download or copy it again`)
 }
 
-async function readZipForm(file: WeightFile): Promise<TorchFile> {
+async function readZipForm(file: WeightFile, { isInert }: TorchOptions): Promise<TorchFile> {
   const entries = await readZipEntries(file)
   const pickles = [...entries.keys()].filter((name) => /^[^/]+\/data\.pkl$/.test(name))
   if (pickles.length !== 1) {
@@ -60,7 +94,7 @@ async function readZipForm(file: WeightFile): Promise<TorchFile> {
   }
   const { start, size } = entries.get(pickles[0]!)!
   if (size > MAX_PICKLE_BYTES) throw tooLargePickle(file, size)
-  const objects = new TorchObjects(file.path)
+  const objects = new TorchObjects(file.path, isInert)
   const { value: root } = unpickle(await readBytes(file, start, size), unpickleOptions(file, objects))
 
   const storageStart = new Map<string, number>()
@@ -78,8 +112,8 @@ async function readZipForm(file: WeightFile): Promise<TorchFile> {
 }
 
 /** Five pickles (magic number, protocol, system, the object, storage keys), then a count and the bytes for each key. */
-async function readLegacyForm(file: WeightFile): Promise<TorchFile> {
-  const { root, keys, end, objects } = await readLegacyPickles(file, 1 << 20)
+async function readLegacyForm(file: WeightFile, options: TorchOptions): Promise<TorchFile> {
+  const { root, keys, end, objects } = await readLegacyPickles(file, 1 << 20, options)
   const storageStart = new Map<string, number>()
   let at = end
   for (const key of keys) {
@@ -99,9 +133,9 @@ async function readLegacyForm(file: WeightFile): Promise<TorchFile> {
 }
 
 /** Their length is not known beforehand: read a piece of the file, and a longer one when it is too short. */
-async function readLegacyPickles(file: WeightFile, length: number) {
+async function readLegacyPickles(file: WeightFile, length: number, options: TorchOptions) {
   const bytes = await file.readStart(length)
-  const objects = new TorchObjects(file.path)
+  const objects = new TorchObjects(file.path, options.isInert)
   const values: unknown[] = []
   let end = 0
   try {
@@ -113,7 +147,7 @@ async function readLegacyPickles(file: WeightFile, length: number) {
   } catch (error) {
     if (!(error instanceof PickleCutShort) || length >= file.size) throw error
     if (length >= MAX_PICKLE_BYTES) throw tooLargePickle(file, length)
-    return readLegacyPickles(file, 8 * length)
+    return readLegacyPickles(file, 8 * length, options)
   }
   const [, protocol, system, root, keys] = values
   if (protocol !== 1001 || !(system instanceof Map) || system.get('little_endian') !== true) {
@@ -168,9 +202,10 @@ class TorchSource implements WeightSource {
 
   constructor(
     private readonly file: WeightFile,
-    { root, storageStart }: TorchFile,
+    tensors: Iterable<[name: string, tensor: TorchTensor]>,
+    storageStart: ReadonlyMap<string, number>,
   ) {
-    for (const [name, tensor] of findStateDict(file.path, root)) {
+    for (const [name, tensor] of tensors) {
       this.#placed.set(name, { tensor, storageStart: storageStart.get(tensor.storage.key)! })
     }
     const start = (name: string) => {
@@ -178,7 +213,8 @@ class TorchSource implements WeightSource {
       return storageStart + spanOf(tensor).start
     }
     const names = [...this.#placed.keys()].sort((a, b) => start(a) - start(b))
-    this.tensors = new Map(names.map((name) => [name, this.#describe(name)]))
+    const views = new Map<string, string>()
+    this.tensors = new Map(names.map((name) => [name, this.#describe(name, views)]))
   }
 
   async read(name: string, byteOffset: number, into: Uint8Array): Promise<void> {
@@ -210,10 +246,14 @@ class TorchSource implements WeightSource {
     return readBytes(this.file, storageStart + start, length)
   }
 
-  #describe(name: string): TensorInfo {
-    const { dtype, shape } = this.#placed.get(name)!.tensor
+  /** @param views the name of the first tensor that is this view of its storage */
+  #describe(name: string, views: Map<string, string>): TensorInfo {
+    const { dtype, shape, strides, offset, storage } = this.#placed.get(name)!.tensor
     const bytes = tensorBytes(shape, dtype)
     if (bytes === undefined) throw new CheckpointError(`${this.file.path} has a tensor ${name} of an impossible size`)
-    return { name, dtype, shape, bytes }
+    const view = [storage.key, dtype, offset, shape.join(), strides.join()].join('|')
+    const sameAs = views.get(view)
+    if (sameAs === undefined) views.set(view, name)
+    return { name, dtype, shape, bytes, ...(sameAs !== undefined && bytes > 0 && { sameAs }) }
   }
 }

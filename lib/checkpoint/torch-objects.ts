@@ -1,6 +1,6 @@
 import { CheckpointError } from '../errors.js'
 import { printable } from './describe.js'
-import { PickleGlobal } from './pickle.js'
+import { InertObject, PickleGlobal } from './pickle.js'
 import { countElements, DTYPE_BYTES, type WeightDType } from './types.js'
 
 /** A run of numbers in a torch file that tensors are views of. */
@@ -26,7 +26,7 @@ export class TorchTensor {
   ) {}
 }
 
-const STORAGE_DTYPES: ReadonlyMap<string, WeightDType> = new Map([
+export const STORAGE_DTYPES: ReadonlyMap<string, WeightDType> = new Map([
   ['torch.DoubleStorage', 'float64'],
   ['torch.FloatStorage', 'float32'],
   ['torch.HalfStorage', 'float16'],
@@ -39,7 +39,7 @@ const STORAGE_DTYPES: ReadonlyMap<string, WeightDType> = new Map([
   ['torch.BoolStorage', 'bool'],
 ])
 
-const UNTYPED_STORAGE = 'torch.storage.UntypedStorage'
+export const UNTYPED_STORAGE = 'torch.storage.UntypedStorage'
 const MAX_RANK = 64
 
 /** What a pickle of tensors may name, for `unpickle`: tensors, their parts, and the ordered dictionary. */
@@ -47,8 +47,14 @@ export class TorchObjects {
   readonly storages = new Map<string, TorchStorage>()
   readonly #globals = new Map<string, PickleGlobal>()
 
-  /** @param source the file, for messages */
-  constructor(private readonly source: string) {
+  /**
+   * @param source the file, for messages
+   * @param isInert names further classes that a pickle may mention; nothing is made of their objects
+   */
+  constructor(
+    private readonly source: string,
+    private readonly isInert: (name: string) => boolean = () => false,
+  ) {
     const allow = (name: string, call?: (args: unknown[]) => unknown) =>
       this.#globals.set(name, new PickleGlobal(name, call))
     allow('collections.OrderedDict', (args) => this.#orderedDict(args))
@@ -69,7 +75,9 @@ export class TorchObjects {
   }
 
   findGlobal(name: string): PickleGlobal | undefined {
-    return this.#globals.get(name)
+    const known = this.#globals.get(name)
+    if (known || !this.isInert(name)) return known
+    return new PickleGlobal(name, () => new InertObject(name))
   }
 
   /** `('storage', type, key, location, numel)`; the legacy form adds a view of another storage, or None. */

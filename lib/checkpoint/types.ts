@@ -28,6 +28,8 @@ export interface TensorInfo {
   readonly shape: readonly number[]
   /** Elements × bytes of an element. */
   readonly bytes: number
+  /** Another tensor of the file that is the same view of the same bytes: the two are tied. */
+  readonly sameAs?: string
 }
 
 /** Named tensors that are read piece by piece, from one file or from many. */

@@ -1,12 +1,15 @@
+import { crc32 } from 'node:zlib'
 import { fromRandomAccessReaderPromise, RandomAccessReader } from 'yauzl'
 import { CheckpointError } from '../errors.js'
 import { printable } from './describe.js'
-import type { WeightFile } from './weight-file.js'
+import { WeightFile } from './weight-file.js'
 
 /** Where the bytes of an uncompressed zip entry lie in the file. */
 export interface StoredEntry {
   readonly start: number
   readonly size: number
+  /** As the directory has it; 0 where the writer was told to compute none. */
+  readonly crc: number
 }
 
 const MAX_ENTRIES = 1_000_000
@@ -28,7 +31,7 @@ export async function readZipEntries(file: WeightFile): Promise<Map<string, Stor
       if (entries.has(name)) throw new Error(`it has two entries ${name}`)
       const { fileDataStart: start } = await zip.readLocalFileHeaderPromise(entry, { minimal: true })
       if (start + size > file.size) throw new Error(`its entry ${name} goes past the end of the file`)
-      entries.set(name, { start, size })
+      entries.set(name, { start, size, crc: entry.crc32 })
     }
   } catch (cause) {
     if (cause instanceof CheckpointError) throw cause
@@ -38,6 +41,32 @@ export async function readZipEntries(file: WeightFile): Promise<Map<string, Stor
     })
   }
   return entries
+}
+
+/**
+ * Reads every entry of a zip file, and names those whose CRC-32 is not the one in the directory. Files of other forms,
+ * which have none, have no such entries.
+ */
+export async function findDamagedEntries(path: string): Promise<string[]> {
+  const file = await WeightFile.open(path)
+  try {
+    if ((await file.readStart(4)).toString('latin1') !== 'PK\x03\x04') return []
+    const damaged: string[] = []
+    const buffer = Buffer.allocUnsafeSlow(4 << 20)
+    for (const [name, { start, size, crc: expected }] of await readZipEntries(file)) {
+      if (expected === 0) continue
+      let crc = 0
+      for (let at = 0; at < size; at += buffer.length) {
+        const piece = buffer.subarray(0, Math.min(buffer.length, size - at))
+        await file.read(start + at, piece)
+        crc = crc32(piece, crc)
+      }
+      if (crc !== expected) damaged.push(name)
+    }
+    return damaged
+  } finally {
+    await file.close()
+  }
 }
 
 /** Gives yauzl its bytes, and an error instead of an exception for positions that only a damaged file asks for. */

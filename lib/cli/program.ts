@@ -20,6 +20,12 @@ export function createProgram(): Command {
   program.addCommand(configure(trainCommand(), program))
   program.addCommand(configure(sampleCommand(), program))
   program.addCommand(configure(processDatasetCommand(), program))
+  program.addCommand(configure(makeShardsCommand(), program))
+  program.addCommand(configure(zeroToFp32Command(), program))
+  program.addCommand(configure(inspectCommand(), program))
+  program.addCommand(configure(convertCommand(), program))
+  program.addCommand(configure(modelCardCommand(), program))
+  program.addCommand(configure(pushCommand(), program))
   return program
 }
 
@@ -50,7 +56,7 @@ function sampleCommand(): Command {
   const devices = ['auto', 'cpu', 'cuda']
   return new Command('sample')
     .description('Answers an instruction; the answer is printed as it comes.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .requiredOption('--instruction <text>', 'what to do')
     .option('--input <text>', 'the text to do it with', '')
     .option('--raw_prompt', 'take the instruction as the whole prompt, without the template')
@@ -80,6 +86,105 @@ function processDatasetCommand(): Command {
     .action(async (flags) => {
       const { runProcessDataset } = await import('./commands/process-dataset.js')
       process.exitCode = await runProcessDataset(flags)
+    })
+}
+
+const formatOption = () => new Option('--format <name>', 'of the weight files').choices(['safetensors', 'bin'])
+const shardSizeOption = () => {
+  return new Option('--max_shard_size <size>', 'most bytes in a file, such as 5GB or 300MB').default('5GB')
+}
+const weightTypes = ['float32', 'bfloat16', 'float16']
+
+function makeShardsCommand(): Command {
+  return new Command('make-shards')
+    .description('Splits the weights of a model as Hugging Face does, and converts their format or type.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .addOption(shardSizeOption())
+    .addOption(formatOption())
+    .addOption(
+      new Option('--dtype <name>', 'convert the weights; they are kept as they are without').choices(weightTypes),
+    )
+    .option('--output <dir>', 'a new directory; the name of --model_path with "-shards" when left out')
+    .option('--replace', 'put the shards in the place of the weights of --model_path, which go when all is well')
+    .action(async (flags) => {
+      const { runMakeShards } = await import('./commands/convert-weights.js')
+      process.exitCode = await runMakeShards(flags)
+    })
+}
+
+function zeroToFp32Command(): Command {
+  return new Command('zero-to-fp32')
+    .description('Puts a sharded training checkpoint together: one of this package, or of DeepSpeed ZeRO-3.')
+    .argument('<checkpoint>', 'directory of the checkpoint; DeepSpeed’s is the one with "latest" in it')
+    .argument('<output>', 'a .bin or .safetensors file, or a new Hugging Face directory')
+    .option('--model_path <dir>', 'where config and tokenizer of an output directory come from')
+    .addOption(new Option('--dtype <name>', 'number format of the output').choices(weightTypes).default('float32'))
+    .addOption(shardSizeOption())
+    .addOption(formatOption())
+    .action(async (checkpoint, output, flags) => {
+      const { runZeroToFp32 } = await import('./commands/convert-weights.js')
+      process.exitCode = await runZeroToFp32(checkpoint, output, flags)
+    })
+}
+
+function inspectCommand(): Command {
+  return new Command('inspect')
+    .description(
+      'Tells what a weight file, a model or a checkpoint holds, and whether it is whole (exit code 0, else 1).',
+    )
+    .argument('<path>', 'file or directory')
+    .option('--json', 'everything, as JSON')
+    .option('--tensors', 'list the tensors')
+    .option('--quick', 'compare no checksums, which takes reading all of it')
+    .action(async (where, flags) => {
+      const { runInspect } = await import('./commands/inspect.js')
+      process.exitCode = await runInspect(where, flags)
+    })
+}
+
+function convertCommand(): Command {
+  const dtypes = [...weightTypes, 'q8_0']
+  return new Command('convert')
+    .description('Writes a model in another format or number format: GGUF for llama.cpp, or a Hugging Face directory.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
+    .requiredOption('--output <path>', 'the .gguf file, or the directory to write')
+    .addOption(new Option('--to <format>', 'format').choices(['gguf', 'safetensors', 'bin']).default('gguf'))
+    .addOption(new Option('--dtype <name>', 'number format; that of the model when left out').choices(dtypes))
+    .addOption(shardSizeOption())
+    .option('--name <text>', "for GGUF: the model's name; that of the directory when left out")
+    .action(async (flags) => {
+      const { convert } = await import('./commands/convert.js')
+      process.exitCode = await convert(flags)
+    })
+}
+
+function pushCommand(): Command {
+  return new Command('push')
+    .description('Uploads a model directory to the Hugging Face Hub; HF_TOKEN must be a token that may write.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .requiredOption('--repo <owner/name>', 'the repository, which is made where it is missing')
+    .option('--private', 'make a new repository a private one')
+    .option('--revision <branch>', 'the branch to commit to, which is made where it is missing', 'main')
+    .option('--message <text>', 'the title of the commit')
+    .action(async (flags) => {
+      const { push } = await import('./commands/push.js')
+      process.exitCode = await push(flags)
+    })
+}
+
+function modelCardCommand(): Command {
+  return new Command('model-card')
+    .description('Writes README.md for a model: how it was trained, on what, and how to use it.')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .option('--log_path <dir>', "the training log's directory; logs in the model's when left out")
+    .option('--license <name>', 'as the Hub names it, such as apache-2.0')
+    .option('--datasets <names...>', 'data sets on the Hub that it was trained on')
+    .option('--languages <codes...>', 'ISO 639 codes; en when left out')
+    .option('--base_model <name>', 'the model on the Hub that it was fine-tuned from')
+    .option('--name <text>', 'the title; the name of the directory when left out')
+    .action(async (flags) => {
+      const { modelCard } = await import('./commands/model-card.js')
+      process.exitCode = await modelCard(flags)
     })
 }
 

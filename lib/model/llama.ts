@@ -6,6 +6,7 @@ import { type Device, type DeviceType, openDevice } from '../device.js'
 import { ConfigError, OpenAlpacaError } from '../errors.js'
 import { Decoder } from '../generate/decoder.js'
 import { checkLength, checkSequence, type GenerateOptions, resolveOptions } from '../generate/options.js'
+import { resolveModelPath } from '../hub/download.js'
 import * as ops from '../ops.js'
 import type { RankGroup } from '../parallel/group.js'
 import { ActivationMemory } from './activations.js'
@@ -57,10 +58,13 @@ export class LlamaForCausalLM implements Disposable {
 
   /**
    * Reads a Hugging Face model directory: safetensors or torch `.bin`, whole or in shards.
+   * @param modelPath the directory, or the model's name on the Hub (`owner/name`), from where it is downloaded
+   * @throws {HubError} for a name that is neither a directory nor a model that can be downloaded
    * @throws {ConfigError} for a config.json that is missing or of another architecture
    * @throws {CheckpointError} for weights that are missing, cut short, or do not fit the config
    */
-  static async fromPretrained(directory: string, options: ModelOptions = {}): Promise<LlamaForCausalLM> {
+  static async fromPretrained(modelPath: string, options: ModelOptions = {}): Promise<LlamaForCausalLM> {
+    const directory = await resolveModelPath(modelPath, { signal: options.signal })
     await finishInterruptedReplacement(directory)
     const config = await readConfig(directory)
     const weights = await openModelWeights(directory)

@@ -1,4 +1,5 @@
 /** A model's weights in device memory, unit by unit: made anew, read from weight files, and handed to their writer. */
+import { isRotaryBuffer } from '../checkpoint/names.js'
 import { type ElementRange, sliceSource } from '../checkpoint/slice.js'
 import type { TensorInfo, WeightSource } from '../checkpoint/types.js'
 import type { Device } from '../device.js'
@@ -10,9 +11,6 @@ import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
 import { type Layout, layoutOf, type ModelTensors, modelTensors, type Parameter } from './layout.js'
 import { loadableDTypes, readPieces, uploadTensors } from './transfer.js'
-
-/** Buffers of the old checkpoints that hold no parameters. */
-const ignored = /\.rotary_emb\.inv_freq$/
 
 export type ModelDType = 'bfloat16' | 'float32'
 
@@ -275,7 +273,7 @@ export class Parameters implements Disposable {
     }
     for (const name of source.tensors.keys()) {
       const tied = this.config.tieWordEmbeddings && name === 'lm_head.weight'
-      if (!this.places.has(name) && !tied && !ignored.test(name)) {
+      if (!this.places.has(name) && !tied && !isRotaryBuffer(name)) {
         throw new CheckpointError(`${where}: the architecture that config.json describes has no tensor ${name}`)
       }
     }

@@ -1,13 +1,14 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { writeModelDirectory } from '../checkpoint/model-directory.js'
+import type { WeightFormat } from '../checkpoint/shards.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { configJson, type LlamaConfig } from './config.js'
 import type { Parameters } from './parameters.js'
 
 export interface SaveOptions {
-  /** Only safetensors is written. */
-  format?: 'safetensors'
+  /** `bin` is torch's; safetensors when left out. */
+  format?: WeightFormat
   /** Weights beyond this go into further files: bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
   /** The model's own when left out. */
@@ -16,20 +17,26 @@ export interface SaveOptions {
   tokenizer?: LlamaTokenizer
 }
 
-const tokenizerFiles = [
+export const tokenizerFiles = [
   'tokenizer.model',
   'tokenizer_config.json',
   'special_tokens_map.json',
   'added_tokens.json',
 ] as const
 
-/** A file of the directory that the model came from; undefined where it has none. */
-async function original(directory: string | undefined, name: string): Promise<Buffer | undefined> {
-  if (!directory) return undefined
-  return await readFile(path.join(directory, name)).catch((error) => {
-    if (error.code === 'ENOENT') return undefined
-    throw error
-  })
+/** Small files of a model directory, those of `names` that it has. */
+export async function readSmallFiles(
+  directory: string,
+  names: readonly string[],
+): Promise<{ name: string; data: Buffer }[]> {
+  const read = async (name: string) => {
+    const data = await readFile(path.join(directory, name)).catch((error) => {
+      if (error.code === 'ENOENT') return undefined
+      throw error
+    })
+    return data === undefined ? [] : [{ name, data }]
+  }
+  return (await Promise.all(names.map(read))).flat()
 }
 
 function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): object {
@@ -48,22 +55,19 @@ function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): objec
 export async function saveModel(
   parameters: Parameters,
   directory: string,
-  { maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
+  { format, maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
   source?: string,
 ): Promise<void> {
   await parameters.collect(async () => {
-    const carried = await Promise.all(
-      tokenizerFiles.map(async (name) => ({ name, data: await original(source, name) })),
-    )
-    const generation = await original(source, 'generation_config.json')
+    const carried = source ? await readSmallFiles(source, tokenizerFiles) : []
+    const [generation] = source ? await readSmallFiles(source, ['generation_config.json']) : []
     await writeModelDirectory(directory, {
       config: configJson(parameters.config, dtype),
-      generationConfig: generation ? JSON.parse(generation.toString()) : generationConfig(parameters.config),
-      tokenizerFiles: tokenizer
-        ? tokenizer.files()
-        : carried.flatMap(({ name, data }) => (data === undefined ? [] : [{ name, data }])),
+      generationConfig: generation ? JSON.parse(generation.data.toString()) : generationConfig(parameters.config),
+      tokenizerFiles: tokenizer ? tokenizer.files() : carried,
       tensors: parameters.entries(dtype),
       maxShardSize,
+      format,
     })
   })
 }

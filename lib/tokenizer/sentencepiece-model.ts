@@ -8,9 +8,25 @@ export enum PieceType {
   Byte = 6,
 }
 
-/** What a `tokenizer.model` says beside the scores: the pieces by id, and how spaces are treated. */
+/** TrainerSpec.ModelType in sentencepiece_model.proto: how a text is cut into pieces. */
+export enum ModelType {
+  Unigram = 1,
+  Bpe = 2,
+  Word = 3,
+  Char = 4,
+}
+
+interface Piece {
+  text: string
+  type: PieceType
+  /** In a BPE model, the higher of two is merged first. */
+  score: number
+}
+
+/** What a `tokenizer.model` says: the pieces by id, and how spaces are treated. */
 export interface SentencePieceModel {
-  pieces: { text: string; type: PieceType }[]
+  pieces: Piece[]
+  modelType: ModelType
   /** Ids as the trainer was told them; −1 says that the model has no such token. */
   unkId: number
   bosId: number
@@ -22,7 +38,7 @@ export interface SentencePieceModel {
 
 /**
  * Reads the protobuf of a SentencePiece model: the WASM processor tells neither the size of the vocabulary nor the type
- * of a piece. Field numbers are those of sentencepiece_model.proto; unknown fields are skipped.
+ * or score of a piece. Field numbers are those of sentencepiece_model.proto; unknown fields are skipped.
  *
  * @throws Error that says what is wrong with bytes that are not such a model
  */
@@ -30,6 +46,7 @@ export function readSentencePieceModel(bytes: Uint8Array): SentencePieceModel {
   // The values here are the defaults of the .proto.
   const model: SentencePieceModel = {
     pieces: [],
+    modelType: ModelType.Unigram,
     unkId: 0,
     bosId: 1,
     eosId: 2,
@@ -46,10 +63,11 @@ export function readSentencePieceModel(bytes: Uint8Array): SentencePieceModel {
   return model
 }
 
-function readPiece(bytes: Uint8Array): { text: string; type: PieceType } {
-  const piece = { text: '', type: PieceType.Normal }
-  for (const { field, value } of fields(bytes)) {
+function readPiece(bytes: Uint8Array): Piece {
+  const piece = { text: '', type: PieceType.Normal, score: 0 }
+  for (const { field, value, float } of fields(bytes)) {
     if (field === 1) piece.text = Buffer.from(message(value)).toString('utf8')
+    else if (field === 2) piece.score = float ?? 0
     else if (field === 3) piece.type = integer(value)
   }
   return piece
@@ -57,7 +75,8 @@ function readPiece(bytes: Uint8Array): { text: string; type: PieceType } {
 
 function readTrainerSpec(bytes: Uint8Array, model: SentencePieceModel): void {
   for (const { field, value } of fields(bytes)) {
-    if (field === 40) model.unkId = integer(value)
+    if (field === 3) model.modelType = integer(value)
+    else if (field === 40) model.unkId = integer(value)
     else if (field === 41) model.bosId = integer(value)
     else if (field === 42) model.eosId = integer(value)
     else if (field === 43) model.padId = integer(value)
@@ -73,8 +92,10 @@ function readNormalizerSpec(bytes: Uint8Array, model: SentencePieceModel): void 
 
 interface Field {
   field: number
-  /** A varint as int32, the bytes of a string or message, or undefined for a fixed-size number (a score). */
+  /** A varint as int32, or the bytes of a string or message; undefined for a number of fixed size. */
   value: number | Uint8Array | undefined
+  /** The value of a float. */
+  float?: number
 }
 
 /** The fields of one protobuf message (https://protobuf.dev/programming-guides/encoding), in file order. */
@@ -104,8 +125,9 @@ function* fields(bytes: Uint8Array): Generator<Field> {
     if (wireType === 0) yield { field, value: varint() }
     else if (wireType === 2) yield { field, value: take(varint()) }
     else if (wireType === 1 || wireType === 5) {
-      take(wireType === 1 ? 8 : 4)
-      yield { field, value: undefined }
+      const number = take(wireType === 1 ? 8 : 4)
+      const float = wireType === 5 ? Buffer.from(number).readFloatLE() : undefined
+      yield { field, value: undefined, float }
     } else throw new Error(`it holds the unknown wire type ${wireType}`)
   }
 }

@@ -2,6 +2,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { SentencePieceProcessor } from '@agnai/sentencepiece-js'
 import { TokenizerError } from '../errors.js'
+import { resolveModelPath } from '../hub/download.js'
 import { DecodeStream, type DecodeTable } from './decode-stream.js'
 import { PieceType, readSentencePieceModel, type SentencePieceModel } from './sentencepiece-model.js'
 import { addedTokens, readTokenizerConfig, specialToken, type TokenizerConfig } from './tokenizer-config.js'
@@ -74,12 +75,13 @@ export class LlamaTokenizer {
   }
 
   /**
-   * Reads `tokenizer.model` from a model directory and, where they are, `tokenizer_config.json`,
+   * Reads `tokenizer.model` from a model directory, or from a model on the Hub (`owner/name`), and, where they are, `tokenizer_config.json`,
    * `special_tokens_map.json` and `added_tokens.json`.
    *
    * @throws TokenizerError when a file is missing or damaged, or when they don't fit each other
    */
-  static async fromPretrained(dir: string): Promise<LlamaTokenizer> {
+  static async fromPretrained(modelPath: string): Promise<LlamaTokenizer> {
+    const dir = await resolveModelPath(modelPath, { parts: 'tokenizer' })
     const path = join(dir, 'tokenizer.model')
     const bytes = await readFile(path).catch((cause) => {
       throw new TokenizerError(
@@ -132,6 +134,18 @@ export class LlamaTokenizer {
   /** Decodes ids as they are generated: `push` each id, print what comes back, and `flush` at the end. */
   createDecodeStream({ skipSpecialTokens = true }: DecodeOptions = {}): DecodeStream {
     return new DecodeStream(this.#table, skipSpecialTokens)
+  }
+
+  /** @internal Everything that the files say, for those who write the tokenizer in another form. */
+  get contents(): DecodeTable & { addBosToken: boolean; addEosToken: boolean; chatTemplate: string | undefined } {
+    const { addBosToken, addEosToken, source } = this.#config
+    const { chat_template: template } = source
+    return {
+      ...this.#table,
+      addBosToken,
+      addEosToken,
+      chatTemplate: typeof template === 'string' ? template : undefined,
+    }
   }
 
   /** The files that Transformers expects of this tokenizer, by name. */

@@ -5,12 +5,9 @@
  *
  * Random state is part of it without being stored: every draw is a function of the seed and the step.
  */
-import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { readdir, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
-import { z } from 'zod'
 import { writeDirectoryAtomically } from '../checkpoint/atomic.js'
 import { openSafetensors } from '../checkpoint/safetensors.js'
 import { writeSafetensors } from '../checkpoint/safetensors-writer.js'
@@ -22,6 +19,7 @@ import { readPieces, uploadTensors } from '../model/transfer.js'
 import type { Tensor } from '../tensor.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
+import { hashFile, type Manifest, manifestFormat, manifestName, manifestVersion, readManifest } from './manifest.js'
 import type { AdamW } from './optimizer.js'
 import type { Recipe } from './recipe-schema.js'
 
@@ -36,33 +34,6 @@ export interface CheckpointState {
   /** Tells the tokenized data set from others. */
   dataFingerprint: string
 }
-
-const manifestName = 'manifest.json'
-const format = 'openalpaca-checkpoint'
-const version = 1
-
-const manifestSchema = z.object({
-  format: z.literal(format),
-  version: z.literal(version),
-  package_version: z.string(),
-  /** The number of shards, each a file: that of the ranks, or 1 where the ranks did not divide the state. */
-  world_size: z.int().positive(),
-  dtype: z.string(),
-  /** Optimizer steps done. */
-  step: z.int().nonnegative(),
-  data: z.object({ fingerprint: z.string(), instances_seen: z.int().nonnegative() }),
-  units: z.array(
-    z.object({
-      name: z.string(),
-      length: z.int(),
-      parameters: z.array(z.object({ name: z.string(), shape: z.array(z.int()), offset: z.int() })),
-    }),
-  ),
-  recipe: z.record(z.string(), z.unknown()),
-  files: z.record(z.string(), z.object({ bytes: z.int(), sha256: z.string() })),
-})
-
-type Manifest = z.infer<typeof manifestSchema>
 
 /** The recipe keys that decide which instances a step learns from. */
 const orderKeys = ['seed', 'batch_size', 'max_length', 'validation_size'] as const
@@ -147,8 +118,8 @@ const shardName = (rank: number, ranks: number) => `rank-${digits(rank)}-of-${di
 async function writeDescription(directory: string, state: CheckpointState, files: Manifest['files']): Promise<void> {
   const { parameters, recipe, step } = state
   const manifest: Manifest = {
-    format,
-    version,
+    format: manifestFormat,
+    version: manifestVersion,
     package_version: packageVersion,
     world_size: Object.keys(files).length,
     dtype: parameters.dtype,
@@ -198,32 +169,6 @@ export async function resolveResume({ resume, save_path, overwrite }: Recipe): P
     if (await readManifest(directory).catch(() => undefined)) return directory
   }
   return undefined
-}
-
-/** @throws {CheckpointError} when the directory is no checkpoint, or a file of it is missing or cut short */
-async function readManifest(directory: string): Promise<Manifest> {
-  const file = path.join(directory, manifestName)
-  const text = await readFile(file, 'utf8').catch((cause) => {
-    throw new CheckpointError(`${file} cannot be read: ${directory} is not a training checkpoint`, { cause })
-  })
-  let manifest: Manifest
-  try {
-    manifest = manifestSchema.parse(JSON.parse(text))
-  } catch (cause) {
-    throw new CheckpointError(`${file} is damaged, or of another version of this package; use another checkpoint`, {
-      cause,
-    })
-  }
-  for (const [name, { bytes }] of Object.entries(manifest.files)) {
-    const size = (await stat(path.join(directory, name)).catch(() => undefined))?.size
-    if (size !== bytes) {
-      throw new CheckpointError(
-        `${path.join(directory, name)} ${size === undefined ? 'is missing' : `has ${size} bytes instead of ${bytes}`}; ` +
-          'use the checkpoint before',
-      )
-    }
-  }
-  return manifest
 }
 
 /**
@@ -307,10 +252,4 @@ function checkBelongs(
   const changed = orderKeys.find((key) => manifest.recipe[key] !== recipe[key])
   if (changed) throw refuse(`${changed} was ${manifest.recipe[changed]} and is now ${recipe[changed]}`)
   if (manifest.data.fingerprint !== dataFingerprint) throw refuse('it was trained on other data')
-}
-
-async function hashFile(file: string): Promise<string> {
-  const hash = createHash('sha256')
-  for await (const chunk of createReadStream(file, { highWaterMark: 4 << 20 })) hash.update(chunk)
-  return hash.digest('hex')
 }

@@ -29,7 +29,11 @@ const samplePrompt = z.union([
 export const recipeGroups = {
   'Model and files': {
     name: z.string().min(1).default('run').describe('Name of the run in logs and in the report'),
-    model_path: z.string().min(1).optional().describe('Hugging Face directory of the model to fine-tune'),
+    model_path: z
+      .string()
+      .min(1)
+      .optional()
+      .describe('The model to fine-tune: a Hugging Face directory, or a name on the Hub'),
     model: z.strictObject(modelShape).optional().describe('Configuration of a new model, trained from scratch'),
     tokenizer_path: z.string().min(1).optional().describe('Directory with tokenizer.model; model_path when left out'),
     save_path: z.string().min(1).optional().describe('Directory for checkpoints and the trained model'),

@@ -39,6 +39,24 @@ export function renderCurveSvg(
   return standaloneSvg({ ...lossChart(run), title, width, height })
 }
 
+/** What a run came to, for those who describe it in other words. */
+export interface RunSummary {
+  start: StartEvent
+  /** The last step that was done. */
+  last: StepEvent
+  samples: SampleEvent[]
+  evaluation: EvaluationEvent | undefined
+  /** Losses, accuracy, tokens and time, as label and value. */
+  figures: [label: string, value: string][]
+}
+
+/** Reads the log of the run in `logPath`. @throws DataError when there is none, or it has no step yet */
+export function summarizeRun(logPath: string): RunSummary {
+  const run = readRun(readTrainingLog(logPath), logPath)
+  const { start, steps, samples, evaluation } = run
+  return { start, last: steps[steps.length - 1], samples, evaluation, figures: figuresOf(run) }
+}
+
 function readRun(events: TrainEvent[], logPath: string): Run {
   const starts = ofType(events, 'start')
   const steps = ofType(events, 'step')
@@ -179,23 +197,32 @@ ${samplesSection(run.samples)}
 }
 
 function tiles(run: Run): string {
+  return figuresOf(run)
+    .map(([label, value]) => `<div class="tile"><b>${value}</b><span>${label}</span></div>`)
+    .join('')
+}
+
+function figuresOf(run: Run): [label: string, value: string][] {
   const { steps, validations, evaluation } = run
   const last = steps[steps.length - 1]
   const recent = steps.slice(-Math.max(1, 2 * smoothingRadius(steps.length)))
   const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length
   const seconds = steps.reduce((sum, step) => sum + step.seconds, 0)
   const tokens = steps.reduce((sum, step) => sum + step.tokens, 0)
-  const entries = [
+  return [
     ['training loss', formatNumber(mean(recent.map((step) => step.loss)))],
-    ...(validations.length > 0 ? [['validation loss', formatNumber(validations[validations.length - 1].loss)]] : []),
-    ...(evaluation ? [['right on new instructions', formatPercent(evaluation.correct / evaluation.total)]] : []),
+    ...optional('validation loss', validations.at(-1)?.loss, formatNumber),
+    ...optional('right on new instructions', evaluation && evaluation.correct / evaluation.total, formatPercent),
     ['token accuracy', formatPercent(mean(recent.map((step) => step.token_accuracy)))],
     ['steps', `${last.step} / ${last.total_steps}`],
     ['tokens', formatCount(tokens)],
     ['tokens per second', formatCount(tokens / seconds)],
     ['time in steps', formatDuration(seconds)],
   ]
-  return entries.map(([label, value]) => `<div class="tile"><b>${value}</b><span>${label}</span></div>`).join('')
+}
+
+function optional(label: string, value: number | undefined, format: (value: number) => string): [string, string][] {
+  return value === undefined ? [] : [[label, format(value)]]
 }
 
 function figure(chart: Chart): string {

@@ -294,6 +294,7 @@ describe('a process that is stopped', () => {
   const repository = path.join(__dirname, '../..')
 
   beforeAll(() => {
+    process.env.NODE_PATH = path.join(repository, 'node_modules') // for what is compiled elsewhere
     const compiler = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin/tsc')
     const source = path.join(repository, 'lib/checkpoint/model-directory.ts')
     const settings = ['--ignoreConfig', '--module', 'node16', '--target', 'es2022', '--types', 'node', '--skipLibCheck']

@@ -31,11 +31,11 @@ describe.each(deviceTypes)('while $name computes', ({ device }) => {
   })
 })
 
-describe('a process with work queued', () => {
+describe.each(deviceTypes)('a process with work queued on $name', ({ name }) => {
   const script = path.join(__dirname, '../support/leave-work-queued.mjs')
   const run = (way: string) =>
     new Promise<{ code: unknown; signal: unknown; stdout: string; stderr: string }>((resolve) => {
-      const child = execFile(process.execPath, [script, way], (_, stdout, stderr) => {
+      const child = execFile(process.execPath, [script, way, name], (_, stdout, stderr) => {
         resolve({ code: child.exitCode, signal: child.signalCode, stdout, stderr })
       })
     })

@@ -88,7 +88,31 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(() => stream.write(x, array)).toThrow(new TypeError('write: data must be a typed array'))
   })
 
-  it('that failed passes over what follows until it is waited for, and then works again', async () => {
+  it('that failed leaves parameters as they are until it is waited for, and then works again', async () => {
+    const stream = device.createStream()
+    const [master, m, v, grad] = [1, 2, 3, 4].map((value) => tensorOf(device, 'float32', [2], value))
+    await device.stream.synchronize()
+    const step = () => {
+      const betas = { beta1: 0.9, beta2: 0.95 }
+      ops.adamW(stream, { master, m, v, grad, lr: 1, ...betas, eps: 0, weightDecay: 0, gradScale: 1, step: 1 })
+    }
+    fail(stream)
+    step()
+    await expect(stream.synchronize()).rejects.toMatchObject(failure)
+    for (const [tensor, value] of [
+      [master, 1],
+      [m, 2],
+      [v, 3],
+    ] as const) {
+      // biome-ignore format: a table
+      expect(await valuesOf(tensor)).toEqual(Float64Array.of(value, value))
+    }
+    step()
+    await stream.synchronize()
+    expect((await valuesOf(master))[0]).toBeLessThan(1)
+  })
+
+  it.runIf(device.type === 'cpu')('that failed passes over what follows until it is waited for', async () => {
     const stream = device.createStream()
     const x = device.tensor('float32', [2])
     ops.fill(stream, { x, value: 1 })
@@ -113,7 +137,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(waits[0]).toMatchObject({ reason: failure })
   })
 
-  it('rejects reads and uploads after a failure too, and leaves their targets alone', async () => {
+  it('rejects reads and uploads after a failure too, and leaves alone what would have been read into', async () => {
     const stream = device.createStream()
     const x = tensorOf(device, 'float32', [2], 7)
     await device.stream.synchronize()
@@ -123,7 +147,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(target).toEqual(Float32Array.of(0, 0))
     fail(stream)
     await expect(stream.upload(x, Float32Array.of(8, 8))).rejects.toMatchObject(failure)
-    expect(await x.toArray(stream)).toEqual(Float32Array.of(7, 7))
+    if (device.type === 'cpu') expect(await x.toArray(stream)).toEqual(Float32Array.of(7, 7))
   })
 
   it('is not touched by the failure of another', async () => {

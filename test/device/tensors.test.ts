@@ -1,9 +1,17 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import * as ops from '../../lib/ops.js'
 import { bytesPerElement, type DType } from '../../lib/tensor.js'
 import { deviceTypes } from '../support/devices.js'
 import { slowWork } from '../support/slow-work.js'
 import { tensorOf, valuesOf } from '../support/tensors.js'
+
+/** node --expose-gc, for this process from now on. */
+function collectGarbage(): void {
+  setFlagsFromString('--expose-gc')
+  runInNewContext('gc')()
+}
 
 describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
   const stream = device.stream
@@ -102,6 +110,17 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     for (let i = 0; i < 20; i++) ops.fill(other, { x: device.tensor('float32', [10_000]), value: 9 })
     await other.synchronize()
     expect(await valuesOf(b)).toEqual(new Float64Array(10_000).fill(3))
+  })
+
+  it('is not collected while a view of it is in use', async () => {
+    const views = Array.from({ length: 50 }, (_, i) => {
+      const tensor = device.tensor('float32', [4])
+      ops.fill(device.stream, { x: tensor, value: i })
+      return tensor.rows(1, 3).view([2])
+    })
+    collectGarbage()
+    await new Promise((resolve) => setImmediate(resolve)) // finalizers run between tasks
+    for (const [i, view] of views.entries()) expect(await view.toArray()).toEqual(Float32Array.of(i, i))
   })
 
   it('is collected when it is forgotten, because V8 knows of its memory', async () => {

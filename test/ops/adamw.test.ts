@@ -3,11 +3,11 @@ import { describe, expect, it } from 'vitest'
 import * as ops from '../../lib/ops.js'
 import { expectClose, expectSameBits, roundoff } from '../support/closeness.js'
 import { devices } from '../support/devices.js'
-import { encode, type FloatDType, floatDTypes } from '../support/numbers.js'
+import { encode, type FloatDType, floatDTypes, Random } from '../support/numbers.js'
 import { adamWTrajectory } from '../support/op-fixtures.js'
 import { forAll } from '../support/properties.js'
 import { adamW } from '../support/references.js'
-import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
+import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 const cases = {
   n: fc.constantFrom(1, 7, 16, 100, 4095, 4097, 20_000),
@@ -122,6 +122,43 @@ describe.each(devices)('adamw on $name', ({ device }) => {
     })
     for (const name of ['master', 'm', 'v'] as const) {
       expectSameBits(await scaled[0][name].toArray(), await scaled[1][name].toArray())
+    }
+  })
+
+  it.each(pairs)(
+    'gives the same bits wherever a shard of %s weights and %s gradients begins',
+    async (dtype, gradDType) => {
+      for (const n of [1, 1025, 1028]) {
+        const random = new Random(n)
+        const values = [0, 1].map(() => random.normals('float32', n))
+        const [squares, grad] = [values[0].map((value) => Math.fround(value * value)), random.normals(gradDType, n)]
+        const results = [0, 1, 2].map((offset) => {
+          const weights = viewOf(device, dtype, [n], new Float64Array(n), offset)
+          const [master, m, v] = [values[0], values[1], squares].map((x) => viewOf(device, 'float32', [n], x, offset))
+          const gradient = viewOf(device, gradDType, [n], grad, offset)
+          const options = { lr: 1e-3, weightDecay: 0.1, gradScale: 0.5, step: 3 }
+          ops.adamW(stream, { weights, master, m, v, grad: gradient, ...constants, ...options })
+          return [weights, master, m, v]
+        })
+        for (const [i, first] of results[0].entries()) {
+          const expected = await first.toArray()
+          for (const result of results.slice(1)) expectSameBits(await result[i].toArray(), expected)
+        }
+      }
+    },
+  )
+
+  it('touches nothing after an op that failed', async () => {
+    const state = [1, 2, 3].map((value) => tensorOf(device, 'float32', [5], value))
+    const [weights, grad] = [tensorOf(device, 'bfloat16', [5], 4), tensorOf(device, 'float32', [1, 5], 1)]
+    const [master, m, v] = state
+    // The gradient of an id that does not exist.
+    ops.embeddingBackward(stream, { dw: grad, dout: grad, ids: tensorOf(device, 'int32', [1], [1]) })
+    const options = { lr: 0.1, weightDecay: 0, gradScale: 1, step: 1 }
+    ops.adamW(stream, { weights, master, m, v, grad: grad.view([5]), ...constants, ...options })
+    await expect(stream.synchronize()).rejects.toMatchObject({ code: 'INVALID_INDEX' })
+    for (const [i, tensor] of [...state, weights].entries()) {
+      expect(await valuesOf(tensor)).toEqual(new Float64Array(5).fill(i + 1))
     }
   })
 

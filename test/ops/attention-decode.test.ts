@@ -71,6 +71,29 @@ describe.each(devices)('kv_cache_write on $name', ({ device }) => {
     })
   })
 
+  it('leaves the last of several tokens that go to one place', async () => {
+    // More tokens than a block of any kernel has threads, of which every third goes to the same place.
+    const tokens = 301
+    const qkv = Float64Array.from({ length: tokens * 3 * 4 }, (_, i) => Math.floor(i / 12))
+    const [kCache, vCache] = [0, 1].map(() => tensorOf(device, 'float32', [2, 3, 1, 4], -1))
+    ops.kvCacheWrite(stream, {
+      kCache,
+      vCache,
+      qkv: tensorOf(device, 'float32', [tokens, 3, 4], qkv),
+      sequences: tensorOf(device, 'int32', [tokens], 1),
+      positions: tensorOf(
+        device,
+        'int32',
+        [tokens],
+        Array.from({ length: tokens }, (_, t) => t % 3),
+      ),
+      numHeads: 1,
+      numKvHeads: 1,
+    })
+    const expected = [-1, -1, -1, 300, 298, 299].flatMap((token) => Array(4).fill(token))
+    for (const cache of [kCache, vCache]) expect(Array.from(await valuesOf(cache))).toEqual(expected)
+  })
+
   it.each([
     [5, 0, 'position 5 is outside [0, 5)'],
     [-1, 0, 'position -1 is outside [0, 5)'],
@@ -170,6 +193,19 @@ describe.each(devices)('attention_decode on $name', ({ device }) => {
       return Array.from(attention(qkv, shape).out.subarray(-64))
     })
     expectClose(await valuesOf(decode('float32', heads, lengths, 1001, qkvs)), expected, { ofLargest: 2e-3 })
+  })
+
+  it.each(floatDTypes)('gives a sequence the same bits alone and in a batch, in %s', async (dtype) => {
+    const random = new Random(9)
+    const heads = { numHeads: 6, numKvHeads: 2, headSize: 100 }
+    const lengths = [65, 1, 200, 64]
+    const qkvs = lengths.map((length) => random.normals(dtype, length * widthOf(heads)))
+    const together = Array.from(await valuesOf(decode(dtype, heads, lengths, 210, qkvs)))
+    const width = 600
+    for (const [i, length] of lengths.entries()) {
+      const alone = Array.from(await valuesOf(decode(dtype, heads, [length], length, [qkvs[i]])))
+      expect(alone).toEqual(together.slice(i * width, (i + 1) * width))
+    }
   })
 
   it('rejects a position behind the cache', async () => {

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import * as ops from '../../lib/ops.js'
+import { numel, type Tensor } from '../../lib/tensor.js'
 import { expectClose, expectSameBits, expectSmallError } from '../support/closeness.js'
 import { devices } from '../support/devices.js'
 import { dot, finiteDifferences } from '../support/finite-differences.js'
@@ -91,6 +92,62 @@ describe.each(devices)('attention on $name', ({ device }) => {
   }
 
   describe.each(floatDTypes)('in %s', (dtype) => {
+    it.each([
+      // Head sizes that are 2, 4 and 8 elements apart from alignment, groups of 1, 2, 4 and 8, sequences that end beside
+      // the edges of a kernel's tiles of 32, 64 and 128 tokens, or have a token, or none.
+      { lengths: [1, 200, 31, 0, 65, 1], heads: [2, 2], headSize: 100 },
+      { lengths: [129, 3, 64], heads: [8, 1], headSize: 64 },
+      { lengths: [33, 257], heads: [4, 2], headSize: 128 },
+      { lengths: [2, 127, 63], heads: [4, 1], headSize: 80 },
+      { lengths: [192, 1, 1, 5], heads: [1, 1], headSize: 20 },
+      { lengths: [66, 95], heads: [2, 1], headSize: 4 },
+      { lengths: [70], heads: [3, 3], headSize: 2 },
+      { lengths: [40, 90], heads: [2, 1], headSize: 96 },
+      { lengths: Array.from({ length: 300 }, (_, i) => (i * 7) % 4), heads: [2, 1], headSize: 36 },
+    ])('agrees with float64 at lengths $lengths, heads $heads of $headSize', async ({ lengths, heads, headSize }) => {
+      const random = new Random(9)
+      const shape = shapeOf(lengths, heads as [number, number], headSize)
+      const qkv = random.normals(dtype, tokensOf(shape) * widthOf(shape))
+      const dout = random.normals(dtype, tokensOf(shape) * shape.numHeads * headSize)
+      const { out, lse, dqkv } = backward(dtype, shape, qkv, dout)
+      const expected = expectedOnce([dtype, shape, qkv[0]], () => attention(qkv, shape))
+      expectAttention(dtype, await valuesOf(out), expected.out)
+      expectClose(await valuesOf(lse), expected.lse, { ofLargest: 5e-6 })
+      const gradient = gradientOnce([dtype, shape, qkv[0]], () => attentionGradient(dout, qkv, shape))
+      expectAttention(dtype, await valuesOf(dqkv), gradient)
+    })
+
+    it.each([64, 100])(
+      'gives views that start 4 bytes behind others the same bits, at head size %i',
+      async (headSize) => {
+        const random = new Random(10)
+        const shape = shapeOf([70, 21], [2, 1], headSize)
+        const qkv = random.normals(dtype, 91 * widthOf(shape))
+        const dout = random.normals(dtype, 91 * 2 * headSize)
+        const args = backward(dtype, shape, qkv, dout)
+        const shift = dtype === 'float32' ? 1 : 2
+        const owners: Tensor[] = [] // a view ends with its owner
+        const shifted = (like: Tensor, values?: ArrayLike<number>) => {
+          const padded = new Float64Array(numel(like.shape) + shift).fill(Number.NaN)
+          if (values) padded.set(values, shift)
+          const owner = tensorOf(device, dtype, [padded.length], padded)
+          owners.push(owner)
+          return owner.view(like.shape, shift)
+        }
+        const moved = {
+          ...args,
+          qkv: shifted(args.qkv, qkv),
+          dout: shifted(args.dout, dout),
+          out: shifted(args.out),
+          dqkv: shifted(args.dqkv),
+        }
+        ops.attentionForward(stream, moved)
+        ops.attentionBackward(stream, moved)
+        expectSameBits(await moved.out.toArray(), await args.out.toArray())
+        expectSameBits(await moved.dqkv.toArray(), await args.dqkv.toArray())
+      },
+    )
+
     it('is the softmax over the keys that a query sees, in each sequence apart', async () => {
       await forAll(
         shapes,

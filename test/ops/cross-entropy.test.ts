@@ -8,7 +8,7 @@ import { encode, type FloatDType, floatDTypes, Random } from '../support/numbers
 import { references } from '../support/op-fixtures.js'
 import { forAll } from '../support/properties.js'
 import { crossEntropy } from '../support/references.js'
-import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
+import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 const shapes = { tokens: fc.integer({ min: 1, max: 12 }), vocabulary: fc.constantFrom(1, 2, 7, 100, 511, 1003, 5000) }
 
@@ -99,6 +99,48 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
       logits[39 + place] = Number.POSITIVE_INFINITY
       const { losses } = run(dtype, logits, [5, 5], [1, 1])
       expect(Array.from(await valuesOf(losses)).some(Number.isFinite)).toBe(false)
+    }
+  })
+
+  // 32768 of bfloat16 are what 512 threads of a GPU keep in registers; what is beyond must be read again.
+  it.each(floatDTypes)(
+    'takes vocabularies of %s of any size, with the same bits wherever they begin',
+    async (dtype) => {
+      for (const vocabulary of [256, 8200, 32000, 32768, 33003, 66000]) {
+        const random = new Random(vocabulary)
+        const labels = [vocabulary - 1, -1, random.below(vocabulary)]
+        const weights = [0.5, 1, 0.25]
+        const logits = random.normals(dtype, 3 * vocabulary, 3)
+        const expected = crossEntropy(logits, labels, weights, vocabulary)
+        const absolute = expected.gradient.map((_, i) => 1e-6 * weights[Math.floor(i / vocabulary)])
+        const first = run(dtype, logits, labels, weights)
+        // Sums of thousands of terms: the error grows with the root of their number.
+        expectClose(await valuesOf(first.losses), expected.losses, { relative: 3e-6, absolute: [5e-6, 5e-6, 5e-6] })
+        expect(await valuesOf(first.correct)).toEqual(expected.correct)
+        expectClose(await valuesOf(first.logits), expected.gradient, {
+          relative: 1.01 * roundoff[dtype] + 5e-6,
+          absolute,
+        })
+        const shifted = { ...first, logits: viewOf(device, dtype, [3, vocabulary], logits, 1) }
+        shifted.losses = resultOf(device, 'float32', [3])
+        ops.crossEntropy(stream, shifted)
+        expectSameBits(await shifted.losses.toArray(), await first.losses.toArray())
+        expectSameBits(await shifted.logits.toArray(), await first.logits.toArray())
+      }
+    },
+  )
+
+  it.each(floatDTypes)('finds the first of equal logits of %s wherever both stand', async (dtype) => {
+    const vocabulary = 70_000
+    const places = [0, 1, 6, 7, 8, 4095, 4096, 32767, 32768, 69_998, 69_999]
+    for (const [i, place] of places.entries()) {
+      const others = places.filter((other) => other !== place)
+      const labels = [place, place]
+      const logits = new Float64Array(2 * vocabulary)
+      for (const row of [0, 1]) logits[row * vocabulary + place] = 2
+      logits[others[(7 * i) % others.length]] = 2 // of the first row
+      const { correct } = run(dtype, logits, labels, [1, 1], false)
+      expect(await valuesOf(correct)).toEqual(Float64Array.of(Number(place < others[(7 * i) % others.length]), 1))
     }
   })
 

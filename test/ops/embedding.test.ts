@@ -3,10 +3,10 @@ import { describe, expect, it } from 'vitest'
 import * as ops from '../../lib/ops.js'
 import { expectClose, expectSameBits, roundoff } from '../support/closeness.js'
 import { devices } from '../support/devices.js'
-import { floatDTypes } from '../support/numbers.js'
+import { floatDTypes, Random } from '../support/numbers.js'
 import { forAll, tokenCounts, widths } from '../support/properties.js'
 import { rowsOf } from '../support/references.js'
-import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
+import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 const shapes = { tokens: tokenCounts, channels: widths, vocabulary: fc.integer({ min: 1, max: 300 }) }
 
@@ -70,6 +70,56 @@ describe.each(devices)('embedding on $name', ({ device }) => {
       })
       expectClose(await valuesOf(dw), expected, { absolute: allowed })
     })
+  })
+
+  it.each(floatDTypes)('takes rows of %s of any width, wherever they begin', async (dtype) => {
+    for (const channels of [24, 2056, 2060, 3200]) {
+      const random = new Random(channels)
+      const [tokens, vocabulary] = [12, 4]
+      const [w, dout] = [random.normals(dtype, vocabulary * channels), random.normals(dtype, tokens * channels)]
+      const ids = random.integers(tokens, vocabulary)
+      for (const offset of [0, 1, 4]) {
+        const idTensor = viewOf(device, 'int32', [tokens], ids, offset)
+        const out = viewOf(device, dtype, [tokens, channels], new Float64Array(tokens * channels), offset)
+        ops.embeddingForward(stream, {
+          out,
+          ids: idTensor,
+          w: viewOf(device, dtype, [vocabulary, channels], w, offset),
+        })
+        const [rows, expected] = [await valuesOf(out), Float32Array.from(w)]
+        const dw = viewOf(device, 'float32', [vocabulary, channels], w, offset)
+        const gradient = viewOf(device, dtype, [tokens, channels], dout, offset)
+        ops.embeddingBackward(stream, { dw, dout: gradient, ids: idTensor })
+        ids.forEach((id, t) => {
+          expectSameBits(
+            rows.subarray(t * channels, (t + 1) * channels),
+            w.subarray(id * channels, (id + 1) * channels),
+          )
+          for (let i = 0; i < channels; i++) expected[id * channels + i] += dout[t * channels + i]
+        })
+        expectSameBits(await dw.toArray(), expected)
+      }
+    }
+  })
+
+  it('keeps the order of the tokens in batches of thousands, and adds nothing if the last id is wrong', async () => {
+    const random = new Random(4)
+    const [tokens, channels, vocabulary] = [8200, 4, 1000]
+    const dout = random.normals('float32', tokens * channels)
+    // A third of them are the same one, as line ends are in some texts.
+    const ids = random.integers(tokens, vocabulary).map((id) => (id % 3 ? id : 42))
+    const dw = tensorOf(device, 'float32', [vocabulary, channels], 1)
+    const gradient = tensorOf(device, 'float32', [tokens, channels], dout)
+    ops.embeddingBackward(stream, { dw, dout: gradient, ids: tensorOf(device, 'int32', [tokens], ids) })
+    const expected = new Float32Array(vocabulary * channels).fill(1)
+    ids.forEach((id, t) => {
+      for (let i = 0; i < channels; i++) expected[id * channels + i] += dout[t * channels + i]
+    })
+    expectSameBits(await dw.toArray(), expected)
+    ids[tokens - 1] = vocabulary
+    ops.embeddingBackward(stream, { dw, dout: gradient, ids: tensorOf(device, 'int32', [tokens], ids) })
+    await expect(stream.synchronize()).rejects.toMatchObject({ code: 'INVALID_INDEX' })
+    expectSameBits(await dw.toArray(), expected)
   })
 
   it.each([-1, 5, 2 ** 31 - 1])(

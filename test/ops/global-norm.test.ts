@@ -1,11 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import * as ops from '../../lib/ops.js'
-import { expectClose } from '../support/closeness.js'
+import { expectClose, expectSameBits } from '../support/closeness.js'
 import { devices } from '../support/devices.js'
-import { floatDTypes } from '../support/numbers.js'
+import { floatDTypes, Random } from '../support/numbers.js'
 import { forAll } from '../support/properties.js'
-import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
+import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 describe.each(devices)('global_norm on $name', ({ device }) => {
   const stream = device.stream
@@ -24,6 +24,18 @@ describe.each(devices)('global_norm on $name', ({ device }) => {
       const expected = x.reduce((sum, value) => sum + value * value, 0)
       expectClose([await sumOfSquares(dtype, x)], [expected], { relative: 3e-6 })
     })
+  })
+
+  it.each(floatDTypes)('gives the same bits wherever a shard of %s begins', async (dtype) => {
+    for (const n of [3, 16_383, 16_384, 16_385, 40_000]) {
+      const values = new Random(n).normals(dtype, n)
+      const sums = [0, 1, 2].map((offset) => {
+        const out = viewOf(device, 'float32', [1], [0], offset)
+        ops.globalNorm(stream, { out, x: viewOf(device, dtype, [n], values, offset) })
+        return out
+      })
+      for (const sum of sums.slice(1)) expectSameBits(await sum.toArray(), await sums[0].toArray())
+    }
   })
 
   it('loses nothing over many equal terms', async () => {

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import * as ops from '../../lib/ops.js'
 import { expectClose, roundoff } from '../support/closeness.js'
 import { devices } from '../support/devices.js'
-import { type FloatDType, floatDTypes, type Random } from '../support/numbers.js'
+import { type FloatDType, floatDTypes, Random } from '../support/numbers.js'
 import { forAll } from '../support/properties.js'
 import { matrixProduct, type Product } from '../support/references.js'
 import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
@@ -111,6 +111,50 @@ describe.each(devices)('matmul on $name', ({ device }) => {
       ops.matmul(stream, { c, a: tensorOf(device, dtype, [m, 40], a), b: tensorOf(device, dtype, [40, 24], 1) })
       const rows = Array.from({ length: m }, (_, i) => [Number.NaN, Number.POSITIVE_INFINITY][i] ?? 40)
       expect(await valuesOf(c)).toEqual(Float64Array.from(rows.flatMap((value) => Array(24).fill(value))))
+    }
+  })
+
+  it.each(floatDTypes)('of %s gives a row the same bits alone and among others, as decoding needs', async (dtype) => {
+    const shapes = { n: fc.constantFrom(1, 7, 8, 33, 100), k: fc.constantFrom(1, 31, 32, 33, 250, 256, 1000, 1032) }
+    await forAll(
+      shapes,
+      async ({ n, k, random }) => {
+        const a = tensorOf(device, dtype, [8, k], random.normals(dtype, 8 * k))
+        const b = tensorOf(device, dtype, [n, k], random.normals(dtype, n * k))
+        const product = async (first: number, last: number) => {
+          const c = resultOf(device, 'float32', [last - first, n])
+          ops.matmul(stream, { c, a: a.rows(first, last), b, transposeB: true })
+          return Array.from(await valuesOf(c))
+        }
+        const together = await product(0, 8)
+        for (const row of [0, 3, 7]) expect(await product(row, row + 1)).toEqual(together.slice(row * n, (row + 1) * n))
+        expect(await product(1, 6)).toEqual(together.slice(n, 6 * n))
+      },
+      15,
+    )
+  })
+
+  it.each(floatDTypes)('takes %s that starts at any element', async (dtype) => {
+    // Rows of 3, 5 and 8 elements from row 1 on: the addresses are multiples of an element's size and of nothing else.
+    for (const m of [1, 5, 20]) {
+      for (const [k, n] of [
+        [3, 5],
+        [8, 8],
+        [5, 16],
+      ]) {
+        const random = new Random(31)
+        const [a, b] = [random.normals(dtype, m * k), random.normals(dtype, n * k)]
+        const behindOne = (rows: number, values: Float64Array) => {
+          const padded = Float64Array.from([...new Float64Array(k).fill(Number.NaN), ...values])
+          return tensorOf(device, dtype, [rows + 1, k], padded).rows(1, rows + 1)
+        }
+        const c = resultOf(device, dtype, [m + 1, n])
+        ops.matmul(stream, { c: c.rows(1, m + 1), a: behindOne(m, a), b: behindOne(n, b), transposeB: true })
+        const { product } = matrixProduct(a, b, { m, n, k, transposeA: false, transposeB: true })
+        const values = await valuesOf(c)
+        expect(values.subarray(0, n)).toEqual(new Float64Array(n).fill(Number.NaN))
+        expectClose(values.subarray(n), product, { relative: 1.01 * roundoff[dtype], ofLargest: 1e-6 })
+      }
     }
   })
 

@@ -157,6 +157,32 @@ describe.each(devices)('cast on $name', ({ device }) => {
     }
   })
 
+  it.each([
+    ['float32', 'bfloat16'],
+    ['bfloat16', 'float32'],
+    ['float16', 'float32'],
+    ['float32', 'float32'],
+    ['bfloat16', 'bfloat16'],
+  ] as const)('from %s to %s writes what is asked for and nothing outside, wherever it begins', async (from, to) => {
+    for (const [srcOffset, dstOffset] of [
+      [0, 1],
+      [1, 0],
+      [1, 1],
+      [2, 4],
+    ]) {
+      const n = 1027
+      const [src, dst] = [device.tensor(from, [n + srcOffset]), device.tensor(to, [n + dstOffset + 1])]
+      ops.fill(stream, { x: src, value: 2 })
+      ops.fill(stream, { x: src.view([n - 1], srcOffset), value: -1 })
+      ops.fill(stream, { x: dst, value: 7 })
+      ops.cast(stream, { dst: dst.view([n], dstOffset), src: src.view([n], srcOffset) })
+      const expected = new Float64Array(n + dstOffset + 1).fill(7)
+      expected.fill(-1, dstOffset, n + dstOffset)
+      expected[n + dstOffset - 1] = 2
+      expect(await valuesOf(dst)).toEqual(expected)
+    }
+  })
+
   it.each(dtypes)('from %s to itself copies the bits, also to another shape', async (dtype) => {
     const bytes = Uint8Array.from({ length: 6 * (dtype.endsWith('16') ? 2 : 4) }, (_, i) => 37 * i)
     const src = device.tensor(dtype, [2, 3])

@@ -50,6 +50,17 @@ describe.each(devices)('random_normal on $name', ({ device }) => {
     for (const n of [1, 2, 3, 5, 4097]) expectSameBits(await (await draw(n)).toArray(), long.subarray(0, n))
   })
 
+  it('gives the same bits wherever a tensor begins, and writes nothing outside', async () => {
+    const expected = await (await draw(1030)).toArray()
+    for (const offset of [1, 2, 3]) {
+      const whole = resultOf(device, 'float32', [1030 + offset + 1])
+      ops.randomNormal(device.stream, { x: whole.view([1030], offset), std: 1, seed: 1, streamId: 0 })
+      expectSameBits((await whole.toArray()).subarray(offset, 1030 + offset), expected)
+      const edges = (await valuesOf(whole)).filter((_, i) => i < offset || i >= 1030 + offset)
+      expect(edges.every(Number.isNaN)).toBe(true)
+    }
+  })
+
   it('in bfloat16 is the rounded float32, and scales with std', async () => {
     const x = await valuesOf(await draw(5001, { std: 0.5 }))
     expectSameBits(await (await draw(5001, { std: 0.5, dtype: 'bfloat16' })).toArray(), encode('bfloat16', x))

@@ -7,8 +7,8 @@ import { dot, finiteDifferences } from '../support/finite-differences.js'
 import { type FloatDType, floatDTypes, Random, rounded } from '../support/numbers.js'
 import { references } from '../support/op-fixtures.js'
 import { forAll, tokenCounts, widths } from '../support/properties.js'
-import { rmsNorm, rmsNormGradient } from '../support/references.js'
-import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
+import { rmsNorm, rmsNormGradient, rowsOf } from '../support/references.js'
+import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 const shapes = { tokens: tokenCounts, channels: widths, eps: fc.constantFrom(1e-6, 1e-5, 0.1) }
 
@@ -113,6 +113,68 @@ describe.each(devices)('rmsnorm on $name', ({ device }) => {
         expectClose(await valuesOf(dw), expectedDw, allowed(gradDType, expectedDw))
       })
     })
+  })
+
+  // The widths are those of models, and beyond what a GPU's block keeps in registers; the last is also odd.
+  describe.each(floatDTypes)('in %s with wide rows', (dtype) => {
+    it.each([2048, 3200, 8200, 16400, 33001])('normalises rows of %i and takes their gradients', async (channels) => {
+      const random = new Random(channels)
+      const [tokens, eps] = [2, 1e-5]
+      const shape = [tokens, channels]
+      const [x, dy, dxBefore] = [0, 1, 2].map(() => random.normals(dtype, tokens * channels))
+      const [w, dwBefore] = [random.normals(dtype, channels), random.normals('float32', channels)]
+      const expected = rmsNorm(x, w, eps)
+      const operands = { x: tensorOf(device, dtype, shape, x), w: tensorOf(device, dtype, [channels], w) }
+      const [y, rstd] = [resultOf(device, dtype, shape), resultOf(device, 'float32', [tokens])]
+      ops.rmsNormForward(stream, { y, rstd, ...operands, eps })
+      // A float32 sum of so many squares may lose some roundoffs more than that of a short row.
+      expectClose(await valuesOf(rstd), expected.rstd, { relative: 4e-6 })
+      expectClose(await valuesOf(y), expected.y, { ...tolerance(dtype), relative: 1.01 * roundoff[dtype] + 4e-6 })
+
+      const dx = tensorOf(device, dtype, shape, dxBefore)
+      const dw = tensorOf(device, 'float32', [channels], dwBefore)
+      ops.rmsNormBackward(stream, { dx, dw, dy: tensorOf(device, dtype, shape, dy), ...operands, rstd })
+      const [expectedDx, expectedDw] = [Float64Array.from(dxBefore), Float64Array.from(dwBefore)]
+      rowsOf(x, channels).forEach((row, t) => {
+        const r = expected.rstd[t]
+        const upstream = dy.subarray(t * channels)
+        const mean = row.reduce((sum, value, i) => sum + upstream[i] * w[i] * value * r, 0) / channels
+        row.forEach((value, i) => {
+          expectedDx[t * channels + i] += r * (upstream[i] * w[i] - value * r * mean)
+          expectedDw[i] += upstream[i] * value * r
+        })
+      })
+      expectClose(await valuesOf(dx), expectedDx, { relative: 1.01 * roundoff[dtype], ofLargest: 2e-6 })
+      expectClose(await valuesOf(dw), expectedDw, { ofLargest: 2e-6 })
+    })
+  })
+
+  it.each(floatDTypes)('gives the same bits wherever tensors of %s begin', async (dtype) => {
+    for (const channels of [24, 100, 2056]) {
+      const random = new Random(channels)
+      const tokens = 5
+      const shape = [tokens, channels]
+      const [x, dy, delta, dxBefore] = [0, 1, 2, 3].map(() => random.normals(dtype, tokens * channels))
+      const [w, dwBefore] = [random.normals(dtype, channels), random.normals(dtype, channels)]
+      const results = [0, 1, 2, 4].map((offset) => {
+        const at = (values: Float64Array, shape: number[]) => viewOf(device, dtype, shape, values, offset)
+        const none = new Float64Array(tokens * channels)
+        const [y, sumY, sum, dx] = [at(none, shape), at(none, shape), at(x, shape), at(dxBefore, shape)]
+        const [dw, weights, input] = [at(dwBefore, [channels]), at(w, [channels]), at(x, shape)]
+        const [rstd, sumRstd] = [0, 1].map(() => viewOf(device, 'float32', [tokens], new Float64Array(tokens), offset))
+        ops.rmsNormForward(stream, { y, rstd, x: input, w: weights, eps: 1e-6 })
+        ops.addRmsNormForward(stream, {
+          ...{ y: sumY, rstd: sumRstd, sum, x: sum },
+          ...{ delta: at(delta, shape), w: weights, eps: 1e-6 },
+        })
+        ops.rmsNormBackward(stream, { dx, dw, dy: at(dy, shape), x: input, w: weights, rstd })
+        return [y, rstd, sum, sumY, sumRstd, dx, dw]
+      })
+      for (const [i, first] of results[0].entries()) {
+        const expected = await first.toArray()
+        for (const result of results.slice(1)) expectSameBits(await result[i].toArray(), expected)
+      }
+    }
   })
 
   it('of zeros is zero, and eps alone makes its rstd', async () => {

@@ -8,7 +8,7 @@ import { type FloatDType, floatDTypes, Random } from '../support/numbers.js'
 import { references } from '../support/op-fixtures.js'
 import { forAll, headCounts, headSizes, tokenCounts } from '../support/properties.js'
 import { type Heads, rope, ropeTable } from '../support/references.js'
-import { tensorOf, valuesOf } from '../support/tensors.js'
+import { tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 const shapes = {
   tokens: tokenCounts,
@@ -90,6 +90,41 @@ describe.each(devices)('rope on $name', ({ device }) => {
         tolerance(dtype),
       )
     })
+  })
+
+  it.each(floatDTypes)('turns the many heads of large models, of %s, wherever they begin', async (dtype) => {
+    const positions = [3, 9]
+    for (const [numHeads, numKvHeads, headSize] of [
+      [32, 32, 100],
+      [70, 1, 128],
+      [9, 3, 6],
+    ]) {
+      const random = new Random(headSize)
+      const heads = { numHeads, numKvHeads, headSize }
+      const { cos, sin } = table(10, headSize)
+      const shape = [2, numHeads + 2 * numKvHeads, headSize]
+      const qkv = random.normals(dtype, shape[0] * shape[1] * headSize)
+      const expected = rope(qkv, { cos, sin }, positions, heads)
+      for (const offset of [0, 1, 2]) {
+        const args = {
+          qkv: viewOf(device, dtype, shape, qkv, offset),
+          cos: viewOf(device, 'float32', [10, headSize / 2], cos, offset),
+          sin: viewOf(device, 'float32', [10, headSize / 2], sin, offset),
+          positions: viewOf(device, 'int32', [2], positions, offset),
+          ...{ numHeads, numKvHeads },
+        }
+        ops.ropeForward(stream, args)
+        expectClose(await valuesOf(args.qkv), expected, tolerance(dtype))
+      }
+    }
+  })
+
+  it('leaves a token alone whose position is outside the table', async () => {
+    const heads = { numHeads: 1, numKvHeads: 1, headSize: 4 }
+    const args = operands('float32', table(7, 4), heads, [6, 7, 5], new Float64Array(36).fill(1))
+    ops.ropeForward(stream, args)
+    await expect(stream.synchronize()).rejects.toMatchObject({ code: 'INVALID_INDEX' })
+    expect((await valuesOf(args.qkv)).subarray(12, 24)).toEqual(new Float64Array(12).fill(1))
   })
 
   it.each([-1, 7])('rejects the position %i in a table of seven', async (position) => {

@@ -6,7 +6,7 @@ import { dot, finiteDifferences } from '../support/finite-differences.js'
 import { type FloatDType, floatDTypes, Random } from '../support/numbers.js'
 import { forAll, tokenCounts, widths } from '../support/properties.js'
 import { swiglu, swigluGradient } from '../support/references.js'
-import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
+import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 const shapes = { tokens: tokenCounts, size: widths }
 
@@ -49,6 +49,22 @@ describe.each(devices)('swiglu on $name', ({ device }) => {
       })
       expectClose(await valuesOf(tensor), expected, { ...tolerance(dtype), absolute })
     })
+  })
+
+  it.each(floatDTypes)('takes rows of %s wider than a block of threads, wherever they begin', async (dtype) => {
+    for (const size of [2049, 2056, 8640]) {
+      const random = new Random(size)
+      const [gateUp, dh] = [random.normals(dtype, 2 * 2 * size, 3), random.normals(dtype, 2 * size)]
+      const expected = swigluGradient(dh, gateUp, size)
+      for (const offset of [0, 1, 2]) {
+        const tensor = viewOf(device, dtype, [2, 2 * size], gateUp, offset)
+        const h = viewOf(device, dtype, [2, size], new Float64Array(2 * size), offset)
+        ops.swigluForward(stream, { h, gateUp: tensor })
+        expectClose(await valuesOf(h), swiglu(gateUp, size), tolerance(dtype))
+        ops.swigluBackward(stream, { gateUp: tensor, dh: viewOf(device, dtype, [2, size], dh, offset) })
+        expectClose(await valuesOf(tensor), expected, { ...tolerance(dtype), ofLargest: 2e-6 })
+      }
+    }
   })
 
   it.each(floatDTypes)('of large gates in %s is the gate or nothing, and never NaN', async (dtype) => {

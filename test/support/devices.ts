@@ -1,5 +1,5 @@
 /** The devices that the tests run on. A new kind of device is one more entry of `devices`. */
-import { backends, Device, openDevice } from '../../lib/device.js'
+import { backends, Device, type DeviceType, openDevice } from '../../lib/device.js'
 import { native } from '../../lib/native.js'
 
 export interface TestDevice {
@@ -23,13 +23,20 @@ function cpuWith(isa: string): TestDevice[] {
   }
 }
 
-/** One device of each type that is available, as users open it. For what does not depend on the kernels. */
-export const deviceTypes: TestDevice[] = backends()
-  .filter((backend) => backend.available)
-  .map((backend) => ({ name: backend.device, device: openDevice(backend.device) }))
+/** A device as users open it. `emulated` is the CUDA device with its kernels on the CPU, which users are not told of. */
+const open = (type: string): TestDevice => ({ name: type, device: openDevice(type as DeviceType) })
+
+/** Types of devices. OPENALPACA_TEST_DEVICES=cuda,cpu names those that are wanted, which then have to be there. */
+const types = process.env.OPENALPACA_TEST_DEVICES?.split(',') ?? [
+  ...backends().flatMap(({ device, available }) => (available ? [device as string] : [])),
+  'emulated',
+]
+
+/** One device of each type. For what does not depend on the kernels. */
+export const deviceTypes: TestDevice[] = types.map(open)
 
 /** Every set of kernels that this machine can run. */
 export const devices: TestDevice[] = [
-  ...['baseline', 'avx2', 'avx512_bf16'].flatMap(cpuWith),
+  ...(types.includes('cpu') ? ['baseline', 'avx2', 'avx512_bf16'].flatMap(cpuWith) : []),
   ...deviceTypes.filter(({ name }) => name !== 'cpu'),
 ]

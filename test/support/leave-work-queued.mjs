@@ -1,8 +1,8 @@
-// Leaves work on a stream and ends, in the way that the argument says. Run by test/device/event-loop.test.ts.
+// Leaves work on a stream of a device and ends, in the way that the arguments say. Run by test/device/event-loop.test.ts.
 import { openDevice } from '#lib/device.js'
 import { fill, matmul } from '#lib/ops.js'
 
-const device = openDevice('cpu')
+const device = openDevice(process.argv[3])
 const x = device.tensor('float32', [300, 300])
 fill(device.stream, { x, value: 0 })
 // Each product has a shape of its own, so that code is being made for one whenever the process ends.

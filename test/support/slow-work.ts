@@ -5,7 +5,7 @@ import { tensorOf } from './tensors.js'
 
 /** Matrix products that take about `milliseconds` in all, as measured now; returns what enqueues them. */
 export async function slowWork(device: Device, milliseconds: number): Promise<(stream: Stream) => void> {
-  const size = 256
+  const size = device.type === 'cuda' ? 2048 : 256 // a product must take longer than to enqueue it
   const [a, b, c] = [0, 1, 2].map(() => tensorOf(device, 'float32', [size, size], 0))
   const enqueue = (stream: Stream, count: number) => {
     for (let i = 0; i < count; i++) ops.matmul(stream, { c, a, b })

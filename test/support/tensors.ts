@@ -17,6 +17,24 @@ export function tensorOf(
   return tensor
 }
 
+/** Whom a view belongs to: its memory goes when nobody has the owner any more. */
+const owners = new WeakMap<Tensor, Tensor>()
+
+/** The same as a view that begins `offset` elements into its memory, so that its address is a multiple of little. */
+export function viewOf(
+  device: Device,
+  dtype: Exclude<DType, 'float16'>,
+  shape: readonly number[],
+  values: ArrayLike<number>,
+  offset: number,
+): Tensor {
+  const owner = device.tensor(dtype, [numel(shape) + offset])
+  const view = owner.view(shape, offset)
+  owners.set(view, owner)
+  device.stream.write(view, encode(dtype, values))
+  return view
+}
+
 /** A tensor for results. Full of NaN, or of −1: what an op leaves out shows, and what it must not read shows too. */
 export function resultOf(device: Device, dtype: Exclude<DType, 'float16'>, shape: readonly number[]): Tensor {
   return tensorOf(device, dtype, shape, dtype === 'int32' ? -1 : Number.NaN)

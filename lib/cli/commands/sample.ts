@@ -6,6 +6,7 @@ import { LlamaForCausalLM } from '../../model/llama.js'
 import type { ModelDType } from '../../model/parameters.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
+import { modelDirectory } from '../model-path.js'
 import { StopRequest } from '../signals.js'
 
 /** The flags of `sample`, spelled as on the command line. */
@@ -30,11 +31,12 @@ export interface SampleFlags {
 /** Prints one answer as it comes; Ctrl-C ends it. Returns the exit code. */
 export async function sample(flags: SampleFlags): Promise<number> {
   using stop = new StopRequest(() => {})
-  const tokenizer = await LlamaTokenizer.fromPretrained(flags.model_path)
+  const directory = await modelDirectory(flags.model_path, { signal: stop.signal })
+  const tokenizer = await LlamaTokenizer.fromPretrained(directory)
   const { device, dtype } = flags
   const opened = openDevice(device)
   if (flags.threads) opened.setThreads(flags.threads)
-  using model = await LlamaForCausalLM.fromPretrained(flags.model_path, { device: opened, dtype })
+  using model = await LlamaForCausalLM.fromPretrained(directory, { device: opened, dtype })
   const prompt = flags.raw_prompt ? flags.instruction : formatPrompt(flags)
   const ids = tokenizer.encode(prompt)
   const context = model.config.maxPositionEmbeddings

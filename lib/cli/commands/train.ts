@@ -13,6 +13,7 @@ import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { answerInstructions } from '../../train/answers.js'
 import type { TrainEvent, TrainSubscriber } from '../../train/events.js'
 import { TrainingLog } from '../../train/log.js'
+import { writeModelCard } from '../../train/model-card.js'
 import { optionsFromRecipe } from '../../train/recipe.js'
 import type { Recipe } from '../../train/recipe-schema.js'
 import { writeReport } from '../../train/report.js'
@@ -20,34 +21,41 @@ import { TensorBoardWriter } from '../../train/tensorboard.js'
 import { Trainer } from '../../train/trainer.js'
 import { errorLine, UsageError } from '../failure.js'
 import { launchRequest } from '../launch-request.js'
+import { modelDirectory } from '../model-path.js'
 import { ProgressDisplay } from '../progress.js'
 import { StopRequest } from '../signals.js'
 import { hasColors } from '../terminal.js'
 
 /** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
-export async function train(recipe: Recipe, options: { preview?: number } = {}): Promise<number> {
+export async function train(asked: Recipe, options: { preview?: number } = {}): Promise<number> {
   const place = placeFromEnvironment(process.env)
   if (options.preview === undefined) {
-    const request = launchRequest(recipe, place)
+    const request = launchRequest(asked, place)
     if (request) return await launch(request)
   }
+  const recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer')
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
-  if (place?.kind !== 'rank' || place.size === 1) return await trainRank(recipe, data, tokenizer, RankGroup.alone)
+  if (place?.kind !== 'rank' || place.size === 1)
+    return await trainRank(asked, recipe, data, tokenizer, RankGroup.alone)
 
   endWithLauncher()
   using group = await joinRun(place, recipe)
   try {
-    return await trainRank(recipe, data, tokenizer, group)
+    return await trainRank(asked, recipe, data, tokenizer, group)
   } catch (error) {
     group.fail(errorLine(error).replace('error: ', ''))
     throw error
   }
 }
 
-/** One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs. */
+/**
+ * One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs.
+ * @param asked the recipe as it was given, for the record; `recipe` has its models on this machine
+ */
 async function trainRank(
+  asked: Recipe,
   recipe: Recipe,
   data: TrainingRows,
   tokenizer: LlamaTokenizer,
@@ -65,9 +73,10 @@ async function trainRank(
     () => display.close(),
   )
   let trained = false
+  let saved = false
   try {
     using model = await createModel(recipe, tokenizer, group, stop.signal)
-    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(recipe) })
+    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(asked) })
     const result = await trainer.train({ subscribers, signal: stop.signal, onStep: () => (trained = true) })
     if (result.reason === 'completed') {
       await model.savePretrained(savePath, {
@@ -75,6 +84,7 @@ async function trainRank(
         maxShardSize: recipe.max_shard_size,
         tokenizer,
       })
+      saved = isFirst
       if (isFirst) display.print(`model saved in ${savePath}`)
       const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
       if (data.heldOut.length > 0) {
@@ -87,8 +97,19 @@ async function trainRank(
   } finally {
     for (const subscriber of subscribers) subscriber.close()
     if (trained && isFirst) report(log.path, join(logPath, 'report.html'))
+    if (saved) await describe(savePath, logPath)
   }
   return stop.exitCode ?? 0
+}
+
+/** The recipe with directories in the place of models that are on the Hub, which are downloaded. */
+async function withLocalPaths(recipe: Recipe, parts: 'all' | 'tokenizer'): Promise<Recipe> {
+  const { model_path: model, tokenizer_path: tokenizer } = recipe
+  return {
+    ...recipe,
+    ...(model && { model_path: await modelDirectory(model, { parts }) }),
+    ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { parts: 'tokenizer' }) }),
+  }
 }
 
 function required<T>(value: T | undefined, problem: string, flag: string): T {
@@ -161,5 +182,15 @@ function report(logPath: string, htmlPath: string): void {
     console.log(`report: ${htmlPath}`)
   } catch (error) {
     console.error(`no report could be written: ${(error as Error).message}`)
+  }
+}
+
+/** Writes the model card; a run is not lost when that fails. */
+async function describe(savePath: string, logPath: string): Promise<void> {
+  try {
+    const written = await writeModelCard(savePath, { logPath })
+    console.log(`model card: ${join(savePath, 'README.md')}${written ? '' : ' (kept as it is: you have changed it)'}`)
+  } catch (error) {
+    console.error(`no model card could be written: ${(error as Error).message}`)
   }
 }

@@ -1,16 +1,18 @@
 // Philox 4x32-10, a counter-based random function: four random words for a key and a counter, with no state between
-// (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+// (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Every device computes the same
+// words: the functions are constexpr, which nvcc compiles for the GPU too, and static, so that code for one instruction
+// set never stands in for that of another.
 #pragma once
 
 #include <cstdint>
 
-namespace openalpaca::cpu::OPENALPACA_ISA {
+namespace openalpaca {
 
 struct PhiloxWords {
   uint32_t word[4];
 };
 
-inline PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
+static constexpr PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   uint32_t c0 = static_cast<uint32_t>(counter_low), c1 = static_cast<uint32_t>(counter_low >> 32);
   uint32_t c2 = static_cast<uint32_t>(counter_high), c3 = static_cast<uint32_t>(counter_high >> 32);
@@ -26,7 +28,10 @@ inline PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t counter_h
   return {{c0, c1, c2, c3}};
 }
 
-// A word as a number in (0, 1]: never 0, so that its logarithm exists.
-inline float unit_open(uint32_t word) { return (static_cast<float>(word >> 8) + 0.5f) * 0x1p-24f; }
+// The known answers of the authors' Random123 library.
+static_assert(philox(0, 0, 0).word[0] == 0x6627e8d5 && philox(0, 0, 0).word[3] == 0x9b00dbd8);
 
-}  // namespace openalpaca::cpu::OPENALPACA_ISA
+// A word as a number in (0, 1]: never 0, so that its logarithm exists.
+static constexpr float unit_open(uint32_t word) { return (static_cast<float>(word >> 8) + 0.5f) * 0x1p-24f; }
+
+}  // namespace openalpaca

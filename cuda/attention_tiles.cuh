@@ -1,0 +1,168 @@
+// Cuts packed sequences into the tiles that attention's blocks work on.
+//
+// The lengths lie on the device, so a kernel of one block makes the list: one entry for `rows` tokens of one sequence,
+// the ones with most work first, so that the last blocks to run are short. The launch needs a number of blocks that
+// does not depend on the lengths: N sequences of T tokens have at most T / rows + N tiles, and entries that are left
+// over are empty. A wrong cu_seqlens is reported, and leaves all of them empty.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/kernel.cuh"
+
+namespace openalpaca::cuda {
+
+struct AttentionTile {
+  int start, length;  // of its sequence: the first token in the batch, the number of tokens
+  int first;          // its own first token in the sequence
+  __device__ bool empty() const { return length == 0; }
+};
+
+// How much work is in a tile, causally: queries see all tokens before them, keys are seen by all tokens after them.
+enum class Work { rises, falls };
+
+struct TileList {
+  Global<const int32_t> entries;  // four numbers each
+  int count;
+};
+
+namespace {
+
+constexpr int kCutThreads = 256;
+constexpr int kLevels = kCutThreads;  // of work that the order tells apart
+
+struct Cutter {
+  Global<const int32_t> cu_seqlens;
+  int sequences, tokens, rows;
+  Work work;
+
+  // Sequence s has the places from here on; some of them remain without a tile.
+  __device__ int first_place(int s) const { return cu_seqlens[s] / rows + s; }
+
+  __device__ AttentionTile tile(int place) const {
+    int s = 0;
+    for (int end = sequences; end - s > 1;) {
+      const int middle = (s + end) / 2;
+      if (first_place(middle) <= place) {
+        s = middle;
+      } else {
+        end = middle;
+      }
+    }
+    const int start = cu_seqlens[s], length = cu_seqlens[s + 1] - start, first = (place - first_place(s)) * rows;
+    return first < length ? AttentionTile{start, length, first} : AttentionTile{0, 0, 0};
+  }
+
+  __device__ int level(const AttentionTile& tile) const {
+    const int tiles = work == Work::rises ? tile.first / rows : (tile.length - tile.first - 1) / rows;
+    return min(tiles, kLevels - 1);
+  }
+};
+
+// Writes list[0 … count) of four numbers each. A cu_seqlens without any element is reported as an element 0 that is 0,
+// which no other mistake looks like.
+__global__ void __launch_bounds__(kCutThreads)
+    cut_sequences_kernel(Global<int32_t> list, int count, Cutter cut, int32_t op, Global<Fault> fault) {
+  const int thread = threadIdx.x, elements = cut.sequences + 1;
+  SharedMemory memory;
+  const auto wrong = memory.take<int32_t>(1, "wrong");            // whether anything is
+  const auto tiles = memory.take<int32_t>(kLevels + 1, "tiles");  // of each level; then of it and higher ones
+  const auto placed = memory.take<int32_t>(kLevels, "placed");    // how many of them have their entry
+  tiles[thread] = 0;
+  placed[thread] = 0;
+  if (thread == 0) {
+    wrong[0] = 0;
+    tiles[kLevels] = 0;
+  }
+  __syncthreads();
+
+  if (elements == 0 && thread == 0) {
+    atomic_max(wrong, 1);
+    report(fault, op, 0, 0, 0);
+  }
+  for (int i = thread; i < elements; i += kCutThreads) {
+    const int value = cut.cu_seqlens[i];
+    const bool falls = i == 0 ? value != 0 : value < cut.cu_seqlens[i - 1];
+    const bool ends_wrong = i == elements - 1 && value != cut.tokens;
+    if (!falls && !ends_wrong) continue;
+    atomic_max(wrong, 1);
+    report(fault, op, i, value, cut.tokens, falls ? 0 : 1);
+  }
+  __syncthreads();
+  const int places = wrong[0] == 0 ? cut.tokens / cut.rows + cut.sequences : 0;
+  for (int place = thread; place < places; place += kCutThreads) {
+    const AttentionTile tile = cut.tile(place);
+    if (!tile.empty()) atomic_add(tiles + cut.level(tile), 1);
+  }
+  __syncthreads();
+  for (int step = 1; step < kLevels; step *= 2) {
+    const int32_t above = thread + step < kLevels ? tiles[thread + step] : 0;
+    __syncthreads();
+    tiles[thread] += above;
+    __syncthreads();
+  }
+
+  // The order within a level is chance, and no result depends on it.
+  for (int place = thread; place < places; place += kCutThreads) {
+    const AttentionTile tile = cut.tile(place);
+    if (tile.empty()) continue;
+    const int level = cut.level(tile);
+    const int entry = tiles[level + 1] + atomic_add(placed + level, 1);
+    store<4>(list + 4 * entry, Vec<int32_t, 4>{tile.start, tile.length, tile.first, 0});
+  }
+  for (int entry = tiles[0] + thread; entry < count; entry += kCutThreads) {
+    store<4>(list + 4 * entry, Vec<int32_t, 4>{});
+  }
+}
+
+int most_tiles(int64_t tokens, const Tensor& cu_seqlens, int rows) {
+  const int64_t sequences = cu_seqlens.shape[0] > 0 ? cu_seqlens.shape[0] - 1 : 0;
+  return static_cast<int>(std::min(tokens, tokens / rows + sequences));  // none is without a token
+}
+
+// Bytes of workspace for a list; a multiple of 16.
+size_t tile_list_bytes(int count) { return static_cast<size_t>(count) * 4 * sizeof(int32_t); }
+
+TileList cut_sequences(const Tensor& cu_seqlens, int64_t tokens, int rows, Work work, void* workspace,
+                       const Launcher& on) {
+  const int count = most_tiles(tokens, cu_seqlens, rows);
+  const size_t numbers = static_cast<size_t>(count) * 4;
+  const int shared =
+      SharedMemory::round_up(4) + SharedMemory::round_up((kLevels + 1) * 4) + SharedMemory::round_up(kLevels * 4);
+  const Cutter cut = {global<const int32_t>(cu_seqlens), static_cast<int>(cu_seqlens.shape[0]) - 1,
+                      static_cast<int>(tokens), rows, work};
+  launch(on, cut_sequences_kernel, 1, kCutThreads, shared, global<int32_t>(workspace, numbers), count, cut, on.op_index,
+         global<Fault>(on.fault, 1));
+  return {global<const int32_t>(workspace, numbers), count};
+}
+
+// ---- from blocks to tiles -------------------------------------------------------------------------------------------
+
+// So many heads are worked on at a time, the longest tiles of all of them first: a head's keys and values are read by
+// each of its tiles and should still be in the second-level cache then (8 heads of 8192 tokens at D = 100: 26 MB).
+constexpr int kHeadsTogether = 8;
+
+// A number that is the same in all lanes of a warp, in a form that tells the compiler so.
+__device__ __forceinline__ int uniform(int x) { return __shfl_sync(kAllLanes, x, 0); }
+
+struct BlockWork {
+  AttentionTile tile;
+  int head;
+};
+
+unsigned block_count(const TileList& tiles, int heads) {
+  const int together = std::min(heads, kHeadsTogether);
+  return static_cast<unsigned>(ceil_div(heads, together) * together * tiles.count);
+}
+
+__device__ BlockWork block_work(const TileList& tiles, int heads) {
+  const int together = min(heads, kHeadsTogether);
+  const unsigned blocks = static_cast<unsigned>(together) * tiles.count, rest = blockIdx.x % blocks;
+  const int head = static_cast<int>(blockIdx.x / blocks * together + rest % together);
+  if (head >= heads) return {{0, 0, 0}, 0};
+  const auto entry = load<4>(tiles.entries + rest / together * 4);
+  return {{uniform(entry[0]), uniform(entry[1]), uniform(entry[2])}, uniform(head)};
+}
+
+}  // namespace
+}  // namespace openalpaca::cuda

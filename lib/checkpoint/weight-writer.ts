@@ -1,0 +1,136 @@
+import { writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { crc32 } from 'node:zlib'
+import { CheckpointError } from '../errors.js'
+import { printable } from './describe.js'
+import type { TensorToWrite } from './file-sink.js'
+import { openModelWeights } from './model-files.js'
+import { openSafetensors } from './safetensors.js'
+import { writeSafetensors } from './safetensors-writer.js'
+import { planShards, type ShardPlan, WEIGHT_FILES, type WeightFormat } from './shards.js'
+import { tensorChunks } from './stream.js'
+import { openTorchBin } from './torch-bin.js'
+import { writeTorchBin } from './torch-writer.js'
+import { tensorBytes, type WeightSource } from './types.js'
+
+/** What a tensor must be when it is read back. */
+export interface TensorChecksum {
+  readonly dtype: string
+  readonly shape: readonly number[]
+  /** CRC-32 of its bytes. */
+  readonly crc: number
+}
+
+export interface WrittenWeights {
+  readonly plan: ShardPlan
+  readonly checksums: ReadonlyMap<string, TensorChecksum>
+}
+
+export interface WeightsOptions {
+  format: WeightFormat
+  maxShardSize: number | string
+}
+
+/** How the tensors would be split over files. */
+export function planWeights(tensors: readonly TensorToWrite[], { format, maxShardSize }: WeightsOptions): ShardPlan {
+  const sizes = tensors.map(({ name, shape, dtype, sameAs }) => {
+    const bytes = tensorBytes(shape, dtype)
+    if (bytes === undefined) throw new RangeError(`${name} has the impossible shape [${shape}]`)
+    return { name, bytes, sameAs: format === 'bin' ? sameAs : undefined }
+  })
+  return planShards(sizes, maxShardSize, format)
+}
+
+/**
+ * Writes weight files and, where there are several, their index into a directory, under the names that Transformers
+ * looks for. The checksums are taken from the bytes as they come from the tensors.
+ * @param tensors in the order of the model's state dict
+ */
+export async function writeWeights(
+  directory: string,
+  tensors: readonly TensorToWrite[],
+  options: WeightsOptions,
+): Promise<WrittenWeights> {
+  const plan = planWeights(tensors, options)
+  const checksums = new Map<string, TensorChecksum>()
+  const byName = new Map(tensors.map((tensor) => [tensor.name, withChecksum(tensor, checksums)]))
+  for (const { name, tensors: names } of plan.files) {
+    const contents = names.map((tensor) => byName.get(tensor)!)
+    await writeFileOf(options.format, path.join(directory, name), contents)
+  }
+  if (plan.index) await writeFile(path.join(directory, WEIGHT_FILES[options.format].index), plan.index)
+  return { plan, checksums }
+}
+
+/** Writes one weight file. */
+export async function writeWeightFile(
+  file: string,
+  tensors: readonly TensorToWrite[],
+  format: WeightFormat,
+): Promise<ReadonlyMap<string, TensorChecksum>> {
+  const checksums = new Map<string, TensorChecksum>()
+  await writeFileOf(
+    format,
+    file,
+    tensors.map((tensor) => withChecksum(tensor, checksums)),
+  )
+  return checksums
+}
+
+function writeFileOf(format: WeightFormat, file: string, tensors: readonly TensorToWrite[]) {
+  return format === 'bin' ? writeTorchBin(file, tensors) : writeSafetensors(file, tensors)
+}
+
+function withChecksum(tensor: TensorToWrite, checksums: Map<string, TensorChecksum>): TensorToWrite {
+  const { name, dtype, shape } = tensor
+  const data = async function* () {
+    let crc = 0
+    const bytes = tensor.data()
+    for await (const piece of bytes instanceof Uint8Array ? [bytes] : bytes) {
+      crc = crc32(piece, crc)
+      yield piece
+    }
+    checksums.set(name, { dtype, shape, crc })
+  }
+  return { ...tensor, data }
+}
+
+/**
+ * Reads written weights back and compares every tensor with what was written.
+ * @param where a weight file of the given format, or without one a model directory
+ * @throws CheckpointError when anything is not as it was written
+ */
+export async function verifyWeights(
+  where: string,
+  tensors: readonly TensorToWrite[],
+  checksums: ReadonlyMap<string, TensorChecksum>,
+  { format, signal }: { format?: WeightFormat; signal?: AbortSignal } = {},
+): Promise<void> {
+  const open = { bin: openTorchBin, safetensors: openSafetensors, directory: openModelWeights }[format ?? 'directory']
+  const source: WeightSource = await open(where)
+  try {
+    const fail = (what: string) =>
+      new CheckpointError(`${where} was not written rightly: ${printable(what)}; the disk or the memory may be faulty`)
+    if (source.tensors.size !== tensors.length) {
+      throw fail(`it holds ${source.tensors.size} tensors instead of ${tensors.length}`)
+    }
+    for (const { name, sameAs } of tensors) {
+      signal?.throwIfAborted()
+      const expected = checksums.get(name) ?? checksums.get(sameAs!)
+      const actual = source.tensors.get(name)
+      const alike = actual?.dtype === expected?.dtype && actual?.shape.join() === expected?.shape.join()
+      if (!actual || !alike) throw fail(`${name} is not in it as it was written`)
+      if (checksums.has(name) && (await checksumOf(source, name)) !== expected!.crc) {
+        throw fail(`the values of ${name} are others`)
+      }
+    }
+  } finally {
+    await source.close()
+  }
+}
+
+async function checksumOf(source: WeightSource, name: string): Promise<number> {
+  let crc = 0
+  for await (const chunk of tensorChunks(source, name)) crc = crc32(chunk, crc)
+  return crc
+}

@@ -1,0 +1,31 @@
+import { formatBytes } from '../checkpoint/describe.js'
+import { formatPercent } from '../format.js'
+
+/** Milliseconds between two lines: on a terminal, where they overwrite each other, and elsewhere. */
+const redrawEvery = 200
+const lineEvery = 30_000
+
+/** Tells how far something is that is counted in bytes: in one changing line on a terminal, else in a line now and then. */
+export class ByteProgress {
+  private shownAt = performance.now()
+  private drawn = false
+
+  constructor(
+    private readonly what: string,
+    private readonly stream: NodeJS.WriteStream = process.stderr,
+  ) {}
+
+  readonly update = (done: number, total: number): void => {
+    const now = performance.now()
+    if (now - this.shownAt < (this.stream.isTTY ? redrawEvery : lineEvery)) return
+    this.shownAt = now
+    const line = `${this.what}: ${formatBytes(done)} of ${formatBytes(total)}, ${formatPercent(done / Math.max(total, 1))}`
+    this.stream.write(this.stream.isTTY ? `\r\x1b[K${line.slice(0, (this.stream.columns || 80) - 1)}` : `${line}\n`)
+    this.drawn = true
+  }
+
+  /** Clears the line, for what is printed next. */
+  close(): void {
+    if (this.drawn && this.stream.isTTY) this.stream.write('\r\x1b[K')
+  }
+}

@@ -1,0 +1,79 @@
+import type { CastDType } from '../../checkpoint/cast.js'
+import { formatBytes } from '../../checkpoint/describe.js'
+import { type ConvertedWeights, makeShards } from '../../checkpoint/make-shards.js'
+import { parseSize, type WeightFormat } from '../../checkpoint/shards.js'
+import { zeroToFp32 } from '../../checkpoint/zero-to-fp32.js'
+import { UsageError } from '../failure.js'
+import { hubTitle, modelDirectory } from '../model-path.js'
+import { StopRequest } from '../signals.js'
+
+/** The flags of `make-shards`, spelled as on the command line. */
+export interface MakeShardsFlags {
+  model_path: string
+  max_shard_size: string
+  format?: WeightFormat
+  dtype?: CastDType
+  output?: string
+  replace?: boolean
+}
+
+/** The flags of `zero-to-fp32`. */
+export interface ZeroToFp32Flags {
+  model_path?: string
+  max_shard_size: string
+  format?: WeightFormat
+  dtype: CastDType
+}
+
+/** Splits a model's weights. Returns the exit code. */
+export function runMakeShards(flags: MakeShardsFlags): Promise<number> {
+  const { model_path: modelPath, output, replace, format, dtype } = flags
+  if (replace && output !== undefined) {
+    throw new UsageError('--replace puts the shards into --model_path itself: leave out --output, or --replace')
+  }
+  const maxShardSize = shardSize(flags.max_shard_size)
+  return convert(async (signal) => {
+    const directory = await modelDirectory(modelPath, { signal })
+    const isOnHub = directory !== modelPath // and what lies in the cache is not to be changed
+    if (isOnHub && replace) throw new UsageError(`--replace is for a directory, and ${modelPath} is a model on the Hub`)
+    const target = output ?? (isOnHub ? `${hubTitle(modelPath)}-shards` : undefined)
+    return makeShards({ modelPath: directory, output: target, replace, format, dtype, maxShardSize, signal })
+  })
+}
+
+/** Puts a sharded training checkpoint together. Returns the exit code. */
+export function runZeroToFp32(checkpoint: string, output: string, flags: ZeroToFp32Flags): Promise<number> {
+  const { model_path: modelPath, format, dtype } = flags
+  const maxShardSize = shardSize(flags.max_shard_size)
+  return convert((signal) => zeroToFp32({ checkpoint, output, modelPath, format, dtype, maxShardSize, signal }))
+}
+
+function shardSize(text: string): number {
+  try {
+    return parseSize(text)
+  } catch (cause) {
+    throw new UsageError(`--max_shard_size: ${(cause as Error).message}`, { cause })
+  }
+}
+
+/** Ctrl-C takes away what is half-written, and ends with its exit code. */
+async function convert(task: (signal: AbortSignal) => Promise<ConvertedWeights>): Promise<number> {
+  using stop = new StopRequest(() => {})
+  try {
+    report(await task(stop.signal))
+    return 0
+  } catch (error) {
+    if (stop.exitCode === undefined) throw error
+    console.error('stopped; nothing was changed')
+    return stop.exitCode
+  }
+}
+
+function report({ output, files, totalSize, renamed, overflows }: ConvertedWeights): void {
+  const what = files.length === 1 ? files[0]!.name : `${files.length} shards and their index`
+  console.log(`${output}: ${what}, ${formatBytes(totalSize)}, read back and compared`)
+  if (renamed > 0) console.log(`the leading "model." that all ${renamed} names had too many was taken off`)
+  if (overflows > 0) {
+    console.error(`warning: ${overflows} values are beyond what the new dtype can hold and became infinite`)
+  }
+}

@@ -1,0 +1,39 @@
+import { type ConvertDType, type ConvertOptions, convertModel } from '../../model/convert.js'
+import { ByteProgress } from '../byte-progress.js'
+import { UsageError } from '../failure.js'
+import { hubTitle, modelDirectory } from '../model-path.js'
+import { StopRequest } from '../signals.js'
+
+/** The flags of `convert`, spelled as on the command line. */
+export interface ConvertFlags {
+  model_path: string
+  output: string
+  to: ConvertOptions['to']
+  dtype?: ConvertDType
+  max_shard_size?: string
+  name?: string
+}
+
+/** Writes a model in another format or dtype; Ctrl-C takes away what is half-written. Returns the exit code. */
+export async function convert(flags: ConvertFlags): Promise<number> {
+  const { model_path: modelPath, output, to, dtype, max_shard_size: maxShardSize } = flags
+  if (to !== 'gguf' && dtype === 'q8_0') {
+    throw new UsageError(`--dtype q8_0 is for --to gguf; ${to} takes float32, float16 and bfloat16`)
+  }
+  using stop = new StopRequest(() => {})
+  const { signal } = stop
+  const progress = new ByteProgress('converting')
+  try {
+    const directory = await modelDirectory(modelPath, { signal })
+    const name = flags.name ?? (directory === modelPath ? undefined : hubTitle(modelPath))
+    await convertModel(directory, output, { to, dtype, name, maxShardSize, onProgress: progress.update, signal })
+  } catch (error) {
+    if (stop.exitCode === undefined) throw error
+    console.error('stopped; nothing was changed')
+    return stop.exitCode
+  } finally {
+    progress.close()
+  }
+  console.log(`${to} written to ${output}`)
+  return 0
+}

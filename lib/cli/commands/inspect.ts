@@ -1,0 +1,58 @@
+import { formatBytes, printable } from '../../checkpoint/describe.js'
+import { type Inspection, inspect } from '../../checkpoint/inspect.js'
+import { formatCount } from '../../format.js'
+import { paint } from '../terminal.js'
+
+/** The flags of `inspect`, spelled as on the command line. */
+export interface InspectFlags {
+  json?: boolean
+  quick?: boolean
+  tensors?: boolean
+}
+
+/** Shows what a file or directory holds. Returns the exit code: 0 when it is whole, 1 when it is not. */
+export async function runInspect(where: string, { json, quick, tensors }: InspectFlags): Promise<number> {
+  const inspection = await inspect(where, { checksums: !quick })
+  console.log(json ? JSON.stringify(inspection, null, 2) : describe(inspection, tensors ?? false))
+  return inspection.whole ? 0 : 1
+}
+
+function describe(inspection: Inspection, listTensors: boolean): string {
+  const { kind, tensors, files, config, tokenizer, training } = inspection
+  const types = Object.entries(inspection.dtypes).map(([dtype, count]) => `${formatCount(count)} ${dtype}`)
+  const onDisk = files.reduce((sum, { bytes }) => sum + bytes, 0)
+  const tied = tensors.filter(({ sameAs }) => sameAs !== undefined)
+  const step = training?.step === undefined ? '' : `step ${training.step}, `
+  const lines = [
+    `${paint(process.stdout, 'bold', inspection.path)}: ${kind}`,
+    ...(training ? [`  training    ${step}${training.ranks} ${training.ranks === 1 ? 'rank' : 'ranks'}`] : []),
+    `  files       ${files.length === 1 ? files[0]!.name : `${files.length} files`}, ${formatBytes(onDisk)}`,
+    `  tensors     ${tensors.length}, ${formatBytes(inspection.bytes)}${tied.length > 0 ? `, ${tied.length} tied` : ''}`,
+    `  parameters  ${formatCount(inspection.parameters)}${types.length > 0 ? ` (${types.join(', ')})` : ''}`,
+    ...(config ? [`  config      ${describeConfig(config)}`] : []),
+    ...(tokenizer ? [`  tokenizer   ${tokenizer.file}, ${tokenizer.vocabSize} tokens`] : []),
+    `  checksums   ${describeChecksums(inspection)}`,
+  ]
+  if (listTensors) lines.push(...tensors.map(describeTensor))
+  const whole = paint(process.stdout, inspection.whole ? 'green' : 'red', inspection.whole ? 'whole' : 'not whole')
+  lines.push(`  ${whole}`, ...inspection.problems.map((problem) => `    ${printable(problem)}`))
+  return lines.join('\n')
+}
+
+function describeConfig(config: NonNullable<Inspection['config']>): string {
+  const { architectures, num_hidden_layers, hidden_size, num_attention_heads, vocab_size } = config
+  return (
+    `${architectures?.[0] ?? config.model_type ?? 'LLaMA'}, ${num_hidden_layers} layers, hidden size ${hidden_size}, ` +
+    `${num_attention_heads} heads, vocabulary ${vocab_size}`
+  )
+}
+
+function describeChecksums({ checksums, whole }: Inspection): string {
+  if (checksums === null) return 'none in this form, or not asked for'
+  return whole ? `${checksums}, all right` : checksums
+}
+
+function describeTensor({ name, dtype, shape, bytes, sameAs }: Inspection['tensors'][number]): string {
+  const tie = sameAs === undefined ? '' : `, tied to ${printable(sameAs)}`
+  return `    ${printable(name)}  ${dtype} [${shape.join(', ')}]  ${formatBytes(bytes)}${tie}`
+}

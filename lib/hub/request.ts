@@ -1,0 +1,90 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { HubError } from '../errors.js'
+import type { HubSettings } from './settings.js'
+
+export interface RequestOptions {
+  /** Milliseconds before the first further try; each later one waits twice as long. */
+  retryDelay?: number
+  signal?: AbortSignal
+}
+
+const tries = 5
+/** Longest that the Hub may tell us to wait, in milliseconds. */
+const longestWait = 300_000
+
+/**
+ * A `fetch` that brings the token to the Hub (and to no other host), and tries again when the Hub is busy (429, 5xx) or
+ * the network fails, as long as it is told to or twice as long each time.
+ */
+export function hubFetch(
+  { endpoint, token }: Pick<HubSettings, 'endpoint' | 'token'>,
+  { retryDelay = 1000, signal }: RequestOptions = {},
+): typeof fetch {
+  const { origin } = new URL(endpoint)
+  return async (input, init) => {
+    const url = new URL(input instanceof Request ? input.url : input)
+    const headers = new Headers(init?.headers)
+    headers.delete('authorization')
+    if (token !== undefined && url.origin === origin) headers.set('authorization', `Bearer ${token}`)
+    for (let attempt = 1; ; attempt++) {
+      const last = attempt === tries
+      let wait = retryDelay * 2 ** (attempt - 1)
+      try {
+        const response = await fetch(url, { ...init, headers, signal: init?.signal ?? signal })
+        if (last || !(response.status === 429 || response.status >= 500)) return response
+        const told = toldToWait(response.headers.get('retry-after'))
+        if (told !== undefined && told > longestWait) return response
+        wait = told ?? wait
+        await response.body?.cancel()
+      } catch (error) {
+        if (last || (error as Error).name === 'AbortError' || signal?.aborted) throw error
+      }
+      await sleep(wait, undefined, { signal })
+    }
+  }
+}
+
+/** Milliseconds in a Retry-After header, which has seconds or a date. */
+function toldToWait(header: string | null): number | undefined {
+  if (header === null) return undefined
+  const wait = /^\d+$/.test(header) ? 1000 * Number(header) : Date.parse(header) - Date.now()
+  return Number.isNaN(wait) ? undefined : Math.max(wait, 0)
+}
+
+/**
+ * The error for an answer that is none.
+ * @param what what was asked for: `the model owner/name`
+ */
+export async function answerError(response: Response, what: string, endpoint: string): Promise<HubError> {
+  const { status, headers } = response
+  const said = headers.get('x-error-message') ?? (await errorText(response))
+  const explain = (text: string) => new HubError(`${what}: ${text}`, undefined, status)
+  if (headers.get('x-error-code') === 'GatedRepo') {
+    return explain(`its owner wants to be asked first: accept the terms at ${endpoint}, and set HF_TOKEN to your token`)
+  }
+  if (status === 401) {
+    return explain(`not on ${endpoint}, or private: check the name, or set HF_TOKEN to a token that may read it`)
+  }
+  if (status === 403) return explain(`your token has no right to do that on ${endpoint}${said && `: ${said}`}`)
+  if (status === 404) return explain(`not found on ${endpoint}: check the name and the revision`)
+  if (status === 429) return explain(`${endpoint} answers too many requests at the moment: try again in some minutes`)
+  return explain(`${endpoint} answered ${status}${said && `: ${said}`}`)
+}
+
+async function errorText(response: Response): Promise<string> {
+  const text = await response.text().catch(() => '')
+  try {
+    const { error } = JSON.parse(text)
+    return typeof error === 'string' ? error.slice(0, 200) : ''
+  } catch {
+    return ''
+  }
+}
+
+/** Why a request got no answer at all. */
+export function networkReason(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  // fetch says no more than "fetch failed"; its cause has the reason.
+  const { cause } = error as { cause?: { code?: string; message?: string } }
+  return cause?.message || cause?.code || error.message
+}

@@ -1,0 +1,64 @@
+import type { GgufValue } from '../checkpoint/gguf-writer.js'
+import { TokenizerError } from '../errors.js'
+import { ModelType, PieceType } from './sentencepiece-model.js'
+import type { LlamaTokenizer } from './tokenizer.js'
+
+/** The scores that llama.cpp's converter gives to tokens that SentencePiece doesn't have. */
+const addedScore = -1000
+const unusedScore = -10000
+
+/**
+ * A tokenizer as metadata of a GGUF file (`tokenizer.ggml.*`), as llama.cpp's convert_hf_to_gguf.py writes it.
+ * @param vocabSize rows of the model's embedding; ids without a token become `[PAD<id>]`, tokens beyond it are left out
+ * @param eosTokenIds all ids that end a generation
+ * @throws TokenizerError for a SentencePiece model that is not BPE, which llama.cpp would cut into other pieces
+ */
+export function ggufTokenizer(
+  tokenizer: LlamaTokenizer,
+  vocabSize: number,
+  eosTokenIds: readonly number[],
+): Map<string, GgufValue> {
+  const { model, addedTokens, specialIds, addBosToken, addEosToken, chatTemplate } = tokenizer.contents
+  if (model.modelType !== ModelType.Bpe) {
+    const name = ModelType[model.modelType] ?? model.modelType
+    throw new TokenizerError(
+      `the tokenizer.model is a SentencePiece model of the kind ${name}; a GGUF file for LLaMA takes Bpe alone`,
+    )
+  }
+  const [tokens, scores, types]: [string[], number[], PieceType[]] = [[], [], []]
+  for (let id = 0; id < vocabSize; id++) {
+    const piece = model.pieces[id]
+    const added = addedTokens.get(id)
+    const isListedSpecial = specialIds.has(id) && (!piece || piece.type === PieceType.Normal)
+    tokens.push(added ?? piece?.text ?? `[PAD${id}]`)
+    scores.push(added === undefined ? (piece?.score ?? unusedScore) : addedScore)
+    if (isListedSpecial) types.push(PieceType.Control)
+    else if (added !== undefined) types.push(PieceType.UserDefined)
+    else types.push(piece?.type ?? PieceType.Unused)
+  }
+  const id = (value: number): GgufValue => ({ type: 'uint32', value })
+  const flag = (value: boolean): GgufValue => ({ type: 'bool', value })
+  const { bosTokenId, eosTokenId, unkTokenId, padTokenId } = tokenizer
+  const otherEnd = eosTokenIds.find((end) => end !== eosTokenId)
+  return new Map<string, GgufValue>([
+    ['tokenizer.ggml.model', { type: 'string', value: 'llama' }],
+    ['tokenizer.ggml.pre', { type: 'string', value: 'default' }],
+    ['tokenizer.ggml.tokens', { type: 'array', of: 'string', value: tokens }],
+    ['tokenizer.ggml.scores', { type: 'array', of: 'float32', value: scores }],
+    ['tokenizer.ggml.token_type', { type: 'array', of: 'int32', value: types }],
+    ['tokenizer.ggml.bos_token_id', id(bosTokenId)],
+    ['tokenizer.ggml.eos_token_id', id(eosTokenId)],
+    ['tokenizer.ggml.unknown_token_id', id(unkTokenId)],
+    ...(padTokenId === undefined || padTokenId >= vocabSize
+      ? []
+      : [['tokenizer.ggml.padding_token_id', id(padTokenId)] as const]),
+    ...(otherEnd === undefined ? [] : [['tokenizer.ggml.eot_token_id', id(otherEnd)] as const]),
+    ['tokenizer.ggml.add_bos_token', flag(addBosToken)],
+    ['tokenizer.ggml.add_eos_token', flag(addEosToken)],
+    ['tokenizer.ggml.add_space_prefix', flag(model.addDummyPrefix)],
+    ['tokenizer.ggml.remove_extra_whitespaces', flag(model.removeExtraWhitespaces)],
+    ...(chatTemplate === undefined
+      ? []
+      : [['tokenizer.chat_template', { type: 'string', value: chatTemplate }] as const]),
+  ])
+}

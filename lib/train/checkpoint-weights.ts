@@ -1,0 +1,47 @@
+import path from 'node:path'
+import { openSafetensors } from '../checkpoint/safetensors.js'
+import { SegmentedSource, type SegmentedTensor, sliceOf, wholeOf } from '../checkpoint/segments.js'
+import { tensorBytes, type WeightSource } from '../checkpoint/types.js'
+import { HandlePool } from '../checkpoint/weight-file.js'
+import { CheckpointError } from '../errors.js'
+import { readManifest } from './manifest.js'
+
+/**
+ * Opens the float32 masters of a training checkpoint under Hugging Face's names. A unit's flat buffer is cut into one
+ * part a rank; put end to end in the order of the ranks' files they are the buffer, with padding after it.
+ * @throws CheckpointError when a file is missing, or the parts do not make up the units
+ */
+export async function openCheckpointWeights(directory: string): Promise<WeightSource> {
+  const manifest = await readManifest(directory)
+  const fail = (what: string) => new CheckpointError(`${directory} is not whole: ${what}; use another checkpoint`)
+  const files = Object.keys(manifest.files).filter((name) => /^rank-\d{5}-of-\d{5}\.safetensors$/.test(name))
+  if (files.length !== manifest.world_size) {
+    throw fail(`its manifest lists the files of ${files.length} of its ${manifest.world_size} ranks`)
+  }
+  const pool = new HandlePool()
+  const ranks: WeightSource[] = []
+  const close = () => Promise.all(ranks.map((rank) => rank.close()))
+  try {
+    for (const file of files.sort()) ranks.push(await openSafetensors(path.join(directory, file), pool))
+    const tensors = manifest.units.flatMap((unit) => {
+      const name = `master.${unit.name}`
+      const parts = ranks.map((rank) => {
+        if (rank.tensors.get(name)?.dtype !== 'float32') throw fail(`a rank has no ${name} in float32`)
+        return wholeOf(rank, name)
+      })
+      return unit.parameters.map(({ name, shape, offset }): SegmentedTensor => {
+        const bytes = tensorBytes(shape, 'float32')
+        if (bytes === undefined || !Number.isSafeInteger(4 * offset)) throw fail(`${name} is of an impossible size`)
+        try {
+          return { name, dtype: 'float32', shape, bytes, segments: sliceOf(parts, 4 * offset, bytes) }
+        } catch {
+          throw fail(`${name} reaches past the end of its unit`)
+        }
+      })
+    })
+    return new SegmentedSource(tensors, close)
+  } catch (error) {
+    await close()
+    throw error
+  }
+}

@@ -1,0 +1,407 @@
+import { createHash } from 'node:crypto'
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import path from 'node:path'
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import { HubError } from '../../lib/errors.js'
+import { type DownloadOptions, downloadModel, resolveModelPath } from '../../lib/hub/download.js'
+import { hubSettings, parseModelName } from '../../lib/hub/settings.js'
+import { LlamaForCausalLM } from '../../lib/model/llama.js'
+import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
+import { temporaryDirectory } from '../checkpoint/helpers.js'
+import { fixtures } from '../support/fixtures.js'
+import { gitId, HubServer } from '../support/hub-server.js'
+
+const root = temporaryDirectory()
+const d100 = path.join(fixtures, 'd100')
+const weights = readFileSync(path.join(d100, 'model.safetensors'))
+const model: Record<string, Buffer> = {
+  ...Object.fromEntries(
+    [
+      'config.json',
+      'generation_config.json',
+      'tokenizer.model',
+      'tokenizer_config.json',
+      'special_tokens_map.json',
+    ].map((name) => [name, readFileSync(path.join(d100, name))]),
+  ),
+  'model.safetensors': weights,
+}
+const weightsId = createHash('sha256').update(weights).digest('hex')
+const clutter = {
+  'README.md': '# d100',
+  'pytorch_model.bin': Buffer.alloc(5000, 1),
+  'flax_model.msgpack': Buffer.alloc(5000, 2),
+  'onnx/model.onnx': Buffer.alloc(5000, 3),
+}
+
+let hub: HubServer
+let cacheDir: string
+let commit: string
+
+beforeAll(async () => {
+  hub = await new HubServer().start()
+})
+afterAll(() => hub.stop())
+beforeEach(() => {
+  hub.repositories.clear()
+  hub.requests.length = 0
+  hub.faults = []
+  cacheDir = mkdtempSync(path.join(root, 'cache-'))
+  commit = hub.add('acme/llama', { ...clutter, ...model })
+})
+
+const named = { name: 'acme/llama', revision: 'main' }
+const directory = () => path.join(cacheDir, 'models--acme--llama')
+
+function download(options: DownloadOptions = {}, which = named): Promise<string> {
+  return downloadModel(which, {
+    endpoint: hub.url,
+    cacheDir,
+    token: undefined,
+    offline: false,
+    retryDelay: 1,
+    ...options,
+  })
+}
+
+async function failure(promise: Promise<unknown>): Promise<HubError> {
+  const error = await promise.then(
+    () => new Error('it succeeded'),
+    (reason) => reason,
+  )
+  expect(error).toBeInstanceOf(HubError)
+  return error
+}
+
+const downloads = () =>
+  hub.requests.filter(({ path: asked }) => asked.includes('/resolve/')).map(({ path: asked }) => path.basename(asked))
+
+describe('a model that is downloaded', () => {
+  it("lies in the cache as Hugging Face's tools lay it out, with nothing that is not needed", async () => {
+    const progress: [number, number][] = []
+    const snapshot = await download({ onProgress: (...counts) => progress.push(counts) })
+    expect(snapshot).toBe(path.join(directory(), 'snapshots', commit))
+    expect(readdirSync(snapshot).sort()).toEqual(Object.keys(model).sort())
+    expect(readFileSync(path.join(directory(), 'refs/main'), 'utf8')).toBe(commit)
+    const link = readlinkSync(path.join(snapshot, 'config.json'))
+    expect(link).toBe(`../../blobs/${gitId(model['config.json']!)}`)
+    const blob = path.basename(realpathSync(path.join(snapshot, 'model.safetensors')))
+    expect(blob).toMatch(/^[0-9a-f]{64}$/)
+    expect(readdirSync(path.join(directory(), 'blobs'))).toHaveLength(6)
+    for (const [name, data] of Object.entries(model)) {
+      expect(readFileSync(path.join(snapshot, name)).equals(data), name).toBe(true)
+    }
+    expect(progress.at(-1)).toEqual([weights.length, weights.length])
+  })
+
+  it('is not downloaded again, and only what is new of a new commit is', async () => {
+    await download()
+    hub.requests.length = 0
+    await download()
+    expect(downloads()).toEqual([])
+    const next = hub.add('acme/llama', { ...clutter, ...model, 'generation_config.json': '{"max_length": 7}' })
+    const snapshot = await download()
+    expect(path.basename(snapshot)).toBe(next)
+    expect(downloads()).toEqual(['generation_config.json'])
+    expect(readdirSync(path.join(directory(), 'snapshots')).sort()).toEqual([commit, next].sort())
+  })
+
+  it('may be of another branch or of a commit', async () => {
+    const other = hub.add(
+      'acme/llama',
+      { ...model, 'generation_config.json': '{"max_length": 8}' },
+      { branch: 'refs/pr/1' },
+    )
+    expect(path.basename(await download({}, { ...named, revision: 'refs/pr/1' }))).toBe(other)
+    expect(readFileSync(path.join(directory(), 'refs/refs/pr/1'), 'utf8')).toBe(other)
+    expect(path.basename(await download({}, { ...named, revision: commit }))).toBe(commit)
+    expect((await failure(download({}, { ...named, revision: 'nope' }))).message).toMatch(
+      /check the name and the revision/,
+    )
+  })
+
+  it('has its weights in shards, or as torch files where there is no safetensors', async () => {
+    const { 'model.safetensors': _, ...small } = model
+    const index = (ext: string, stem: string) =>
+      JSON.stringify({
+        metadata: {},
+        weight_map: { a: `${stem}-00001-of-00002.${ext}`, b: `${stem}-00002-of-00002.${ext}` },
+      })
+    hub.add('acme/sharded', {
+      ...small,
+      'model-00001-of-00002.safetensors': Buffer.alloc(3000, 1),
+      'model-00002-of-00002.safetensors': Buffer.alloc(3000, 2),
+      'model.safetensors.index.json': index('safetensors', 'model'),
+      'pytorch_model.bin': Buffer.alloc(3000, 3),
+    })
+    const sharded = readdirSync(await download({}, { ...named, name: 'acme/sharded' }))
+    expect(sharded.filter((name) => /safetensors|bin/.test(name)).sort()).toEqual([
+      'model-00001-of-00002.safetensors',
+      'model-00002-of-00002.safetensors',
+      'model.safetensors.index.json',
+    ])
+    hub.add('acme/torch', {
+      ...small,
+      'pytorch_model-00001-of-00002.bin': Buffer.alloc(3000, 4),
+      'pytorch_model-00002-of-00002.bin': Buffer.alloc(3000, 5),
+      'pytorch_model.bin.index.json': index('bin', 'pytorch_model'),
+    })
+    expect(readdirSync(await download({}, { ...named, name: 'acme/torch' }))).toContain(
+      'pytorch_model-00002-of-00002.bin',
+    )
+  })
+
+  it('is taken up where the connection broke, as often as it breaks', async () => {
+    const third = Math.floor(weights.length / 3)
+    const ranges: (string | undefined)[] = []
+    hub.faults = [
+      ({ path: asked, headers }) => {
+        if (asked !== `/storage/${weightsId}`) return undefined
+        ranges.push(headers.range)
+        return ranges.length <= 2 ? { cutAfter: third } : undefined
+      },
+    ]
+    const snapshot = await download()
+    // What was on its way when the connection broke may be lost, so that the next asks for it again.
+    const starts = ranges.map((range) => Number(/^bytes=(\d+)-$/.exec(range ?? 'bytes=0-')?.[1]))
+    expect(starts).toHaveLength(3)
+    expect(starts[0]).toBe(0)
+    expect(starts[1]).toBeGreaterThan(0)
+    expect(starts[1]).toBeLessThanOrEqual(third)
+    expect(starts[2]).toBeGreaterThan(starts[1]!)
+    expect(starts[2]).toBeLessThanOrEqual(starts[1]! + third)
+    expect(readFileSync(path.join(snapshot, 'model.safetensors')).equals(weights)).toBe(true)
+  })
+
+  it('is taken up by a later process, which checks what the first has left', async () => {
+    const asked: (string | undefined)[] = []
+    let broken = true
+    hub.faults = [
+      ({ path: file, headers }) => {
+        if (file !== `/storage/${weightsId}`) return undefined
+        asked.push(headers.range)
+        if (!broken) return undefined
+        return headers.range ? { status: 404 } : { cutAfter: 1000 }
+      },
+    ]
+    expect((await failure(download())).message).toMatch(/model\.safetensors: not found/)
+    expect(() => lstatSync(path.join(directory(), 'refs/main'))).toThrow(/ENOENT/)
+    const [left] = readdirSync(path.join(directory(), 'blobs')).filter((name) => name.includes('.incomplete-'))
+    expect(readFileSync(path.join(directory(), 'blobs', left!))).toEqual(weights.subarray(0, 1000))
+    broken = false
+    asked.length = 0
+    await download()
+    expect(asked).toEqual(['bytes=1000-'])
+    expect(readdirSync(path.join(directory(), 'blobs')).filter((name) => name.includes('incomplete'))).toEqual([])
+
+    // The same with a remainder that has been damaged: it is thrown away, and everything is downloaded.
+    rmSync(path.join(directory(), 'blobs', weightsId))
+    writeFileSync(path.join(directory(), 'blobs', left!), Buffer.alloc(500, 7))
+    asked.length = 0
+    const snapshot = await download()
+    expect(asked).toEqual(['bytes=500-', undefined])
+    expect(readFileSync(path.join(snapshot, 'model.safetensors')).equals(weights)).toBe(true)
+  })
+
+  it('is begun anew where the server cannot go on in the middle', async () => {
+    let first = true
+    hub.faults = [
+      ({ path: asked, headers }) => {
+        if (asked !== `/storage/${weightsId}`) return undefined
+        if (headers.range) delete headers.range // as if it had not understood
+        if (!first) return undefined
+        first = false
+        return { cutAfter: 1000 }
+      },
+    ]
+    const progress: number[] = []
+    const snapshot = await download({ onProgress: (received) => progress.push(received) })
+    expect(readFileSync(path.join(snapshot, 'model.safetensors')).equals(weights)).toBe(true)
+    expect(progress.at(-1)).toBe(weights.length)
+  })
+
+  it('is refused, and not kept, when a checksum is wrong', async () => {
+    const wrong = Buffer.from(weights)
+    wrong[wrong.length - 1] ^= 1
+    hub.faults = [({ path: asked }) => (asked === `/storage/${weightsId}` ? { replaceBy: wrong } : undefined)]
+    expect((await failure(download())).message).toMatch(/model\.safetensors arrived with another checksum/)
+    expect(readdirSync(path.join(directory(), 'blobs')).filter((name) => name.startsWith(weightsId))).toEqual([])
+    hub.faults = [
+      ({ path: asked }) =>
+        asked.endsWith('/config.json') ? { replaceBy: Buffer.alloc(model['config.json']!.length, 32) } : undefined,
+    ]
+    cacheDir = mkdtempSync(path.join(root, 'cache-'))
+    expect((await failure(download())).message).toMatch(/config\.json arrived with another checksum/)
+  })
+
+  it('brings the token to the Hub, and not to the storage it is sent to', async () => {
+    hub.add(
+      'acme/secret',
+      { ...model, 'model.safetensors': Buffer.concat([weights, Buffer.alloc(8)]) },
+      { private: true },
+    )
+    const secret = { ...named, name: 'acme/secret' }
+    await download({ token: hub.token }, secret)
+    const [own, storage] = [
+      hub.requests.filter(({ host }) => host.startsWith('127.0.0.1')),
+      hub.requests.filter(({ host }) => host.startsWith('localhost')),
+    ]
+    expect(own.every(({ headers }) => headers.authorization === 'Bearer hf_good')).toBe(true)
+    expect(storage.length).toBeGreaterThan(0)
+    expect(storage.every(({ headers }) => headers.authorization === undefined)).toBe(true)
+  })
+})
+
+describe('a model that cannot be downloaded', () => {
+  it('is private, gated, unknown or not whole: the error says what to do', async () => {
+    hub.add('acme/secret', model, { private: true })
+    hub.add('acme/gated', model, { gated: true })
+    hub.add('acme/gguf', { 'config.json': '{}', 'tokenizer.model': 'x', 'model.gguf': 'x' })
+    hub.add('acme/fast', { 'config.json': '{}', 'tokenizer.json': '{}' })
+    const message = async (name: string, token?: string) =>
+      (await failure(download({ token }, { ...named, name }))).message
+    expect(await message('acme/none')).toMatch(
+      /acme\/none is no directory here, and as a model: not on .*, or private: .* HF_TOKEN/,
+    )
+    expect(await message('acme/none', hub.token)).toMatch(/not found/)
+    expect(await message('acme/secret')).toMatch(/or private: check the name, or set HF_TOKEN/)
+    expect(await message('acme/secret', 'hf_bad')).toMatch(/or private/)
+    expect(await message('acme/gated')).toMatch(/accept the terms/)
+    expect(await message('acme/gguf')).toMatch(/no weights as safetensors or torch \.bin; .*model\.gguf/)
+    expect(await message('acme/fast')).toMatch(/has no tokenizer\.model/)
+  })
+
+  it('is asked for again while the Hub is busy, and given up when it stays so', async () => {
+    let refusals = 2
+    hub.faults = [() => (refusals-- > 0 ? { status: 429, headers: { 'retry-after': '0' } } : undefined)]
+    await download()
+    expect(refusals).toBeLessThan(0)
+    cacheDir = mkdtempSync(path.join(root, 'cache-'))
+    hub.faults = [() => ({ status: 429, headers: { 'retry-after': '0' } })]
+    expect((await failure(download())).message).toMatch(/too many requests at the moment/)
+    hub.faults = [() => ({ status: 429, headers: { 'retry-after': '9999' } })]
+    hub.requests.length = 0
+    await failure(download())
+    expect(hub.requests).toHaveLength(1) // it doesn't wait for hours
+    hub.faults = [() => ({ status: 503, body: 'down' })]
+    expect((await failure(download())).message).toMatch(/cannot be reached \(.* answered 503/)
+  })
+
+  it('is taken from an earlier download when there is no network, or none is allowed', async () => {
+    const nowhere = { endpoint: 'http://127.0.0.1:9' }
+    expect((await failure(download(nowhere))).message).toMatch(/cannot be reached .*: check the network or the path/)
+    expect((await failure(download({ offline: true }))).message).toMatch(/HF_HUB_OFFLINE forbids/)
+    const snapshot = await download()
+    hub.requests.length = 0
+    const notes: string[] = []
+    expect(await download({ ...nowhere, onNote: (note) => notes.push(note) })).toBe(snapshot)
+    expect(notes).toEqual([
+      expect.stringMatching(/cannot be reached .*; acme\/llama is taken from an earlier download/),
+    ])
+    expect(await download({ offline: true })).toBe(snapshot)
+    expect(await download({ offline: true }, { ...named, revision: commit })).toBe(snapshot)
+    expect(hub.requests).toEqual([])
+    rmSync(path.join(snapshot, 'model.safetensors'))
+    expect((await failure(download({ offline: true }))).message).toMatch(/is not in /)
+    expect(await download({ offline: true, parts: 'tokenizer' })).toBe(snapshot)
+  })
+
+  it('is given up at once by an abort', async () => {
+    const stop = new AbortController()
+    hub.faults = [
+      () => {
+        stop.abort()
+        return undefined
+      },
+    ]
+    await expect(download({ signal: stop.signal })).rejects.toThrow(/abort/i)
+  })
+
+  it('cannot write outside the cache', async () => {
+    const { 'model.safetensors': _, ...small } = model
+    const index = JSON.stringify({ weight_map: { a: '../../../../evil.safetensors' } })
+    hub.add('acme/evil', { ...small, 'model.safetensors.index.json': index, '../../../../evil.safetensors': 'x' })
+    await expect(download({}, { ...named, name: 'acme/evil' })).rejects.toThrow(
+      /not the name of a weight file beside it/,
+    )
+    expect(readdirSync(cacheDir)).toEqual(['models--acme--evil'])
+  })
+})
+
+describe('the path of a model', () => {
+  const settings = () => ({ endpoint: hub.url, cacheDir, token: undefined, offline: false })
+
+  it('is a directory of that name before it is a model on the Hub', async () => {
+    const before = process.cwd()
+    const here = mkdtempSync(path.join(root, 'here-'))
+    mkdirSync(path.join(here, 'acme/llama'), { recursive: true })
+    process.chdir(here)
+    try {
+      expect(await resolveModelPath('acme/llama', settings())).toBe('acme/llama')
+    } finally {
+      process.chdir(before)
+    }
+    expect(hub.requests).toEqual([])
+    expect(await resolveModelPath('acme/llama', settings())).toBe(path.join(directory(), 'snapshots', commit))
+    expect(await resolveModelPath('./acme/none', settings())).toBe('./acme/none')
+  })
+
+  it('is told from names on the Hub', () => {
+    expect(parseModelName('openlm-research/open_llama_3b_v2')).toEqual({
+      name: 'openlm-research/open_llama_3b_v2',
+      revision: 'main',
+    })
+    expect(parseModelName('a/b.c@v1.0')).toEqual({ name: 'a/b.c', revision: 'v1.0' })
+    for (const text of ['a', './a/b', '../a', '/a/b', 'a/b/c', 'a/..', 'a/b@../x', '~/a', 'a/b--c']) {
+      expect(parseModelName(text), text).toBeUndefined()
+    }
+  })
+
+  it('of a model on the Hub is taken by the model and the tokenizer themselves', async () => {
+    vi.stubEnv('HF_ENDPOINT', `${hub.url}/`)
+    vi.stubEnv('HF_HUB_CACHE', cacheDir)
+    try {
+      const tokenizer = await LlamaTokenizer.fromPretrained('acme/llama')
+      expect(tokenizer.vocabSize).toBe(512)
+      expect(downloads()).not.toContain('model.safetensors')
+      using loaded = await LlamaForCausalLM.fromPretrained('acme/llama', { device: 'cpu', dtype: 'float32' })
+      expect(loaded.config.headDim).toBe(100)
+    } finally {
+      vi.unstubAllEnvs()
+    }
+  })
+})
+
+describe('the environment', () => {
+  it('says where the Hub and the cache are, under the names that all tools know', () => {
+    expect(
+      hubSettings({
+        HOME: '/h',
+        HF_HOME: '/hf',
+        HF_ENDPOINT: 'http://mirror/',
+        HF_TOKEN: 'hf_a ',
+        HF_HUB_OFFLINE: '1',
+      }),
+    ).toEqual({
+      endpoint: 'http://mirror',
+      token: 'hf_a',
+      cacheDir: '/hf/hub',
+      offline: true,
+    })
+    expect(hubSettings({ HF_HOME: '/hf', HF_HUB_CACHE: '/c' }).cacheDir).toBe('/c')
+    expect(hubSettings({ XDG_CACHE_HOME: '/x' })).toMatchObject({ cacheDir: '/x/huggingface/hub', offline: false })
+    expect(hubSettings({ XDG_CACHE_HOME: '/x' }).endpoint).toBe('https://huggingface.co')
+    writeFileSync(path.join(root, 'token'), 'hf_stored\n')
+    expect(hubSettings({ HF_HOME: root }).token).toBe('hf_stored')
+  })
+})
