@@ -116,12 +116,16 @@ void Watcher::pass(Passing& passing) {
   try {
     if (passing.event) check(cudaEventSynchronize(passing.event->get()), "synchronize");
     if (passing.fault) error = error_of(*static_cast<const Fault*>(passing.fault->data()));
+    for (const auto& call : passing.calls) {
+      if (!error) error = call->error;
+    }
   } catch (const Error&) {
     error = std::current_exception();
   }
   if (!error) error = passing.error;  // faults are of ops before the one that could not be enqueued
   if (!error_) error_ = error;
   passing.fault.reset();
+  passing.calls.clear();
   passing.kept.clear();
   passing.event.reset();
   if (passing.callback) passing.callback(std::exchange(error_, nullptr));

@@ -78,6 +78,7 @@ struct Passing {
   std::shared_ptr<CudaEvent> event;  // nullptr where recording it failed
   std::vector<std::shared_ptr<void>> kept;
   std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
+  std::vector<std::shared_ptr<HostCall>> calls;
   std::exception_ptr error;        // of the enqueueing itself
   std::function<void(std::exception_ptr)> callback;
 };
@@ -152,6 +153,7 @@ class CudaStream : public Stream {
   std::shared_ptr<CudaGraph> capture_;
   std::exception_ptr error_;
   std::vector<std::shared_ptr<void>> kept_;
+  std::vector<std::shared_ptr<HostCall>> calls_;  // since the last flush
   std::unordered_set<const void*> is_kept_;
   bool abandoned_ = false;
   Watcher watcher_;
