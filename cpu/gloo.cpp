@@ -176,11 +176,12 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
     }
 
     void send(int peer, const void* data, size_t bytes, uint64_t piece = 0) {
-      if (bytes > 0) start(peer, const_cast<void*>(data), bytes).send(peer, slot_ | piece);
+      if (bytes == 0) return;
+      begin(peer, [&] { start(peer, const_cast<void*>(data), bytes).send(peer, slot_ | piece); });
     }
     void receive(int peer, void* data, size_t bytes, uint64_t piece = 0) {
       if (bytes == 0) return;
-      start(peer, data, bytes).recv(peer, slot_ | piece);
+      begin(peer, [&] { start(peer, data, bytes).recv(peer, slot_ | piece); });
       messages_.back().receives = true;
     }
     // Waits for all of them.
@@ -200,6 +201,17 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
       bool receives = false;
     };
 
+    // To a rank that has gone already, not even the beginning succeeds.
+    template <class F>
+    void begin(int peer, F&& start) {
+      try {
+        start();
+      } catch (const Error&) {
+        throw;
+      } catch (const std::exception& error) {
+        explain(peer, error.what());
+      }
+    }
     UnboundBuffer& start(int peer, void* data, size_t bytes) {
       messages_.push_back({peer, owner_.mesh_->createUnboundBuffer(data, bytes)});
       UnboundBuffer* buffer = messages_.back().buffer.get();

@@ -64,7 +64,8 @@ async function reached(child: ChildProcess, savePath: string, step: number): Pro
 
 /** The processes of a launcher's ranks. */
 function rankProcesses(launcher: ChildProcess): Map<number, number> {
-  const pids = readFileSync(`/proc/${launcher.pid}/task/${launcher.pid}/children`, 'utf8').trim().split(' ').map(Number)
+  const children = readFileSync(`/proc/${launcher.pid}/task/${launcher.pid}/children`, 'utf8')
+  const pids = (children.match(/\d+/g) ?? []).map(Number) // none before they are started
   const rankOf = (pid: number) => Number(/(?:^|\0)RANK=(\d+)/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))![1])
   return new Map(pids.map((pid) => [rankOf(pid), pid]))
 }
