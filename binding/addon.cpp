@@ -1,4 +1,5 @@
-// The addon's entry: devices here, the rest in tensors.cpp, streams.cpp and ops.cpp. No arithmetic in this folder.
+// The addon's entry: devices here, the rest in tensors.cpp, streams.cpp, ops.cpp and communicators.cpp. No arithmetic
+// in this folder.
 #include <cmath>
 
 #include "binding/devices.h"
@@ -50,6 +51,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   export_tensors(env, exports);
   export_streams(env, exports);
   export_ops(env, exports);
+  export_communicators(env, exports);
   return exports;
 }
 

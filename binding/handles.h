@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "core/device.h"
+#include "core/communicator.h"
 
 namespace openalpaca::binding {
 
@@ -64,6 +64,12 @@ struct Kind<std::shared_ptr<Graph>> {
   static constexpr napi_type_tag tag = {0x5ac81e73b04d926f, 0x3fe6429d17b8a50c};
 };
 
+template <>
+struct Kind<std::shared_ptr<Communicator>> {
+  static constexpr const char* name = "a communicator";
+  static constexpr napi_type_tag tag = {0x8d21f6c09b35e47a, 0x47b9e3d8126fa05c};
+};
+
 void check(Napi::Env env, napi_status status);
 
 // What a handle has to do when it is collected, beside being deleted.
@@ -115,5 +121,6 @@ auto guarded(Napi::Env env, F&& f) -> decltype(f()) {
 void export_tensors(Napi::Env env, Napi::Object exports);
 void export_streams(Napi::Env env, Napi::Object exports);
 void export_ops(Napi::Env env, Napi::Object exports);
+void export_communicators(Napi::Env env, Napi::Object exports);
 
 }  // namespace openalpaca::binding

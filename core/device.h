@@ -53,6 +53,10 @@ class Stream {
   virtual void write(const Tensor& destination, std::shared_ptr<std::vector<uint8_t>> source) = 0;
   virtual void read(void* destination, const Tensor& source) = 0;
 
+  // Runs a function on the host when its turn comes, such as a collective over the network; what it throws poisons the
+  // stream. It must not wait for work of the device.
+  virtual void call(const char* name, std::function<void()> function) = 0;
+
   virtual void record(const std::shared_ptr<Event>& event) = 0;
   virtual void wait(const std::shared_ptr<Event>& event) = 0;
 

@@ -130,6 +130,11 @@ class CpuStream : public Stream {
     enqueue({"read", [=] { std::memcpy(destination, source.raw(), source.bytes()); }});
   }
 
+  void call(const char* name, std::function<void()> function) override {
+    refuse_capture(name);
+    enqueue({name, std::move(function)});
+  }
+
   // Events work on a poisoned stream: another stream may wait for them.
   void record(const std::shared_ptr<Event>& event) override {
     auto cpu_event = std::static_pointer_cast<CpuEvent>(event);

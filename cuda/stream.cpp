@@ -42,6 +42,18 @@ void copy_on_host(void* data) {
   std::memcpy(copy->to, copy->from, copy->bytes);
 }
 
+// CUDA has no way back for an exception: the watcher tells of it.
+void run_host_call(void* data) {
+  auto& call = *static_cast<HostCall*>(data);
+  try {
+    call.function();
+  } catch (const Error&) {
+    call.error = std::current_exception();
+  } catch (const std::exception& error) {
+    call.error = std::make_exception_ptr(Error("OP_FAILED", std::string(call.name) + ": " + error.what()));
+  }
+}
+
 }  // namespace
 
 // ---- events and graphs ----------------------------------------------------------------------------------------------
@@ -104,12 +116,16 @@ void Watcher::pass(Passing& passing) {
   try {
     if (passing.event) check(cudaEventSynchronize(passing.event->get()), "synchronize");
     if (passing.fault) error = error_of(*static_cast<const Fault*>(passing.fault->data()));
+    for (const auto& call : passing.calls) {
+      if (!error) error = call->error;
+    }
   } catch (const Error&) {
     error = std::current_exception();
   }
   if (!error) error = passing.error;  // faults are of ops before the one that could not be enqueued
   if (!error_) error_ = error;
   passing.fault.reset();
+  passing.calls.clear();
   passing.kept.clear();
   passing.event.reset();
   if (passing.callback) passing.callback(std::exchange(error_, nullptr));
@@ -261,6 +277,15 @@ void CudaStream::read(void* destination, const Tensor& source) {
   });
 }
 
+void CudaStream::call(const char* name, std::function<void()> function) {
+  refuse_capture(name);
+  guarded([&] {
+    auto call = std::make_shared<HostCall>(HostCall{name, std::move(function), nullptr});
+    check(cudaLaunchHostFunc(stream_, run_host_call, call.get()), name);
+    calls_.push_back(std::move(call));
+  });
+}
+
 // ---- events and graphs ----------------------------------------------------------------------------------------------
 
 void CudaStream::record(const std::shared_ptr<Event>& event) {
@@ -335,6 +360,7 @@ void CudaStream::flush(std::function<void(std::exception_ptr)> callback) {
     if (!error_) error_ = std::current_exception();
   }
   if (callback) passing.error = std::exchange(error_, nullptr);
+  passing.calls = std::exchange(calls_, {});
   passing.kept = std::exchange(kept_, {});
   is_kept_.clear();
   passing.callback = std::move(callback);

@@ -66,11 +66,19 @@ class CudaGraph : public Graph {
   std::vector<std::shared_ptr<void>> kept;
 };
 
+// A function of the host in a stream's turn, and what it threw.
+struct HostCall {
+  const char* name;
+  std::function<void()> function;
+  std::exception_ptr error;
+};
+
 // Work on its way, up to an event, and what has to happen when it has passed.
 struct Passing {
   std::shared_ptr<CudaEvent> event;  // nullptr where recording it failed
   std::vector<std::shared_ptr<void>> kept;
   std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
+  std::vector<std::shared_ptr<HostCall>> calls;
   std::exception_ptr error;        // of the enqueueing itself
   std::function<void(std::exception_ptr)> callback;
 };
@@ -111,6 +119,7 @@ class CudaStream : public Stream {
   void write(const Tensor& destination, const void* source) override;
   void write(const Tensor& destination, std::shared_ptr<std::vector<uint8_t>> source) override;
   void read(void* destination, const Tensor& source) override;
+  void call(const char* name, std::function<void()> function) override;
   void record(const std::shared_ptr<Event>& event) override;
   void wait(const std::shared_ptr<Event>& event) override;
   void begin_capture() override;
@@ -144,6 +153,7 @@ class CudaStream : public Stream {
   std::shared_ptr<CudaGraph> capture_;
   std::exception_ptr error_;
   std::vector<std::shared_ptr<void>> kept_;
+  std::vector<std::shared_ptr<HostCall>> calls_;  // since the last flush
   std::unordered_set<const void*> is_kept_;
   bool abandoned_ = false;
   Watcher watcher_;

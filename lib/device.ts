@@ -60,7 +60,8 @@ export class Device {
   /** @internal */
   constructor(
     readonly type: DeviceType,
-    private readonly handle: DeviceHandle,
+    /** @internal */
+    readonly handle: DeviceHandle,
   ) {}
 
   get properties(): DeviceProperties {

@@ -52,6 +52,9 @@ export class NonFiniteError extends OpenAlpacaError {
   }
 }
 
+/** Ranks of a run that cannot find each other (`NO_ANSWER`, `PORT_IN_USE`), that disagree, or of which one is lost. */
+export class ParallelError extends OpenAlpacaError {}
+
 /** The Hugging Face Hub, or what is asked of it: a name it doesn't know, a missing right, a network that is down. */
 export class HubError extends OpenAlpacaError {
   constructor(

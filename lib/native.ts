@@ -17,6 +17,7 @@ export type StreamHandle = Handle<'stream'>
 export type EventHandle = Handle<'event'>
 export type GraphHandle = Handle<'graph'>
 export type TensorHandle = Handle<'tensor'>
+export type CommunicatorHandle = Handle<'communicator'>
 
 export interface DeviceProperties {
   /** The chip's name. */
@@ -51,6 +52,21 @@ interface Addon {
   streamEndCapture(stream: StreamHandle): GraphHandle
   streamLaunch(stream: StreamHandle, graph: GraphHandle): void
   streamsAbandon(): void
+  communicatorCreate(
+    device: DeviceHandle,
+    rank: number,
+    size: number,
+    hostname: string,
+    timeoutMilliseconds: number,
+  ): CommunicatorHandle
+  communicatorAddress(communicator: CommunicatorHandle): Uint8Array
+  communicatorConnect(communicator: CommunicatorHandle, stream: StreamHandle, addresses: Uint8Array[]): void
+  communicatorAllGather(c: CommunicatorHandle, stream: StreamHandle, out: TensorHandle, input: TensorHandle): void
+  communicatorReduceScatter(c: CommunicatorHandle, stream: StreamHandle, out: TensorHandle, input: TensorHandle): void
+  communicatorAllReduce(communicator: CommunicatorHandle, stream: StreamHandle, x: TensorHandle): void
+  communicatorBroadcast(communicator: CommunicatorHandle, stream: StreamHandle, x: TensorHandle, root: number): void
+  communicatorBarrier(communicator: CommunicatorHandle, stream: StreamHandle): void
+  communicatorAbort(communicator: CommunicatorHandle, code: string, message: string): void
   ops: Record<string, (stream: StreamHandle, ...args: unknown[]) => void>
   opFields: Record<string, string[]>
 }

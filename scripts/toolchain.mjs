@@ -39,7 +39,7 @@ const requirements = [
   { debian: 'cmake', elsewhere: 'CMake 3.18 or newer', find: () => which('cmake') },
   { debian: 'make', elsewhere: 'make or ninja', find: () => which('ninja', 'ninja-build', 'make') },
   { debian: 'libdnnl-dev', elsewhere: 'oneDNN 2.6 or newer with its headers', find: () => header('dnnl.hpp') },
-  { debian: 'libgloo-dev', find: () => header('gloo/context.h') },
+  { debian: 'libgloo-dev', elsewhere: 'Gloo with its headers', find: () => header('gloo/context.h') },
 ]
 
 export const isDebian = () => existsSync('/etc/debian_version') && which('apt-get') !== undefined

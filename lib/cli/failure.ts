@@ -1,5 +1,6 @@
 import { CommanderError } from 'commander'
 import { OpenAlpacaError } from '../errors.js'
+import { LaunchError } from '../parallel/launcher.js'
 
 /** A command line that is not understood or lacks something; the exit code is 2. */
 export class UsageError extends OpenAlpacaError {
@@ -11,6 +12,7 @@ export class UsageError extends OpenAlpacaError {
 /** The exit code of a command that failed with this error. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  if (error instanceof LaunchError) return error.exitCode
   return error instanceof UsageError ? 2 : 1
 }
 

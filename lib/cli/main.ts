@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { reportToLauncher } from '../parallel/launcher.js'
 import { errorLine, exitCodeOf } from './failure.js'
 import { isHelp, runProgram } from './program.js'
 import { paint } from './terminal.js'
@@ -12,6 +13,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 runProgram(process.argv.slice(2)).catch((error: unknown) => {
   process.exitCode = exitCodeOf(error)
   if (isHelp(error)) return
-  process.stderr.write(`${paint(process.stderr, 'red', errorLine(error))}\n`)
+  const code = (error as { code?: unknown })?.code
+  const report = { code: String(code), line: errorLine(error).replace('error: ', ''), exitCode: exitCodeOf(error) }
+  if (!reportToLauncher(report)) process.stderr.write(`${paint(process.stderr, 'red', errorLine(error))}\n`)
   if (process.argv.includes('--verbose') && error instanceof Error) process.stderr.write(`${error.stack}\n`)
 })

@@ -46,7 +46,7 @@ function trainCommand(): Command {
     )
   addRecipeFlags(command)
   return command.action(async (flags: TrainFlags & { preview?: number }) => {
-    const recipe = recipeFromFlags(flags, (note) => console.log(note))
+    const recipe = recipeFromFlags(flags, (note) => process.env.RANK === undefined && console.log(note))
     const { train } = await import('./commands/train.js')
     process.exitCode = await train(recipe, flags)
   })

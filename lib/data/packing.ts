@@ -63,6 +63,34 @@ export function packBatch(lengths: ArrayLike<number>, maxTokens: number): number
   return bins.map(({ indices }) => indices.sort((a, b) => a - b))
 }
 
+/**
+ * Divides the sequences of a global batch among ranks by their tokens: every rank gets as many micro-batches, as few as
+ * there can be, and about as many tokens. The longest first, each to the micro-batch with the fewest tokens so far
+ * (Graham 1969). One rank alone fills its micro-batches instead, as `packBatch` does.
+ *
+ * @returns by rank the micro-batches, each the indices of its sequences, ascending; a micro-batch may be empty
+ * @throws RangeError when a sequence is longer than `maxTokens`
+ */
+export function spreadBatch(lengths: ArrayLike<number>, maxTokens: number, ranks: number): number[][][] {
+  const fullest = packBatch(lengths, maxTokens)
+  if (ranks === 1) return [fullest]
+  const longestFirst = Array.from({ length: lengths.length }, (_, index) => index)
+  longestFirst.sort((a, b) => lengths[b] - lengths[a] || a - b)
+  for (let perRank = Math.ceil(fullest.length / ranks); ; perRank++) {
+    const bins = Array.from({ length: perRank * ranks }, () => ({ indices: [] as number[], tokens: 0 }))
+    for (const index of longestFirst) {
+      const emptiest = bins.reduce((best, bin) => (bin.tokens < best.tokens ? bin : best))
+      emptiest.indices.push(index)
+      emptiest.tokens += lengths[index]
+    }
+    if (bins.some(({ tokens }) => tokens > maxTokens)) continue
+    // Bins were begun in the order of falling length, so that consecutive ones are about as full.
+    return Array.from({ length: ranks }, (_, rank) =>
+      Array.from({ length: perRank }, (_, i) => bins[i * ranks + rank].indices.sort((a, b) => a - b)),
+    )
+  }
+}
+
 export interface PackOptions {
   lossReduction: LossReduction
   /** The totals of the global batch that these sequences are part of. */
@@ -75,7 +103,8 @@ export interface PackOptions {
 export function packSequences(sequences: readonly LabelledSequence[], options: PackOptions): PackedBatch {
   const { lossReduction, totals, padToMultiple = 1 } = options
   const tokens = sequences.reduce((sum, { inputIds }) => sum + inputIds.length, 0)
-  const size = Math.ceil(tokens / padToMultiple) * padToMultiple
+  // A rank without sequences of its own computes on padding while the others have theirs.
+  const size = Math.max(1, Math.ceil(tokens / padToMultiple)) * padToMultiple
   const ends = [0]
   const inputIds = new Int32Array(size)
   const positions = new Int32Array(size)

@@ -44,7 +44,7 @@ export class Decoder implements Disposable {
     const tokens = prompts.reduce((sum, { length }) => sum + length, 0)
     this.batch = prompts.length
     rope.reserve(capacity)
-    this.context = { stream: device.stream, config, weights: tensors, ...rope.tables }
+    this.context = { stream: device.stream, config, weights: tensors, units: parameters.weights, ...rope.tables }
     this.memory = new ActivationMemory(device, config, dtype, tokens, false)
     this.head = new Head(device, config, dtype, this.batch)
     const cache = () => this.keep(device.tensor(dtype, [this.batch, capacity, config.numKeyValueHeads, config.headDim]))

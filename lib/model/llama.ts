@@ -8,6 +8,7 @@ import { Decoder } from '../generate/decoder.js'
 import { checkLength, checkSequence, type GenerateOptions, resolveOptions } from '../generate/options.js'
 import { resolveModelPath } from '../hub/download.js'
 import * as ops from '../ops.js'
+import type { RankGroup } from '../parallel/group.js'
 import { ActivationMemory } from './activations.js'
 import { Backprop } from './backprop.js'
 import { type ConfigJson, type LlamaConfig, parseConfig, readConfig } from './config.js'
@@ -24,6 +25,8 @@ export interface ModelOptions {
   dtype?: ModelDType | 'auto'
   /** Keeps a float32 copy of bfloat16 weights from the start, so that training begins from the file's full precision. */
   masterWeights?: boolean
+  /** The ranks that train the model together, each with its share of it. */
+  group?: RankGroup
   signal?: AbortSignal
 }
 
@@ -92,7 +95,7 @@ export class LlamaForCausalLM implements Disposable {
     if (dtype !== 'bfloat16' && dtype !== 'float32') {
       throw new ConfigError(`dtype must be bfloat16 or float32, got ${dtype}`)
     }
-    const parameters = new Parameters(device, config, dtype)
+    const parameters = new Parameters(device, config, dtype, options.group)
     if (options.masterWeights) void parameters.masters
     return new LlamaForCausalLM(parameters, directory)
   }
@@ -112,13 +115,21 @@ export class LlamaForCausalLM implements Disposable {
     using head = new Head(device, config, dtype, tokens)
     using cuSeqlens = device.tensor('int32', [batch.cuSeqlens.length])
     using chunk = device.tensor('float32', [head.chunk, config.vocabSize])
-    const context: Context = { stream, config, weights: this.parameters.tensors, ...this.rope.tables }
+    const context: Context = {
+      stream,
+      config,
+      weights: this.parameters.tensors,
+      units: this.parameters.weights,
+      ...this.rope.tables,
+    }
     const activations = memory.for(tokens)
     stream.write(activations.ids, batch.inputIds)
     stream.write(activations.positions, batch.positions)
     stream.write(cuSeqlens, batch.cuSeqlens)
     forward(context, activations, packedAttention(context, cuSeqlens))
 
+    const last = this.parameters.layout.units.length - 1
+    this.parameters.weights.get(last, -1)
     const all = new Float32Array(tokens * config.vocabSize)
     for (let start = 0; start < tokens; start += head.chunk) {
       const rows = Int32Array.from({ length: Math.min(head.chunk, tokens - start) }, (_, i) => start + i)
@@ -126,6 +137,7 @@ export class LlamaForCausalLM implements Disposable {
       ops.cast(stream, { dst: values, src: head.logits(context, activations, rows) })
       await stream.read(values, all.subarray(start * config.vocabSize, (start + rows.length) * config.vocabSize))
     }
+    this.parameters.weights.release(last)
     return sequences.map((_, s) =>
       all.slice(batch.cuSeqlens[s] * config.vocabSize, batch.cuSeqlens[s + 1] * config.vocabSize),
     )
@@ -153,6 +165,20 @@ export class LlamaForCausalLM implements Disposable {
     const { losses, weights } = await backprop.accumulate(batch)
     const loss = losses.reduce((sum, value, i) => sum + value * weights[i], 0)
     return { loss, gradients: await this.parameters.toMap(backprop.gradients) }
+  }
+
+  /**
+   * @internal What rank 0 of a group does with the model alone, such as generating. All ranks have to call it; for the
+   * others it is over when they have given what they own.
+   */
+  async alone<T>(use: (model: LlamaForCausalLM) => Promise<T>): Promise<T | undefined> {
+    this.checkUsable()
+    const { rank, stage } = this.parameters.group
+    if (stage === 0) return rank === 0 ? await use(this) : undefined
+    const copy = await this.parameters.copyWhole()
+    if (!copy) return undefined
+    using model = new LlamaForCausalLM(copy, this.directory)
+    return await use(model)
   }
 
   /** @internal Working memory for training on batches of at most `maxTokens` tokens. */

@@ -1,9 +1,12 @@
 /** A model's weights in device memory, unit by unit: made anew, read from weight files, and handed to their writer. */
 import { isRotaryBuffer } from '../checkpoint/names.js'
+import { type ElementRange, sliceSource } from '../checkpoint/slice.js'
 import type { TensorInfo, WeightSource } from '../checkpoint/types.js'
 import type { Device } from '../device.js'
 import { CheckpointError } from '../errors.js'
 import * as ops from '../ops.js'
+import { RankGroup } from '../parallel/group.js'
+import { ShardedWeights } from '../parallel/sharded.js'
 import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
 import { type Layout, layoutOf, type ModelTensors, modelTensors, type Parameter } from './layout.js'
@@ -17,11 +20,22 @@ interface Place {
   parameter: Parameter
 }
 
+/** A parameter's elements that lie in this rank's shard of its unit. */
+interface OwnedRange extends ElementRange {
+  place: Place
+  /** Elements from the shard's start. */
+  offset: number
+}
+
+/**
+ * The weights of a model; of a group of ranks, this one's share of them. What is said of buffers "of this layout" is one
+ * flat tensor a unit, in the order of `layout.units`.
+ */
 export class Parameters implements Disposable {
   readonly layout: Layout
-  /** One flat buffer a unit, in the order of `layout.units`. */
-  readonly buffers: Tensor[]
+  /** What is computed with. */
   readonly tensors: ModelTensors
+  readonly weights: ShardedWeights
   private masterBuffers?: Tensor[]
   private readonly places = new Map<string, Place>()
 
@@ -30,23 +44,24 @@ export class Parameters implements Disposable {
     readonly device: Device,
     readonly config: LlamaConfig,
     readonly dtype: ModelDType,
+    readonly group: RankGroup = RankGroup.alone,
   ) {
     this.layout = layoutOf(config)
-    this.buffers = this.layout.units.map(({ length }) => device.tensor(dtype, [length]))
-    this.tensors = modelTensors(config, this.layout, this.buffers)
-    this.layout.units.forEach(({ parameters, length }, unit) => {
-      parameters.forEach((parameter, i) => {
-        this.places.set(parameter.name, { unit, parameter })
-        const end = parameter.offset + numel(parameter.shape)
-        const gap = (parameters[i + 1]?.offset ?? length) - end
-        if (gap > 0) ops.fill(device.stream, { x: this.buffers[unit].view([gap], end), value: 0 })
-      })
+    this.weights = new ShardedWeights(device, this.layout, dtype, group)
+    this.tensors = modelTensors(config, this.layout, this.weights.buffers)
+    this.layout.units.forEach(({ parameters }, unit) => {
+      for (const parameter of parameters) this.places.set(parameter.name, { unit, parameter })
     })
   }
 
-  /** Zeroed buffers of the units' lengths. */
+  /** The weights that this rank owns, of this layout: all of them, where they are not shared out. */
+  get buffers(): Tensor[] {
+    return this.weights.shards
+  }
+
+  /** Zeroed buffers like those that this rank owns. */
   allocate(dtype: DType): Tensor[] {
-    return this.layout.units.map(({ length }) => {
+    return this.buffers.map(({ length }) => {
       const buffer = this.device.tensor(dtype, [length])
       ops.fill(this.device.stream, { x: buffer, value: 0 })
       return buffer
@@ -74,12 +89,12 @@ export class Parameters implements Disposable {
     return this.dtype === 'float32' || this.masterBuffers !== undefined
   }
 
-  /** Rounds the masters to the weights. */
+  /** To be called when the masters have changed: rounds them to the weights. */
   updateFromMasters(): void {
-    if (!this.masterBuffers) return
-    this.masterBuffers.forEach((src, i) => {
+    this.masterBuffers?.forEach((src, i) => {
       ops.cast(this.device.stream, { dst: this.buffers[i], src })
     })
+    this.weights.invalidate()
   }
 
   /**
@@ -90,13 +105,25 @@ export class Parameters implements Disposable {
     const { stream } = this.device
     const targets = this.hasMasters ? this.masters : this.buffers
     let streamId = 0
-    for (const [, place] of this.places) {
-      const { parameter } = place
-      const x = this.view(targets, place)
-      if (parameter.shape.length === 1) ops.fill(stream, { x, value: 1 })
-      else ops.randomNormal(stream, { x, std: this.config.initializerRange, seed, streamId: streamId++ })
+    for (const place of this.places.values()) {
+      const { shape } = place.parameter
+      const id = shape.length === 1 ? undefined : streamId++
+      const range = this.ownedRange(place)
+      const x = this.ownedView(targets, range)
+      if (id === undefined) ops.fill(stream, { x, value: 1 })
+      else if (range.count === numel(shape)) this.draw(x, seed, id)
+      else if (range.count > 0) {
+        // A draw is a function of its place in the whole parameter.
+        using whole = this.device.tensor(x.dtype, [numel(shape)])
+        this.draw(whole, seed, id)
+        ops.cast(stream, { dst: x, src: whole.view([range.count], range.start) })
+      }
     }
     this.updateFromMasters()
+  }
+
+  private draw(x: Tensor, seed: number, streamId: number): void {
+    ops.randomNormal(this.device.stream, { x, std: this.config.initializerRange, seed, streamId })
   }
 
   /**
@@ -106,8 +133,10 @@ export class Parameters implements Disposable {
   async load(source: WeightSource, where: string, signal?: AbortSignal): Promise<void> {
     this.check(source, where)
     const targets = this.hasMasters ? this.masters : this.buffers
-    const views = [...this.places].map(([name, place]) => [name, this.view(targets, place)] as const)
-    await uploadTensors(source, new Map(views), signal)
+    const ranges = new Map([...this.places].map(([name, place]) => [name, this.ownedRange(place)]))
+    for (const [name, { count }] of ranges) if (count === 0) ranges.delete(name)
+    const views = [...ranges].map(([name, range]) => [name, this.ownedView(targets, range)] as const)
+    await uploadTensors(sliceSource(source, ranges), new Map(views), signal)
     this.updateFromMasters()
     await this.device.stream.synchronize()
   }
@@ -121,22 +150,112 @@ export class Parameters implements Disposable {
       dtype,
       shape: place.parameter.shape,
       bytes: numel(place.parameter.shape) * bytesPerElement(dtype),
-      data: () => readPieces(this.view(this.hasMasters ? this.masters : this.buffers, place), dtype),
+      data: () => this.pieces(place, dtype),
     }))
   }
 
-  /** A parameter within buffers of this layout, flat. */
+  private async *pieces({ unit, parameter: { shape, offset } }: Place, dtype: DType): AsyncGenerator<Uint8Array> {
+    const whole = await this.fetch(unit)
+    yield* readPieces(whole.view([numel(shape)], offset), dtype)
+  }
+
+  /** A parameter within whole buffers of this layout, flat. */
   private view(buffers: Tensor[], { unit, parameter }: Place): Tensor {
     return buffers[unit].view([numel(parameter.shape)], parameter.offset)
   }
 
-  /** Parameters by Hugging Face name within buffers of this layout, such as gradients. */
+  private ownedRange(place: Place): OwnedRange {
+    const { unit, parameter } = place
+    const shard = this.buffers[unit].length
+    const from = this.group.stage === 0 ? 0 : this.group.rank * shard
+    const start = Math.max(from, parameter.offset)
+    const end = Math.min(from + shard, parameter.offset + numel(parameter.shape))
+    return { place, start: start - parameter.offset, count: Math.max(0, end - start), offset: start - from }
+  }
+
+  private ownedView(buffers: Tensor[], { place, count, offset }: OwnedRange): Tensor {
+    return buffers[place.unit].view([count], count > 0 ? offset : 0)
+  }
+
+  /** A whole unit, put together from what the ranks own of it in buffers of this layout. All ranks have to call it. */
+  private async whole(unit: number, buffers: Tensor[]): Promise<Tensor> {
+    const { device, group } = this
+    const input = buffers[unit]
+    const out = device.tensor(input.dtype, [input.length * group.size])
+    const complete = device.createEvent()
+    device.stream.record(complete)
+    group.stream.wait(complete)
+    group.communicator.allGather(group.stream, { out, input })
+    await group.stream.synchronize()
+    return out
+  }
+
+  /** On rank 0 the weights as one process has them, for what it does alone. All ranks have to call it. */
+  async copyWhole(): Promise<Parameters | undefined> {
+    const copy = this.group.rank === 0 ? new Parameters(this.device, this.config, this.dtype) : undefined
+    for (const [unit, { length }] of this.layout.units.entries()) {
+      using whole = await this.whole(unit, this.buffers)
+      if (copy) ops.cast(this.device.stream, { dst: copy.buffers[unit], src: whole.view([length]) })
+    }
+    return copy
+  }
+
+  private fetched?: { unit: number; whole: Tensor }
+
+  /** A unit in the best precision that there is; of a group, put together by rank 0 with what the others `lend`. */
+  private async fetch(unit: number): Promise<Tensor> {
+    const buffers = this.hasMasters ? this.masters : this.buffers
+    if (this.group.stage === 0) return buffers[unit]
+    if (this.fetched?.unit !== unit) {
+      this.fetched?.whole.dispose()
+      await this.group.gatherNumbers([unit])
+      this.fetched = { unit, whole: await this.whole(unit, buffers) }
+    }
+    return this.fetched.whole
+  }
+
+  /**
+   * Lets rank 0 alone read `entries`, such as to write a file, while the others give it what they own of each unit in
+   * turn: no rank ever holds more than one whole unit. All ranks have to call it.
+   */
+  async collect(read: () => Promise<void>): Promise<void> {
+    const { rank, stage } = this.group
+    if (rank === 0) {
+      try {
+        await read()
+      } finally {
+        this.fetched?.whole.dispose()
+        this.fetched = undefined
+        if (stage > 0) await this.group.gatherNumbers([-1])
+      }
+      return
+    }
+    for (;;) {
+      if (stage === 0) return
+      const [[unit]] = await this.group.gatherNumbers([-1])
+      if (unit < 0) return
+      const whole = await this.whole(unit, this.hasMasters ? this.masters : this.buffers)
+      whole.dispose()
+    }
+  }
+
+  /** Parameters by Hugging Face name, from what this rank owns in buffers of this layout, such as gradients. All ranks. */
   async toMap(buffers: Tensor[]): Promise<Map<string, Float32Array>> {
-    const entries = [...this.places].map(async ([name, place]) => {
-      const array = (await this.view(buffers, place).toArray()) as Float32Array
-      return [name, array] as const
-    })
-    return new Map(await Promise.all(entries))
+    if (this.group.stage === 0) {
+      const entries = [...this.places].map(async ([name, place]) => {
+        const array = (await this.view(buffers, place).toArray()) as Float32Array
+        return [name, array] as const
+      })
+      return new Map(await Promise.all(entries))
+    }
+    const map = new Map<string, Float32Array>()
+    for (const [unit, { parameters }] of this.layout.units.entries()) {
+      using whole = await this.whole(unit, buffers)
+      for (const { name, shape, offset } of parameters) {
+        map.set(name, (await whole.view([numel(shape)], offset).toArray()) as Float32Array)
+      }
+    }
+    return map
   }
 
   private check(source: WeightSource, where: string): void {
@@ -161,7 +280,8 @@ export class Parameters implements Disposable {
   }
 
   dispose(): void {
-    for (const buffer of [...this.buffers, ...(this.masterBuffers ?? [])]) buffer.dispose()
+    this.weights.dispose()
+    for (const buffer of this.masterBuffers ?? []) buffer.dispose()
   }
 
   [Symbol.dispose](): void {

@@ -49,7 +49,7 @@ function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): objec
 }
 
 /**
- * Writes a Hugging Face model directory, whole or not at all.
+ * Writes a Hugging Face model directory, whole or not at all. Of a group, rank 0 writes and all have to call it.
  * @param source the directory that the model was read from, whose small files are carried over
  */
 export async function saveModel(
@@ -58,14 +58,16 @@ export async function saveModel(
   { format, maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
   source?: string,
 ): Promise<void> {
-  const carried = source ? await readSmallFiles(source, tokenizerFiles) : []
-  const [generation] = source ? await readSmallFiles(source, ['generation_config.json']) : []
-  await writeModelDirectory(directory, {
-    config: configJson(parameters.config, dtype),
-    generationConfig: generation ? JSON.parse(generation.data.toString()) : generationConfig(parameters.config),
-    tokenizerFiles: tokenizer ? tokenizer.files() : carried,
-    tensors: parameters.entries(dtype),
-    maxShardSize,
-    format,
+  await parameters.collect(async () => {
+    const carried = source ? await readSmallFiles(source, tokenizerFiles) : []
+    const [generation] = source ? await readSmallFiles(source, ['generation_config.json']) : []
+    await writeModelDirectory(directory, {
+      config: configJson(parameters.config, dtype),
+      generationConfig: generation ? JSON.parse(generation.data.toString()) : generationConfig(parameters.config),
+      tokenizerFiles: tokenizer ? tokenizer.files() : carried,
+      tensors: parameters.entries(dtype),
+      maxShardSize,
+      format,
+    })
   })
 }

@@ -8,12 +8,15 @@ import type { Tensor } from '../tensor.js'
 import type { Activations, BlockActivations } from './activations.js'
 import type { LlamaConfig } from './config.js'
 import type { BlockTensors, ModelTensors } from './layout.js'
+import type { UnitGradients, UnitWeights } from './units.js'
 
 /** What the passes of a batch share. */
 export interface Context {
   stream: Stream
   config: LlamaConfig
   weights: ModelTensors
+  /** Brings them in place, a unit at a time: 0 the embedding, then the blocks, then the head. */
+  units: UnitWeights
   /** RoPE's tables, [positions, D/2]. */
   cos: Tensor
   sin: Tensor
@@ -60,13 +63,16 @@ export function attentionConstants(config: LlamaConfig) {
  * `delta`, which the head adds for the rows that it needs.
  */
 export function forward(context: Context, activations: Activations, attend: Attend): void {
-  const { stream, config, weights } = context
+  const { stream, config, weights, units } = context
   const { blocks, ids, normalized: y, delta, rstd, hidden } = activations
   const eps = config.rmsNormEps
+  units.get(0, 1)
+  ops.embeddingForward(stream, { out: blocks[0].input, ids, w: weights.embedding })
+  units.release(0)
   weights.blocks.forEach((w, index) => {
     const block = blocks[index]
+    units.get(1 + index, 1)
     if (index === 0) {
-      ops.embeddingForward(stream, { out: block.input, ids, w: weights.embedding })
       ops.rmsNormForward(stream, { y, rstd, x: block.input, w: w.inputNorm, eps })
     } else {
       const x = blocks[index - 1].middle
@@ -80,6 +86,7 @@ export function forward(context: Context, activations: Activations, attend: Atte
     linear(stream, block.gateUp, y, w.gateUp)
     ops.swigluForward(stream, { h: hidden, gateUp: block.gateUp })
     linear(stream, delta, hidden, w.down)
+    units.release(1 + index)
   })
 }
 
@@ -143,13 +150,25 @@ function backwardAttention(
 }
 
 /** From `gradients.residual`, which the head has written, back to the ids; adds into the weights' gradients. */
-export function backward(context: Context, activations: Activations, cuSeqlens: Tensor, dw: ModelTensors): void {
-  const { weights } = context
+export function backward(
+  context: Context,
+  activations: Activations,
+  cuSeqlens: Tensor,
+  dw: ModelTensors,
+  sums: UnitGradients,
+): void {
+  const { weights, units } = context
   for (let index = weights.blocks.length - 1; index >= 0; index--) {
     const block = activations.blocks[index]
+    units.get(1 + index, -1)
+    sums.begin(1 + index)
     backwardMlp(context, activations, block, weights.blocks[index], dw.blocks[index])
     backwardAttention(context, activations, block, cuSeqlens, weights.blocks[index], dw.blocks[index])
+    sums.end(1 + index)
+    units.release(1 + index)
   }
   const { ids, gradients } = activations
+  sums.begin(0)
   ops.embeddingBackward(context.stream, { dw: dw.embedding, dout: gradients!.residual, ids })
+  sums.end(0)
 }

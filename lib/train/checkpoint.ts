@@ -11,6 +11,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { writeDirectoryAtomically } from '../checkpoint/atomic.js'
 import { openSafetensors } from '../checkpoint/safetensors.js'
 import { writeSafetensors } from '../checkpoint/safetensors-writer.js'
+import { type ElementRange, sliceSource } from '../checkpoint/slice.js'
 import { CheckpointError } from '../errors.js'
 import { configJson } from '../model/config.js'
 import type { Parameters } from '../model/parameters.js'
@@ -61,46 +62,77 @@ export async function saveCheckpoint(
   state: CheckpointState,
   { keepLast }: { keepLast: number },
 ): Promise<string> {
+  const { group } = state.parameters
   const directory = path.join(savePath, `checkpoint-${state.step}`)
-  const tensors = [...stateTensors(state)]
-  const bytesNeeded = tensors.reduce((sum, [, tensor]) => sum + tensor.byteLength, 0)
-  await writeDirectoryAtomically(
-    directory,
-    async (temporary) => {
-      const file = 'rank-00000-of-00001.safetensors'
-      const written = await writeSafetensors(
-        path.join(temporary, file),
-        tensors.map(([name, tensor]) => ({
-          name,
-          dtype: 'float32',
-          shape: tensor.shape,
-          data: () => readPieces(tensor, 'float32'),
-        })),
-        { checksum: true },
-      )
-      const { parameters, recipe, step } = state
-      const manifest: Manifest = {
-        format: manifestFormat,
-        version: manifestVersion,
-        package_version: packageVersion,
-        world_size: 1,
-        dtype: parameters.dtype,
-        step,
-        data: { fingerprint: state.dataFingerprint, instances_seen: step * recipe.batch_size },
-        units: parameters.layout.units,
-        recipe,
-        files: { [file]: { bytes: written.bytes, sha256: written.sha256! } },
-      }
-      await writeFile(path.join(temporary, manifestName), JSON.stringify(manifest, null, 1))
-      const config = configJson(parameters.config, parameters.dtype)
-      await writeFile(path.join(temporary, 'config.json'), JSON.stringify(config, null, 2))
-      await state.tokenizer.save(temporary)
-    },
-    { bytesNeeded },
-  )
-  const stale = (await listCheckpoints(savePath)).filter((other) => other !== directory).slice(keepLast - 1)
-  for (const other of stale) await rm(other, { recursive: true, force: true })
+  if (group.rank > 0) {
+    const [temporary] = await group.exchange<string>('the place of the checkpoint', '')
+    await gatherFiles(state, temporary)
+  } else {
+    const bytesNeeded = [...stateTensors(state).values()].reduce((sum, { byteLength }) => sum + byteLength, 0)
+    const ranks = group.stage === 0 ? 1 : group.size
+    const produce = async (temporary: string) => {
+      await group.exchange('the place of the checkpoint', path.resolve(temporary))
+      await writeDescription(temporary, state, await gatherFiles(state, temporary))
+    }
+    await writeDirectoryAtomically(directory, produce, { bytesNeeded: ranks * bytesNeeded })
+    const stale = (await listCheckpoints(savePath)).filter((other) => other !== directory).slice(keepLast - 1)
+    for (const other of stale) await rm(other, { recursive: true, force: true })
+  }
+  await group.barrier() // no rank takes it for complete before it is
   return directory
+}
+
+/** Writes this rank's file, and returns those of all ranks. @throws {CheckpointError} when a rank cannot write its own */
+async function gatherFiles(state: CheckpointState, directory: string): Promise<Manifest['files']> {
+  const { group } = state.parameters
+  let own: { files?: Manifest['files']; problem?: string } = { files: {} }
+  try {
+    if (group.stage > 0 || group.rank === 0) own = { files: await writeShard(state, directory) }
+  } catch (error) {
+    own = { problem: `rank ${group.rank}: ${(error as Error).message}` }
+    if (group.size === 1) throw error
+  }
+  const all = await group.exchange('the files of the checkpoint', own)
+  const problem = all.find((other) => other.problem !== undefined)?.problem
+  if (problem) throw new CheckpointError(`${directory} cannot be written by all ranks (${problem})`)
+  return Object.assign({}, ...all.map(({ files }) => files))
+}
+
+/** The safetensors file with what this rank owns of masters and moments. */
+async function writeShard(state: CheckpointState, directory: string): Promise<Manifest['files']> {
+  const { rank, size, stage } = state.parameters.group
+  const file = shardName(rank, stage === 0 ? 1 : size)
+  const tensors = [...stateTensors(state)].map(([name, tensor]) => ({
+    name,
+    dtype: 'float32' as const,
+    shape: tensor.shape,
+    data: () => readPieces(tensor, 'float32'),
+  }))
+  const written = await writeSafetensors(path.join(directory, file), tensors, { checksum: true })
+  return { [file]: { bytes: written.bytes, sha256: written.sha256! } }
+}
+
+const digits = (n: number) => String(n).padStart(5, '0')
+const shardName = (rank: number, ranks: number) => `rank-${digits(rank)}-of-${digits(ranks)}.safetensors`
+
+async function writeDescription(directory: string, state: CheckpointState, files: Manifest['files']): Promise<void> {
+  const { parameters, recipe, step } = state
+  const manifest: Manifest = {
+    format: manifestFormat,
+    version: manifestVersion,
+    package_version: packageVersion,
+    world_size: Object.keys(files).length,
+    dtype: parameters.dtype,
+    step,
+    data: { fingerprint: state.dataFingerprint, instances_seen: step * recipe.batch_size },
+    units: parameters.layout.units,
+    recipe,
+    files,
+  }
+  await writeFile(path.join(directory, manifestName), JSON.stringify(manifest, null, 1))
+  const config = configJson(parameters.config, parameters.dtype)
+  await writeFile(path.join(directory, 'config.json'), JSON.stringify(config, null, 2))
+  await state.tokenizer.save(directory)
 }
 
 /** The checkpoints in a directory, the last step first. */
@@ -147,12 +179,54 @@ export async function resolveResume({ resume, save_path, overwrite }: Recipe): P
 export async function loadCheckpoint(directory: string, state: CheckpointState): Promise<number> {
   const manifest = await readManifest(directory)
   checkBelongs(directory, manifest, state)
-  for (const [name, { sha256 }] of Object.entries(manifest.files)) {
+  const { group } = state.parameters
+  let problem: string | undefined
+  try {
+    await readShards(directory, manifest, state)
+  } catch (error) {
+    if (group.size === 1) throw error
+    problem = (error as Error).message
+  }
+  const [other] = (await group.exchange('the checkpoint that was read', problem ?? '')).filter(Boolean)
+  if (other) throw new CheckpointError(other)
+  state.parameters.updateFromMasters()
+  state.optimizer.steps = manifest.step
+  await state.parameters.device.stream.synchronize()
+  return manifest.step
+}
+
+/**
+ * Fills what this rank owns from the files of the ranks that wrote it, as many as they may have been: laid end to end,
+ * a unit's shards are the unit. Each file's checksum is computed by one of the ranks.
+ */
+async function readShards(directory: string, manifest: Manifest, state: CheckpointState): Promise<void> {
+  const { group, layout } = state.parameters
+  const targets = stateTensors(state)
+  const lengths = new Map(layout.units.map(({ name, length }) => [name, length]))
+  for (let shard = 0; shard < manifest.world_size; shard++) {
+    const name = shardName(shard, manifest.world_size)
     const file = path.join(directory, name)
     const source = await openSafetensors(file)
     try {
-      const [actual] = await Promise.all([hashFile(file), uploadTensors(source, stateTensors(state))])
-      if (actual !== sha256) {
+      const ranges = new Map<string, ElementRange>()
+      const views = new Map<string, Tensor>()
+      for (const [key, target] of targets) {
+        const stored = source.tensors.get(key)?.shape[0]
+        if (stored === undefined) throw new CheckpointError(`${file} has no tensor ${key}; use another checkpoint`)
+        const unitLength = lengths.get(key.slice(key.indexOf('.') + 1))!
+        const own = group.stage === 0 ? 0 : group.rank * target.length
+        const begin = Math.max(own, shard * stored)
+        const end = Math.min(own + target.length, (shard + 1) * stored, unitLength)
+        if (begin >= end) continue
+        ranges.set(key, { start: begin - shard * stored, count: end - begin })
+        views.set(key, target.view([end - begin], begin - own))
+      }
+      const isMine = shard % group.size === group.rank
+      const [actual] = await Promise.all([
+        isMine ? hashFile(file) : undefined,
+        uploadTensors(sliceSource(source, ranges), views),
+      ])
+      if (isMine && actual !== manifest.files[name]?.sha256) {
         throw new CheckpointError(
           `${file} is damaged: its checksum is not the one in ${manifestName}; use another checkpoint`,
         )
@@ -161,10 +235,6 @@ export async function loadCheckpoint(directory: string, state: CheckpointState):
       await source.close()
     }
   }
-  state.parameters.updateFromMasters()
-  state.optimizer.steps = manifest.step
-  await state.parameters.device.stream.synchronize()
-  return manifest.step
 }
 
 function checkBelongs(

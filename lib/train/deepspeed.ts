@@ -39,7 +39,7 @@ export function translateDeepSpeedConfig(config: Section, label: string): DeepSp
   translateNumbers(reader, values, notes)
   translateOptimizer(reader.section('optimizer'), values, notes)
   translateScheduler(reader.section('scheduler'), values, notes)
-  translateMemory(reader, notes)
+  translateMemory(reader, values, notes)
   set(values, 'max_grad_norm', reader.take('gradient_clipping'))
   set(values, 'log_every', reader.take('steps_per_print'))
   const unused = reader.unused()
@@ -193,11 +193,11 @@ function translateLength(params: Reader, values: Partial<RecipeInput>, notes: st
   )
 }
 
-function translateMemory(reader: Reader, notes: string[]): void {
+function translateMemory(reader: Reader, values: Partial<RecipeInput>, notes: string[]): void {
   const zero = reader.section('zero_optimization')
-  const stage = zero.take('stage') ?? 0
-  const options = [`stage ${String(stage)}`, ...zero.takeRest()]
-  if (stage !== 0) notes.push(`zero_optimization (${options.join(', ')}) is not needed on one device`)
+  set(values, 'zero_stage', zero.take('stage'))
+  const rest = zero.takeRest()
+  if (rest.length > 0) notes.push(`zero_optimization: ${rest.join(', ')} are not used`)
   if (reader.has('activation_checkpointing')) {
     reader.take('activation_checkpointing')
     notes.push('activation_checkpointing is not used: the model always recomputes what is cheap in the backward pass')

@@ -27,14 +27,14 @@ export class AdamW implements Disposable {
     this.squares = parameters.device.tensor('float32', [this.m.length])
   }
 
-  /** The global L2 norm of the gradients. */
-  async gradientNorm(gradients: Tensor[]): Promise<number> {
+  /** The sum of squares of the gradients that this rank owns. */
+  async squaredNorm(gradients: Tensor[]): Promise<number> {
     const { stream } = this.parameters.device
     gradients.forEach((x, i) => {
       ops.globalNorm(stream, { out: this.squares.rows(i, i + 1), x })
     })
     const squares = (await this.squares.toArray(stream)) as Float32Array
-    return Math.sqrt(squares.reduce((sum, value) => sum + value, 0))
+    return squares.reduce((sum, value) => sum + value, 0)
   }
 
   /** One update of the masters and the weights; the gradients are multiplied by `gradScale` first. */
@@ -58,6 +58,7 @@ export class AdamW implements Disposable {
         step: this.steps,
       })
     })
+    this.parameters.weights.invalidate()
   }
 
   dispose(): void {

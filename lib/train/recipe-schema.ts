@@ -101,6 +101,18 @@ export const recipeGroups = {
       .describe('Weights and activations; auto is bfloat16 where the device has it in hardware'),
     threads: count(1).optional().describe('CPU threads; one per core when left out'),
   },
+  'Several GPUs or processes': {
+    gpus: count(1).optional().describe('Trains on so many GPUs of this machine, a process each'),
+    ranks: count(1).optional().describe('Trains in so many processes on the CPU (device cpu)'),
+    zero_stage: z
+      .int()
+      .min(0)
+      .max(3)
+      .default(3)
+      .describe('What the ranks share among them: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing'),
+    collective_timeout: z.number().positive().default(600).describe('Seconds that ranks wait for one that hangs'),
+    max_restarts: count(0).default(0).describe('How often a run that has lost a rank goes on from its last checkpoint'),
+  },
   'During training': {
     log_every: count(1).default(10).describe('Steps per printed line where output is no terminal (the log has all)'),
     validation_every: count(0).default(50).describe('Steps between validations; 0 validates at the end only'),
@@ -119,6 +131,7 @@ const shape = {
   ...recipeGroups.Optimizer,
   ...recipeGroups['Learning-rate schedule'],
   ...recipeGroups['Device and numbers'],
+  ...recipeGroups['Several GPUs or processes'],
   ...recipeGroups['During training'],
 }
 
@@ -164,7 +177,7 @@ function inWords(schema: JsonSchema): string {
   if (schema.enum) return `one of ${schema.enum.join(', ')}`
   switch (schema.type) {
     case 'integer':
-      return `a whole number of at least ${schema.minimum}`
+      return `a whole number ${isSmall(schema.maximum) ? `from ${schema.minimum} to ${schema.maximum}` : `of at least ${schema.minimum}`}`
     case 'number':
       return `a number${bounds(schema)}`
     case 'boolean':
@@ -177,6 +190,9 @@ function inWords(schema: JsonSchema): string {
       return 'a map of keys and values'
   }
 }
+
+/** A bound that was set; that of the numbers which are exact is always there. */
+const isSmall = (maximum: number | undefined) => maximum !== undefined && maximum < Number.MAX_SAFE_INTEGER
 
 function bounds({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }: JsonSchema): string {
   if (exclusiveMaximum !== undefined) return ` from ${minimum} to below ${exclusiveMaximum}`

@@ -1,8 +1,9 @@
 /** One optimizer step over a global batch of instances: what trains, without what a run has around it. */
 import { countLabels, type Instance } from '../data/instances.js'
-import { batchTotals, type LossReduction, packBatch, packSequences } from '../data/packing.js'
+import { batchTotals, type LossReduction, packSequences, spreadBatch } from '../data/packing.js'
 import { NonFiniteError } from '../errors.js'
 import type { Backprop, BatchResult } from '../model/backprop.js'
+import type { RankGroup } from '../parallel/group.js'
 import { type AdamW, clipScale } from './optimizer.js'
 
 /** Batches come in multiples of this many tokens, so that matrix products come in few shapes. */
@@ -27,22 +28,29 @@ export function paddedTokens(maxTokens: number): number {
   return Math.ceil(maxTokens / tokenStep) * tokenStep
 }
 
-/** Runs a global batch in micro-batches, each enqueued as soon as it is packed. */
+/** What this rank's part of a batch came to. */
+interface Outcome {
+  loss: number
+  correct: number
+  /** Instances whose loss is not finite. */
+  unfinite: number[]
+}
+
+/** Runs this rank's part of a global batch in micro-batches, each enqueued as soon as it is packed. */
 async function runBatch(
+  { rank, size }: RankGroup,
   instances: readonly Instance[],
   { lossReduction, maxTokens }: StepOptions,
-  run: (batch: ReturnType<typeof packSequences>) => Promise<BatchResult>,
-): Promise<{ totals: BatchLoss; unfinite: number[] }> {
+  run: (batch: ReturnType<typeof packSequences>, isLast: boolean) => Promise<BatchResult>,
+): Promise<Outcome> {
   const totals = batchTotals(instances)
-  const packed = packBatch(
-    instances.map(({ inputIds }) => inputIds.length),
-    maxTokens,
-  )
+  const lengths = instances.map(({ inputIds }) => inputIds.length)
+  const packed = spreadBatch(lengths, maxTokens, size)[rank]
   const results = await Promise.all(
-    packed.map(async (indices) => {
+    packed.map(async (indices, i) => {
       const members = indices.map((index) => instances[index])
       const batch = packSequences(members, { lossReduction, totals, padToMultiple: tokenStep })
-      return { members, cuSeqlens: batch.cuSeqlens, ...(await run(batch)) }
+      return { members, cuSeqlens: batch.cuSeqlens, ...(await run(batch, i === packed.length - 1)) }
     }),
   )
   let loss = 0
@@ -55,10 +63,26 @@ async function runBatch(
       if (!Number.isFinite(value)) unfinite.add(result.members[sequenceOf(result.rows[i], result.cuSeqlens)].id)
     })
   }
-  const tokens = instances.reduce((sum, { inputIds }) => sum + inputIds.length, 0)
+  return { loss, correct, unfinite: [...unfinite] }
+}
+
+/** How many of a rank's instances an error names. */
+const maxNamed = 8
+
+/**
+ * Adds up what the ranks have found; all of them get the same.
+ * @param squares of the gradients that a rank owns
+ */
+async function addUp(group: RankGroup, { loss, correct, unfinite }: Outcome, squares = 0) {
+  const named = Array.from({ length: maxNamed }, (_, i) => unfinite[i] ?? -1)
+  const all = await group.gatherNumbers([loss, correct, squares, ...named])
+  const sum = (i: number) => all.reduce((total, values) => total + values[i], 0)
   return {
-    totals: { loss, accuracy: correct / totals.labels, tokens, labelTokens: totals.labels },
-    unfinite: [...unfinite],
+    loss: sum(0),
+    correct: sum(1),
+    // Where every rank has all gradients, they are not to be counted more than once.
+    gradNorm: Math.sqrt(group.stage === 0 ? all[0][2] : sum(2)),
+    unfinite: all.flatMap((values) => values.slice(3).filter((id) => id >= 0)),
   }
 }
 
@@ -77,9 +101,11 @@ export async function trainStep(
   instances: readonly Instance[],
   options: StepOptions & { lr: number; maxGradNorm: number; step: number },
 ): Promise<BatchLoss & { gradNorm: number }> {
+  const { group } = backprop.parameters
   backprop.zeroGradients()
-  const { totals, unfinite } = await runBatch(instances, options, (batch) => backprop.accumulate(batch))
-  const gradNorm = await optimizer.gradientNorm(backprop.gradients)
+  const outcome = await runBatch(group, instances, options, (batch, isLast) => backprop.accumulate(batch, isLast))
+  const squares = await optimizer.squaredNorm(backprop.gradients)
+  const { loss, correct, gradNorm, unfinite } = await addUp(group, outcome, squares)
   if (unfinite.length > 0 || !Number.isFinite(gradNorm)) {
     const what = unfinite.length > 0 ? `the loss of instance ${unfinite.join(', ')}` : 'the gradient'
     const all = instances.map(({ id }) => id).join(', ')
@@ -89,7 +115,13 @@ export async function trainStep(
     )
   }
   optimizer.step(backprop.gradients, options.lr, clipScale(gradNorm, options.maxGradNorm))
-  return { ...totals, gradNorm }
+  return { ...batchLoss(instances, loss, correct), gradNorm }
+}
+
+function batchLoss(instances: readonly Instance[], loss: number, correct: number): BatchLoss {
+  const { labels } = batchTotals(instances)
+  const tokens = instances.reduce((sum, { inputIds }) => sum + inputIds.length, 0)
+  return { loss, accuracy: correct / labels, tokens, labelTokens: labels }
 }
 
 /** The loss over a validation set, as the recipe reduces it, and its token accuracy. */
@@ -98,8 +130,10 @@ export async function evaluate(
   instances: readonly Instance[],
   options: StepOptions,
 ): Promise<{ loss: number; accuracy: number }> {
-  const { totals } = await runBatch(instances, options, (batch) => backprop.evaluate(batch))
-  return totals
+  const { group } = backprop.parameters
+  const outcome = await runBatch(group, instances, options, (batch) => backprop.evaluate(batch))
+  const { loss, correct } = await addUp(group, outcome)
+  return batchLoss(instances, loss, correct)
 }
 
 /** The instances' lengths and labels, for the count of operations. */

@@ -8,6 +8,7 @@ import { DataError, RecipeError, TokenizerError } from '../errors.js'
 import type { Backprop } from '../model/backprop.js'
 import { parameterCount } from '../model/layout.js'
 import type { LlamaForCausalLM } from '../model/llama.js'
+import type { RankGroup } from '../parallel/group.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
 import { type CheckpointState, loadCheckpoint, resolveResume, saveCheckpoint } from './checkpoint.js'
@@ -123,6 +124,8 @@ class Run implements Disposable {
   private loss = Number.NaN
   private validationLoss?: number
   private peakFlops: number | null = null
+  /** All ranks stop after the same step. */
+  private stopping = false
 
   constructor(
     private readonly model: LlamaForCausalLM,
@@ -149,17 +152,21 @@ class Run implements Disposable {
   }
 
   async train(): Promise<TrainResult> {
+    await this.group.agree({ 'the data': this.fingerprint })
     await this.resume()
     await this.announce()
     try {
       for (const { indices, epoch } of batchesFrom(this.step, this.plan)) {
+        await this.heedStop()
         if (this.step >= this.totalSteps || this.stopping) break
         await this.trainBatch(
           Array.from(indices, (index) => this.data.train[index]),
           epoch,
         )
+        await this.heedStop()
         await this.afterStep()
       }
+      await this.heedStop()
       await this.finish()
     } catch (error) {
       this.emitEnd('failed', (error as Error).message)
@@ -175,8 +182,12 @@ class Run implements Disposable {
     }
   }
 
-  private get stopping(): boolean {
-    return this.options.signal?.aborted ?? false
+  private get group(): RankGroup {
+    return this.model.parameters.group
+  }
+
+  private async heedStop(): Promise<void> {
+    this.stopping = await this.group.any(this.options.signal?.aborted ?? false)
   }
 
   private async trainBatch(instances: Instance[], epoch: number): Promise<void> {
@@ -248,13 +259,17 @@ class Run implements Disposable {
   }
 
   private async sample(): Promise<void> {
+    if (this.recipe.sample_prompts.length > 0) await this.model.alone((model) => this.answer(model))
+  }
+
+  private async answer(model: LlamaForCausalLM): Promise<void> {
     for (const prompt of this.recipe.sample_prompts) {
       const { instruction, input = '' } = typeof prompt === 'string' ? { instruction: prompt } : prompt
       const ids = this.tokenizer.encode(formatPrompt({ instruction, input }))
-      const room = this.model.config.maxPositionEmbeddings - ids.length
+      const room = model.config.maxPositionEmbeddings - ids.length
       if (room < 1) continue
       const maxNewTokens = Math.min(this.recipe.sample_length, room)
-      const output = await this.model.generate(ids, { maxNewTokens, signal: this.options.signal })
+      const output = await model.generate(ids, { maxNewTokens, signal: this.options.signal })
       this.emit({
         type: 'sample',
         step: this.step,
@@ -274,7 +289,9 @@ class Run implements Disposable {
   }
 
   private async resume(): Promise<void> {
-    const directory = await resolveResume(this.recipe)
+    const { group } = this
+    const own = group.rank === 0 ? await resolveResume(this.recipe) : undefined
+    const [directory] = await group.exchange('the checkpoint to resume', own ?? null)
     if (!directory) return
     this.step = await loadCheckpoint(directory, this.checkpointState())
   }
@@ -287,7 +304,8 @@ class Run implements Disposable {
   private async announce(): Promise<void> {
     const { model, data, recipe } = this
     const { device } = model.parameters
-    this.peakFlops = await measurePeakFlops(device, model.dtype)
+    // Together the ranks have so many times the arithmetic; on one machine's CPU rank 0 measures with its threads.
+    if (this.group.rank === 0) this.peakFlops = (await measurePeakFlops(device, model.dtype)) * this.group.size
     this.emit({
       type: 'start',
       step: this.step,

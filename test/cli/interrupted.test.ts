@@ -1,11 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { fixtures } from '../support/fixtures.js'
 import { canMount, withSmallDisk } from '../support/small-disk.js'
+import { logged } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'kill-'))
 afterAll(() => rmSync(root, { recursive: true }))
@@ -48,20 +49,9 @@ async function ended(child: ChildProcess): Promise<{ code: number | null; signal
   return { code, signal, errors }
 }
 
-/** Steps and their losses as the log has them. */
-function losses(savePath: string): [number, number][] {
-  const file = path.join(savePath, 'logs', 'train.jsonl')
-  if (!existsSync(file)) return []
-  const events = readFileSync(file, 'utf8')
-    .split('\n')
-    .filter((line) => line.endsWith('}'))
-    .map((line) => JSON.parse(line))
-  return events.filter(({ type }) => type === 'step').map(({ step, loss }) => [step, loss])
-}
-
 /** kill -9 once the log has so many steps. */
 async function killAfter(child: ChildProcess, savePath: string, step: number): Promise<void> {
-  while ((losses(savePath).at(-1)?.[0] ?? 0) < step && child.exitCode === null) {
+  while ((logged(savePath).at(-1)?.[0] ?? 0) < step && child.exitCode === null) {
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
   child.kill('SIGKILL')
@@ -82,8 +72,8 @@ describe('a training that is killed with kill -9', () => {
     expect(last.errors).not.toMatch(/error:/)
     expect(last.code).toBe(0)
 
-    expect(losses(killed)).toEqual(losses(whole))
-    expect(losses(whole)).toHaveLength(30)
+    expect(logged(killed)).toEqual(logged(whole))
+    expect(logged(whole)).toHaveLength(30)
     const weights = (directory: string) => readFileSync(path.join(directory, 'model.safetensors'))
     expect(weights(killed).equals(weights(whole))).toBe(true)
     expect(readdirSync(killed).filter((name) => /tmp|old/.test(name))).toEqual([])

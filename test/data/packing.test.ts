@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { countLabels, IGNORE_INDEX, type LabelledSequence } from '../../lib/data/instances.js'
-import { batchTotals, type LossReduction, packBatch, packSequences } from '../../lib/data/packing.js'
+import { batchTotals, type LossReduction, packBatch, packSequences, spreadBatch } from '../../lib/data/packing.js'
 
 const sum = (values: Iterable<number>): number => [...values].reduce((total, value) => total + value, 0)
 
@@ -16,6 +16,51 @@ const sequence: fc.Arbitrary<LabelledSequence> = fc
   }))
 
 const reductions = fc.constantFrom<LossReduction>('instance', 'token')
+
+describe('a global batch spread over ranks', () => {
+  const lengths = fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 80 })
+  const ranks = fc.integer({ min: 2, max: 9 })
+
+  it('has every sequence once, and as many micro-batches on each rank, none of them too long', () => {
+    fc.assert(
+      fc.property(lengths, fc.integer({ min: 100, max: 400 }), ranks, (lengths, maxTokens, ranks) => {
+        const spread = spreadBatch(lengths, maxTokens, ranks)
+        expect(spread).toHaveLength(ranks)
+        expect(spread.flat(2).sort((a, b) => a - b)).toEqual(lengths.map((_, index) => index))
+        expect(new Set(spread.map(({ length }) => length)).size).toBe(1)
+        for (const bin of spread.flat()) {
+          expect(sum(bin.map((index) => lengths[index]))).toBeLessThanOrEqual(maxTokens)
+        }
+        expect(spreadBatch(lengths, maxTokens, ranks)).toEqual(spread)
+      }),
+      { seed: 1 },
+    )
+  })
+
+  it('gives each rank about as many tokens: they differ by the longest sequence of each micro-batch at most', () => {
+    fc.assert(
+      fc.property(lengths, ranks, (lengths, ranks) => {
+        const spread = spreadBatch(lengths, 400, ranks)
+        const tokens = spread.map((bins) => sum(bins.flat().map((index) => lengths[index])))
+        expect(Math.max(...tokens) - Math.min(...tokens)).toBeLessThanOrEqual(spread[0].length * Math.max(...lengths))
+      }),
+      { seed: 2 },
+    )
+  })
+
+  it('on one rank is packed as ever', () => {
+    fc.assert(
+      fc.property(lengths, (lengths) => {
+        expect(spreadBatch(lengths, 200, 1)).toEqual([packBatch(lengths, 200)])
+      }),
+      { seed: 3 },
+    )
+  })
+
+  it('refuses a sequence that is too long', () => {
+    expect(() => spreadBatch([5, 11], 10, 2)).toThrow(/sequence 1 has 11 tokens/)
+  })
+})
 
 describe('micro-batches', () => {
   const lengths = fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 80 })

@@ -2,8 +2,8 @@
 # CUDA's; and emulator-selftest, kernels with mistakes for the emulator to find.
 set(EMULATOR_SOURCES test/emulator/emulator.cpp test/emulator/symbols.cpp test/emulator/runtime.cpp test/emulator/ptx.cpp)
 set(EMULATED_HOST ${CUDA_HOST})
-# cuBLASLt has a twin.
-list(REMOVE_ITEM EMULATED_HOST ${CMAKE_SOURCE_DIR}/cuda/cublaslt.cpp ${CMAKE_SOURCE_DIR}/cuda/library.cpp)
+# cuBLASLt has a twin, NCCL has none.
+list(REMOVE_ITEM EMULATED_HOST ${CMAKE_SOURCE_DIR}/cuda/nccl.cpp ${CMAKE_SOURCE_DIR}/cuda/cublaslt.cpp ${CMAKE_SOURCE_DIR}/cuda/library.cpp)
 list(APPEND EMULATED_HOST test/emulator/cublaslt.cpp test/emulator/device.cpp)
 
 # The same .cu is nvcc's source in the addon, so here it is included by a file of another name.

@@ -47,13 +47,14 @@ describe('a DeepSpeed file', () => {
       weight_decay: 0.01,
       lr_scheduler: 'warmup_decay',
       min_learning_rate: 0,
+      zero_stage: 3,
     })
     const said = notes.join('\n')
     expect(said).toMatch(/bf16\.enable is a misspelling/)
     expect(said).toMatch(/fp16 is not offered/)
     expect(said).toMatch(/train_micro_batch_size_per_gpu/)
     expect(said).toMatch(/total_num_steps 10000 .*--warmup_steps 10/)
-    expect(said).toMatch(/zero_optimization \(stage 3, contiguous_gradients, allgather_bucket_size\)/)
+    expect(said).toMatch(/zero_optimization: contiguous_gradients, allgather_bucket_size are not used/)
     expect(resolveRecipe([layer])).toMatchObject({ batch_size: 64, warmup_ratio: 0.1 })
   })
 
@@ -131,7 +132,6 @@ describe('a DeepSpeed file', () => {
       'adam_w_mode',
       'bf16.immediate_grad_update',
       'activation_checkpointing',
-      'stage 2',
       'offload_optimizer',
     ]) {
       expect(notes).toContain(name)

@@ -5,6 +5,10 @@ import { previewInstances } from '../../data/preview.js'
 import { answersToShow, scoreAnswers } from '../../data/quickstart/evaluate.js'
 import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
 import { LlamaForCausalLM } from '../../model/llama.js'
+import { placeFromEnvironment } from '../../parallel/environment.js'
+import { RankGroup } from '../../parallel/group.js'
+import { endWithLauncher, launch } from '../../parallel/launcher.js'
+import { joinRun } from '../../parallel/run.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { answerInstructions } from '../../train/answers.js'
 import type { TrainEvent, TrainSubscriber } from '../../train/events.js'
@@ -15,7 +19,8 @@ import type { Recipe } from '../../train/recipe-schema.js'
 import { writeReport } from '../../train/report.js'
 import { TensorBoardWriter } from '../../train/tensorboard.js'
 import { Trainer } from '../../train/trainer.js'
-import { UsageError } from '../failure.js'
+import { errorLine, UsageError } from '../failure.js'
+import { launchRequest } from '../launch-request.js'
 import { modelDirectory } from '../model-path.js'
 import { ProgressDisplay } from '../progress.js'
 import { StopRequest } from '../signals.js'
@@ -23,24 +28,54 @@ import { hasColors } from '../terminal.js'
 
 /** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
 export async function train(asked: Recipe, options: { preview?: number } = {}): Promise<number> {
+  const place = placeFromEnvironment(process.env)
+  if (options.preview === undefined) {
+    const request = launchRequest(asked, place)
+    if (request) return await launch(request)
+  }
   const recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer')
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
+  if (place?.kind !== 'rank' || place.size === 1)
+    return await trainRank(asked, recipe, data, tokenizer, RankGroup.alone)
+
+  endWithLauncher()
+  using group = await joinRun(place, recipe)
+  try {
+    return await trainRank(asked, recipe, data, tokenizer, group)
+  } catch (error) {
+    group.fail(errorLine(error).replace('error: ', ''))
+    throw error
+  }
+}
+
+/**
+ * One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs.
+ * @param asked the recipe as it was given, for the record; `recipe` has its models on this machine
+ */
+async function trainRank(
+  asked: Recipe,
+  recipe: Recipe,
+  data: TrainingRows,
+  tokenizer: LlamaTokenizer,
+  group: RankGroup,
+): Promise<number> {
+  const isFirst = group.rank === 0
   const savePath = required(recipe.save_path, 'no place to save the trained model', '--save_path DIR')
   const logPath = recipe.log_path ?? join(savePath, 'logs')
 
   const display = new ProgressDisplay()
   const log = new TrainingLog(logPath)
-  const subscribers: TrainSubscriber[] = [display, log, new TensorBoardWriter(logPath)]
+  const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
   using stop = new StopRequest(
-    () => display.print('stopping after this step; a second Ctrl-C quits at once'),
+    () => isFirst && display.print('stopping after this step; a second Ctrl-C quits at once'),
     () => display.close(),
   )
   let trained = false
   let saved = false
   try {
-    using model = await createModel(recipe, tokenizer, stop.signal)
+    using model = await createModel(recipe, tokenizer, group, stop.signal)
     const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(asked) })
     const result = await trainer.train({ subscribers, signal: stop.signal, onStep: () => (trained = true) })
     if (result.reason === 'completed') {
@@ -49,16 +84,19 @@ export async function train(asked: Recipe, options: { preview?: number } = {}): 
         maxShardSize: recipe.max_shard_size,
         tokenizer,
       })
-      saved = true
-      display.print(`model saved in ${savePath}`)
+      saved = isFirst
+      if (isFirst) display.print(`model saved in ${savePath}`)
       const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
-      await judge(model, tokenizer, data.heldOut, result.steps, emit, stop.signal)
+      if (data.heldOut.length > 0) {
+        await model.alone((whole) => judge(whole, tokenizer, data.heldOut, result.steps, emit, stop.signal))
+      }
     }
+    await group.barrier()
   } catch (error) {
     if (!stop.signal.aborted || (error as Error).name !== 'AbortError') throw error
   } finally {
     for (const subscriber of subscribers) subscriber.close()
-    if (trained) report(log.path, join(logPath, 'report.html'))
+    if (trained && isFirst) report(log.path, join(logPath, 'report.html'))
     if (saved) await describe(savePath, logPath)
   }
   return stop.exitCode ?? 0
@@ -102,14 +140,22 @@ async function preview(count: number, rows: Instruction[], tokenizer: LlamaToken
   return 0
 }
 
-async function createModel(recipe: Recipe, tokenizer: LlamaTokenizer, signal: AbortSignal): Promise<LlamaForCausalLM> {
+async function createModel(
+  recipe: Recipe,
+  tokenizer: LlamaTokenizer,
+  group: RankGroup,
+  signal: AbortSignal,
+): Promise<LlamaForCausalLM> {
   const { device, dtype, seed, model_path: path } = recipe
-  if (path) return await LlamaForCausalLM.fromPretrained(path, { device, dtype, signal, masterWeights: true })
+  if (path) return await LlamaForCausalLM.fromPretrained(path, { device, dtype, group, signal, masterWeights: true })
   const config = required(recipe.model, 'no model to train', '--model_path DIR')
   const { bosTokenId, eosTokenId, padTokenId } = tokenizer
   const tokens = { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: padTokenId }
   const sizes = { vocab_size: tokenizer.vocabSize, max_position_embeddings: recipe.max_length }
-  return LlamaForCausalLM.fromConfig({ ...tokens, ...sizes, ...config }, { device, dtype, seed, masterWeights: true })
+  return LlamaForCausalLM.fromConfig(
+    { ...tokens, ...sizes, ...config },
+    { device, dtype, group, seed, masterWeights: true },
+  )
 }
 
 /** Lets the trained model answer instructions that it has never seen, counts the right answers, and shows three. */
@@ -121,7 +167,6 @@ async function judge(
   emit: (event: TrainEvent) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  if (rows.length === 0) return
   const answers = await answerInstructions(model, tokenizer, rows, { signal })
   if (answers.length < rows.length) return
   emit({ type: 'evaluation', step, ...scoreAnswers(rows, answers) })

@@ -1,0 +1,15 @@
+// Collectives between CPU ranks over Gloo's TCP transport.
+#pragma once
+
+#include <chrono>
+
+#include "core/communicator.h"
+
+namespace openalpaca::cpu {
+
+// hostname is the name or address of this machine that the other ranks can reach. A collective in which nothing moves
+// for `timeout` fails.
+std::shared_ptr<Communicator> make_gloo(int rank, int size, const std::string& hostname,
+                                        std::chrono::milliseconds timeout);
+
+}  // namespace openalpaca::cpu

@@ -1,0 +1,183 @@
+/** Starts the ranks of one machine as processes, shows what they print, and ends all of them when one has failed. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import net from 'node:net'
+import os from 'node:os'
+import { createInterface } from 'node:readline'
+import { ParallelError } from '../errors.js'
+
+export interface LaunchOptions {
+  /** Script and arguments of each rank. */
+  args: string[]
+  /** Ranks of this machine. */
+  ranks: number
+  /** Each has a GPU of its own. */
+  gpus: boolean
+  /** This machine among those of the run. */
+  nodes?: { count: number; rank: number; address: string; port: number }
+  /** How often a run whose rank was lost is started again, with `restartArgs` added. */
+  maxRestarts: number
+  restartArgs: string[]
+  /** Tells what happens. */
+  say(text: string): void
+}
+
+/** What a rank tells the launcher of its error. */
+export interface RankReport {
+  error: { code?: string; line: string; exitCode: number }
+}
+
+const launchedBy = 'OPENALPACA_LAUNCHER'
+
+/** In a rank: ends the process when its launcher is gone, for nobody would see or stop it any more. */
+export function endWithLauncher(): void {
+  if (process.env[launchedBy] === undefined || !process.channel) return
+  process.once('disconnect', () => process.exit(1))
+  process.channel.unref()
+}
+
+/** In a rank: tells the launcher of an error; false where there is none, and it is to be printed. */
+export function reportToLauncher(error: RankReport['error']): boolean {
+  return process.env[launchedBy] !== undefined && process.send?.({ error }) === true
+}
+
+/** Seconds that the other ranks have to end by themselves when one has failed. */
+const grace = 20
+
+/** What may be different the next time. */
+const passing = new Set(['RANK_LOST', 'COLLECTIVE_TIMEOUT', 'CONNECTION_FAILED', 'OUT_OF_MEMORY'])
+
+interface Failure {
+  line: string
+  exitCode: number
+  /** It may go better when it is tried again. */
+  passing: boolean
+  /** It only tells of another rank's end. */
+  echo: boolean
+}
+
+/**
+ * Runs the ranks to their end.
+ * @returns the exit code
+ * @throws {ParallelError} `RANK_FAILED` with the number of the rank that failed first, and its error
+ */
+export async function launch(options: LaunchOptions): Promise<number> {
+  let { args } = options
+  for (let restarts = 0; ; restarts++) {
+    const outcome = await runRanks({ ...options, args })
+    if (typeof outcome === 'number') return outcome
+    if (!outcome.passing || restarts === options.maxRestarts) throw new LaunchError(outcome)
+    args = [...options.args, ...options.restartArgs]
+    options.say(`${outcome.line}; starting again (${restarts + 1} of ${options.maxRestarts})`)
+  }
+}
+
+/** A failed run; the exit code is that of the rank that failed first. */
+export class LaunchError extends ParallelError {
+  readonly exitCode: number
+
+  constructor({ line, exitCode }: Failure) {
+    super('RANK_FAILED', line)
+    this.exitCode = exitCode
+  }
+}
+
+async function runRanks(options: LaunchOptions): Promise<number | Failure> {
+  const { ranks, nodes } = options
+  const size = ranks * (nodes?.count ?? 1)
+  const port = nodes?.port ?? (await freePort())
+  const children = Array.from({ length: ranks }, (_, localRank) => {
+    const rank = (nodes?.rank ?? 0) * ranks + localRank
+    const place = { rank, localRank, size, address: nodes?.address ?? '127.0.0.1', port }
+    return { rank, child: start(options, place) }
+  })
+  const failures: Failure[] = []
+  let killer: NodeJS.Timeout | undefined
+  const signal = (name: NodeJS.Signals) => {
+    for (const { child } of children) child.kill(name)
+  }
+  // Ctrl-C in a terminal comes to the ranks as well; they take both for one.
+  const forward = (name: NodeJS.Signals) => signal(name)
+  process.on('SIGINT', forward).on('SIGTERM', forward)
+  try {
+    const codes = await Promise.all(
+      children.map(async ({ rank, child }) => {
+        const outcome = await ended(child, `rank ${rank} of ${size}`)
+        if (typeof outcome === 'number') return outcome
+        failures.push(outcome)
+        // The others hear of it from each other, and have time to end in order.
+        killer ??= setTimeout(() => signal('SIGKILL'), 1000 * grace)
+        return outcome.exitCode
+      }),
+    )
+    return failures.find(({ echo }) => !echo) ?? failures[0] ?? Math.max(...codes)
+  } finally {
+    clearTimeout(killer)
+    process.off('SIGINT', forward).off('SIGTERM', forward)
+  }
+}
+
+interface Place {
+  rank: number
+  localRank: number
+  size: number
+  address: string
+  port: number
+}
+
+function start({ args, ranks, gpus }: LaunchOptions, { rank, localRank, size, address, port }: Place): ChildProcess {
+  const threads = Math.max(1, Math.floor(os.availableParallelism() / ranks))
+  const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',')
+  const child = spawn(process.execPath, args, {
+    // Rank 0 has the display; what the others print is shown line by line, with their number.
+    stdio: ['ignore', rank === 0 ? 'inherit' : 'pipe', 'pipe', 'ipc'],
+    env: {
+      OMP_NUM_THREADS: String(threads),
+      ...process.env,
+      RANK: String(rank),
+      WORLD_SIZE: String(size),
+      LOCAL_RANK: String(localRank),
+      MASTER_ADDR: address,
+      MASTER_PORT: String(port),
+      TORCHELASTIC_USE_AGENT_STORE: undefined,
+      [launchedBy]: String(process.pid),
+      ...(gpus && { CUDA_VISIBLE_DEVICES: visible?.[localRank] ?? String(localRank) }),
+    },
+  })
+  for (const [from, to] of [
+    [child.stdout, process.stdout],
+    [child.stderr, process.stderr],
+  ] as const) {
+    if (from) createInterface({ input: from }).on('line', (line) => to.write(`rank ${rank}: ${line}\n`))
+  }
+  return child
+}
+
+/** The exit code, or how it failed. */
+async function ended(child: ChildProcess, who: string): Promise<number | Failure> {
+  let report: RankReport['error'] | undefined
+  child.on('message', (message: RankReport) => {
+    report = message.error
+  })
+  const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
+  if (signal !== null) {
+    const advice = signal === 'SIGKILL' ? ' (by hand, or by the system when memory runs out)' : ''
+    return { line: `${who} was ended by ${signal}${advice}`, exitCode: 1, passing: true, echo: false }
+  }
+  if (report) {
+    const { code: kind = '', line, exitCode } = report
+    return { line: `${who}: ${line}`, exitCode, passing: passing.has(kind), echo: kind === 'RANK_LOST' }
+  }
+  // Codes above 128 tell of a signal that was obeyed.
+  if (code === 0 || code! > 128) return code!
+  return { line: `${who} ended with code ${code}`, exitCode: code!, passing: false, echo: false }
+}
+
+async function freePort(): Promise<number> {
+  const server = net.createServer().listen(0)
+  await once(server, 'listening')
+  const { port } = server.address() as net.AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}

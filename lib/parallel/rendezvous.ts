@@ -1,0 +1,338 @@
+/**
+ * How the ranks of a run find each other: rank 0 listens on a TCP port that all know, and the others come to it. Over
+ * these connections, which stay open, ranks exchange small values, and hear when one of them is gone.
+ *
+ * The protocol is one JSON object a line.
+ */
+import { once } from 'node:events'
+import net from 'node:net'
+import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { ParallelError } from '../errors.js'
+
+export interface RendezvousOptions {
+  rank: number
+  /** The number of ranks. */
+  size: number
+  /** Where rank 0 is. */
+  address: string
+  port: number
+  /** Seconds to wait for the other ranks. @default 300 */
+  timeout?: number
+}
+
+type ToServer =
+  | { join: number; size: number }
+  | { key: string; value: unknown }
+  | { failed: string }
+  | { leaving: true }
+type ToClient =
+  | { addresses: string[] }
+  | { refused: string; code: string }
+  | { key: string; values: unknown[] }
+  | { key: string; missing: number[] }
+  | { lost: number; message: string; code: string }
+  | { leaving: true }
+
+function send(socket: net.Socket, message: ToServer | ToClient): void {
+  if (socket.writable) socket.write(`${JSON.stringify(message)}\n`)
+}
+
+/** Calls back with each message; ends quietly with the connection. */
+function receive<Message>(socket: net.Socket, handle: (message: Message) => void): void {
+  socket.setNoDelay(true)
+  socket.setKeepAlive(true, 10_000)
+  socket.on('error', () => {}) // the end of the connection says enough
+  const lines = createInterface({ input: socket })
+  lines.on('error', () => {})
+  lines.on('line', (line) => {
+    let message: Message
+    try {
+      message = JSON.parse(line) as Message
+    } catch {
+      socket.destroy() // not one of ours
+      return
+    }
+    handle(message)
+  })
+}
+
+const listed = (ranks: number[]) => `rank${ranks.length > 1 ? 's' : ''} ${ranks.join(', ')}`
+
+/** Rank 0's side. */
+class Server {
+  private readonly sockets: (net.Socket | undefined)[]
+  private readonly left = new Set<number>()
+  private readonly exchanges = new Map<string, Map<number, unknown>>()
+  private readonly timers = new Set<NodeJS.Timeout>()
+
+  private constructor(
+    private readonly server: net.Server,
+    private readonly size: number,
+    private readonly timeout: number,
+  ) {
+    this.sockets = Array.from({ length: size })
+    server.on('connection', (socket) => this.accept(socket))
+    this.after(timeout, () => {
+      const missing = [...this.sockets.keys()].filter((rank) => !this.sockets[rank])
+      if (missing.length === 0) return
+      const refused = `${listed(missing)} of ${size} did not come to the rendezvous within ${timeout} s`
+      for (const socket of this.sockets) if (socket) send(socket, { refused, code: 'NO_ANSWER' })
+    })
+  }
+
+  static async listen({ port, size, timeout = 300 }: RendezvousOptions): Promise<Server> {
+    const server = net.createServer()
+    server.listen(port)
+    try {
+      await once(server, 'listening')
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw cause
+      throw new ParallelError(
+        'PORT_IN_USE',
+        `port ${port} of this machine is in use, and rank 0 needs it to meet the other ranks: is another run going on? ` +
+          'Set MASTER_PORT to another one',
+        { cause },
+      )
+    }
+    return new Server(server, size, timeout)
+  }
+
+  private after(seconds: number, then: () => void): void {
+    const timer = setTimeout(() => {
+      this.timers.delete(timer)
+      then()
+    }, 1000 * seconds)
+    this.timers.add(timer)
+  }
+
+  private accept(socket: net.Socket): void {
+    let rank = -1
+    receive<ToServer>(socket, (message) => {
+      if ('join' in message) {
+        const refused = this.refusal(message.join, message.size)
+        if (refused) {
+          send(socket, { refused, code: 'RANKS_DISAGREE' })
+          return
+        }
+        rank = message.join
+        this.sockets[rank] = socket
+        if (!this.sockets.includes(undefined)) this.welcome()
+      } else if (rank < 0) {
+        socket.destroy()
+      } else if ('key' in message) {
+        this.collect(rank, message.key, message.value)
+      } else if ('failed' in message) {
+        this.left.add(rank)
+        this.tellLost(rank, `failed: ${message.failed}`)
+      } else {
+        this.left.add(rank)
+      }
+    })
+    socket.on('close', () => {
+      if (rank >= 0 && !this.left.has(rank)) {
+        this.left.add(rank)
+        this.tellLost(rank, 'is gone: its process ended')
+      }
+    })
+  }
+
+  private refusal(rank: number, size: number): string | undefined {
+    if (size !== this.size) return `rank 0 was started with ${this.size} ranks, and rank ${rank} with ${size}`
+    if (!Number.isInteger(rank) || rank < 0 || rank >= size) return `there is no rank ${rank} among ${size}`
+    return this.sockets[rank] ? `two processes were started as rank ${rank}` : undefined
+  }
+
+  /** All have come. */
+  private welcome(): void {
+    const sockets = this.sockets as net.Socket[]
+    const isLocal = (address = '') => /^(::ffff:)?127\.|^::1$/.test(address)
+    // Those on rank 0's machine may have come by the loopback; others know them as they know rank 0.
+    const outside = sockets.find((socket) => !isLocal(socket.remoteAddress))?.localAddress
+    const addresses = sockets.map(({ remoteAddress = '' }) =>
+      (isLocal(remoteAddress) ? (outside ?? remoteAddress) : remoteAddress).replace(/^::ffff:/, ''),
+    )
+    for (const socket of sockets) send(socket, { addresses })
+  }
+
+  private collect(rank: number, key: string, value: unknown): void {
+    let values = this.exchanges.get(key)
+    if (!values) {
+      const fresh = new Map<number, unknown>()
+      values = fresh
+      this.exchanges.set(key, fresh)
+      this.after(this.timeout, () => {
+        const missing = [...this.sockets.keys()].filter((other) => !fresh.has(other))
+        if (missing.length > 0) this.broadcast({ key, missing })
+      })
+    }
+    values.set(rank, value)
+    if (values.size < this.size) return
+    this.exchanges.delete(key)
+    this.broadcast({ key, values: [...this.sockets.keys()].map((other) => values.get(other)) })
+  }
+
+  tellLost(rank: number, what: string): void {
+    this.broadcast({ lost: rank, code: 'RANK_LOST', message: `rank ${rank} of ${this.size} ${what}` })
+  }
+
+  private broadcast(message: ToClient): void {
+    for (const socket of this.sockets) if (socket) send(socket, message)
+  }
+
+  close(): void {
+    for (const timer of this.timers) clearTimeout(timer)
+    this.broadcast({ leaving: true })
+    this.server.close()
+    for (const socket of this.sockets) socket?.destroySoon()
+  }
+}
+
+/** A rank's connection to the others. */
+export class Rendezvous {
+  readonly rank: number
+  readonly size: number
+  /** This machine as the other ranks reach it. */
+  address = '127.0.0.1'
+  private readonly controller = new AbortController()
+  private readonly waiting = new Map<string, { resolve(values: unknown[]): void; reject(error: Error): void }>()
+  private exchanges = 0
+  private closed = false
+
+  private constructor(
+    private readonly options: RendezvousOptions,
+    private readonly socket: net.Socket,
+    private readonly server: Server | undefined,
+  ) {
+    this.rank = options.rank
+    this.size = options.size
+  }
+
+  /** Aborted, with a `RANK_LOST` error as its reason, when another rank has failed or is gone. */
+  get lost(): AbortSignal {
+    return this.controller.signal
+  }
+
+  /**
+   * Meets the other ranks.
+   * @throws {ParallelError} `PORT_IN_USE`, `NO_ANSWER` with the ranks that did not come, `RANKS_DISAGREE`
+   */
+  static async join(options: RendezvousOptions): Promise<Rendezvous> {
+    const server = options.rank === 0 ? await Server.listen(options) : undefined
+    try {
+      const socket = await connect(options)
+      const rendezvous = new Rendezvous(options, socket, server)
+      await rendezvous.enter()
+      return rendezvous
+    } catch (error) {
+      server?.close()
+      throw error
+    }
+  }
+
+  private async enter(): Promise<void> {
+    const { rank, size, socket } = this
+    const addresses = new Promise<string[]>((resolve, reject) => {
+      this.waiting.set('addresses', { resolve: resolve as (values: unknown[]) => void, reject })
+    })
+    receive<ToClient>(socket, (message) => this.handle(message))
+    socket.on('close', () => {
+      if (!this.closed) this.lose('RANK_LOST', `rank 0 of ${size} is gone: its process ended`)
+    })
+    send(socket, { join: rank, size })
+    this.address = (await addresses)[rank]
+  }
+
+  private handle(message: ToClient): void {
+    if ('addresses' in message) this.settle('addresses', message.addresses)
+    else if ('refused' in message) this.lose(message.code, message.refused)
+    else if ('values' in message) this.settle(message.key, message.values)
+    else if ('missing' in message) {
+      const text = `${listed(message.missing)} of ${this.size} did not come to "${message.key}"`
+      this.lose('COLLECTIVE_TIMEOUT', `${text} within ${this.options.timeout ?? 300} s`)
+    } else if ('lost' in message) {
+      if (message.lost !== this.rank) this.lose(message.code, message.message)
+    } else this.closed = true
+  }
+
+  private settle(key: string, values: unknown[]): void {
+    this.waiting.get(key)?.resolve(values)
+    this.waiting.delete(key)
+  }
+
+  private lose(code: string, message: string): void {
+    const error = new ParallelError(code, message)
+    for (const { reject } of this.waiting.values()) reject(error)
+    this.waiting.clear()
+    if (!this.controller.signal.aborted) this.controller.abort(error)
+  }
+
+  /**
+   * Hands `value` to all ranks, and returns what all of them handed in, by rank; every rank has to call it, in the same
+   * order. `what` names it in errors.
+   * @param value anything that JSON can hold
+   */
+  exchange<T>(what: string, value: T): Promise<T[]> {
+    if (this.lost.aborted) return Promise.reject(this.lost.reason)
+    const key = `${what} ${++this.exchanges}`
+    const values = new Promise<unknown[]>((resolve, reject) => this.waiting.set(key, { resolve, reject }))
+    send(this.socket, { key, value })
+    return values as Promise<T[]>
+  }
+
+  /**
+   * Makes sure that all ranks have the same values.
+   * @throws {ParallelError} `RANKS_DISAGREE` with the name, the ranks and both values
+   */
+  async agree(values: Record<string, unknown>): Promise<void> {
+    const mine = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, JSON.stringify(value) ?? '']))
+    const all = await this.exchange('agreement', mine)
+    for (const name of new Set(all.flatMap(Object.keys))) {
+      const rank = all.findIndex((theirs) => theirs[name] !== all[0][name])
+      if (rank < 0) continue
+      throw new ParallelError(
+        'RANKS_DISAGREE',
+        `the ranks disagree on ${name}: rank 0 has ${all[0][name] || 'none'}, and rank ${rank} has ` +
+          `${all[rank][name] || 'none'}; start all of them with the same flags, files and version`,
+      )
+    }
+  }
+
+  /** Tells the other ranks why this one ends. */
+  fail(message: string): void {
+    this.closed = true
+    if (this.server) this.server.tellLost(this.rank, `failed: ${message}`)
+    else send(this.socket, { failed: message })
+  }
+
+  /** Leaves. Rank 0 must be the last to have something to say. */
+  close(): void {
+    this.closed = true
+    send(this.socket, { leaving: true })
+    this.socket.destroySoon()
+    this.server?.close()
+  }
+}
+
+/** Rank 0 may be a while in coming. */
+async function connect({ rank, size, address, port, timeout = 300 }: RendezvousOptions): Promise<net.Socket> {
+  const host = rank === 0 ? '127.0.0.1' : address
+  const deadline = performance.now() + 1000 * timeout
+  for (let pause = 20; ; pause = Math.min(2 * pause, 1000)) {
+    const socket = net.connect({ host, port })
+    try {
+      await once(socket, 'connect')
+      return socket
+    } catch (cause) {
+      if (performance.now() + pause > deadline) {
+        throw new ParallelError(
+          'NO_ANSWER',
+          `rank ${rank} of ${size} got no answer from rank 0 at ${address}:${port} within ${timeout} s ` +
+            `(${(cause as NodeJS.ErrnoException).code}); check that rank 0 runs, and that MASTER_ADDR and MASTER_PORT are its own`,
+          { cause },
+        )
+      }
+      await sleep(pause)
+    }
+  }
+}

@@ -1,0 +1,251 @@
+/**
+ * ZeRO: a unit's weights and gradients divided among the ranks, and whole only while a pass needs them. Collectives run
+ * on the communication stream while the compute stream works on another unit; events order the two:
+ *
+ *   weights    gather: wait until the slot's last user is done (`used`) → all-gather → `arrived`
+ *              get: the compute stream waits for `arrived`;  release: the compute stream records `used`
+ *   gradients  begin: the compute stream waits until the slot's last sums have left it (`arrived`)
+ *              end: the compute stream records `used` → reduce-scatter into this rank's sums → `arrived`
+ *
+ * Stages differ in how many buffers there are. Below stage 3 each unit has its own for weights, and its shard is a part
+ * of it; below stage 2 the same holds for gradients. In stage 0 the shard is the whole.
+ */
+import type { Device, Stream } from '../device.js'
+import type { Layout } from '../model/layout.js'
+import type { UnitGradients, UnitWeights } from '../model/units.js'
+import type { EventHandle } from '../native.js'
+import * as ops from '../ops.js'
+import type { DType, Tensor } from '../tensor.js'
+import type { RankGroup } from './group.js'
+
+/** Blocks that are fetched ahead of the one being computed: one hides the communication wherever it can be hidden. */
+const ahead = 1
+
+/** A buffer that units take in turns. */
+interface Slot {
+  buffer: Tensor
+  /** The unit whose weights are in it, or on their way. */
+  occupant?: number
+  held: boolean
+  /** The communication stream is done with it. */
+  arrived: EventHandle
+  /** The compute stream is done with it. */
+  used: EventHandle
+}
+
+/**
+ * The slot of each unit: its own; or, when they are shared, blocks in turns, and the embedding and the head, which are
+ * never needed at once unless they are tied, another.
+ */
+function slotsFor(layout: Layout, group: RankGroup, device: Device, dtype: DType, shared: boolean): Slot[] {
+  const { units } = layout
+  const tied = layout.head.parameters.length === 1
+  const name = (unit: number) => {
+    if (!shared) return `${unit}`
+    if (unit === 0 || unit === units.length - 1) return tied ? `${unit}` : 'ends'
+    return `block ${unit % (ahead + 1)}`
+  }
+  const lengths = new Map<string, number>()
+  for (const [unit, { length }] of units.entries()) {
+    lengths.set(name(unit), Math.max(lengths.get(name(unit)) ?? 0, group.paddedLength(length)))
+  }
+  const slots = new Map<string, Slot>()
+  for (const [key, length] of lengths) {
+    const [buffer, arrived, used] = [device.tensor(dtype, [length]), device.createEvent(), device.createEvent()]
+    ops.fill(device.stream, { x: buffer, value: 0 })
+    slots.set(key, { buffer, arrived, used, held: false })
+  }
+  return units.map((_, unit) => slots.get(name(unit))!)
+}
+
+/** A unit's own part of a whole buffer. */
+function ownPart(whole: Tensor, group: RankGroup, length: number): Tensor {
+  const shard = group.shardLength(length)
+  return group.stage === 0 ? whole : whole.view([shard], group.rank * shard)
+}
+
+/** Bytes on this rank: of what it keeps, and of the buffers in which units are whole for a while. */
+export interface UnitBytes {
+  kept: number
+  gathered: number
+}
+
+function bytesOf(slots: Slot[], kept: Tensor[], scattered: boolean): UnitBytes {
+  const sum = (tensors: Iterable<Tensor>) => [...tensors].reduce((total, { byteLength }) => total + byteLength, 0)
+  const whole = sum(new Set(slots.map(({ buffer }) => buffer)))
+  return scattered ? { kept: sum(kept), gathered: whole } : { kept: whole, gathered: 0 }
+}
+
+export class ShardedWeights implements UnitWeights, Disposable {
+  /** What is computed with, a unit each; in stage 3 valid between `get` and `release`. */
+  readonly buffers: Tensor[]
+  /** What this rank owns of each unit, and updates. */
+  readonly shards: Tensor[]
+  private readonly slots: Slot[]
+  private readonly compute: Stream
+  private readonly changed: EventHandle
+  private readonly tied: boolean
+
+  constructor(
+    device: Device,
+    private readonly layout: Layout,
+    dtype: DType,
+    private readonly group: RankGroup,
+  ) {
+    const { units } = layout
+    const scattered = group.stage === 3
+    this.tied = layout.head.parameters.length === 1
+    this.compute = device.stream
+    this.changed = device.createEvent()
+    this.slots = slotsFor(layout, group, device, dtype, scattered)
+    this.buffers = units.map(({ length }, unit) => this.slots[unit].buffer.view([group.paddedLength(length)]))
+    this.shards = units.map(({ length }, unit) => {
+      if (!scattered) return ownPart(this.buffers[unit], group, length)
+      const shard = device.tensor(dtype, [group.shardLength(length)])
+      ops.fill(device.stream, { x: shard, value: 0 })
+      return shard
+    })
+  }
+
+  get bytes(): UnitBytes {
+    return bytesOf(this.slots, this.shards, this.group.stage === 3)
+  }
+
+  /** The shards have new values: what was gathered is out of date. */
+  invalidate(): void {
+    for (const slot of this.slots) slot.occupant = undefined
+    if (this.group.stage > 0) this.compute.record(this.changed)
+  }
+
+  get(unit: number, onwards: 1 | -1): void {
+    if (this.group.stage === 0) return
+    const last = this.layout.units.length - 1
+    for (const needed of unit === last && this.tied ? [0, unit] : [unit]) {
+      this.gather(needed)
+      this.slots[needed].held = true
+      this.compute.wait(this.slots[needed].arrived)
+    }
+    // Nothing needs the embedding's weights on the way down.
+    for (let next = unit + onwards, n = 0; n < ahead && next > 0 && next <= last; next += onwards, n++)
+      this.gather(next)
+  }
+
+  release(unit: number): void {
+    if (this.group.stage === 0) return
+    const last = this.layout.units.length - 1
+    for (const needed of unit === last && this.tied ? [0, unit] : [unit]) {
+      this.slots[needed].held = false
+      this.compute.record(this.slots[needed].used)
+    }
+  }
+
+  private gather(unit: number): void {
+    const slot = this.slots[unit]
+    if (slot.occupant === unit) return
+    if (slot.held) throw new Error(`unit ${slot.occupant} is in use where unit ${unit} is to go`)
+    const { communicator, stream } = this.group
+    stream.wait(slot.used)
+    stream.wait(this.changed)
+    communicator.allGather(stream, { out: this.buffers[unit], input: this.shards[unit] })
+    stream.record(slot.arrived)
+    slot.occupant = unit
+  }
+
+  dispose(): void {
+    for (const { buffer } of this.slots) buffer.dispose()
+    for (const shard of this.shards) shard.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+export class ShardedGradients implements UnitGradients, Disposable {
+  /** What the passes add into, a unit each; from stage 2 on valid between `begin` and `end`. */
+  readonly buffers: Tensor[]
+  /** float32 sums of what this rank owns of each unit, complete after `finish`. */
+  readonly sums: Tensor[]
+  private readonly slots: Slot[]
+  private readonly compute: Stream
+  private readonly done: EventHandle
+  private readonly scattered: boolean
+  private readonly tied: boolean
+  /** The micro-batch is the last of its step. */
+  private last = false
+
+  constructor(
+    device: Device,
+    private readonly layout: Layout,
+    private readonly group: RankGroup,
+  ) {
+    const { units } = layout
+    this.scattered = group.stage >= 2
+    this.tied = layout.head.parameters.length === 1
+    this.compute = device.stream
+    this.done = device.createEvent()
+    this.slots = slotsFor(layout, group, device, 'float32', this.scattered)
+    this.buffers = units.map(({ length }, unit) => this.slots[unit].buffer.view([group.paddedLength(length)]))
+    this.sums = units.map(({ length }, unit) =>
+      this.scattered
+        ? device.tensor('float32', [group.shardLength(length)])
+        : ownPart(this.buffers[unit], group, length),
+    )
+    this.zero()
+  }
+
+  get bytes(): UnitBytes {
+    return bytesOf(this.slots, this.sums, this.scattered)
+  }
+
+  /** Before the first micro-batch of a step. */
+  zero(): void {
+    for (const x of this.scattered ? this.sums : this.buffers) ops.fill(this.compute, { x, value: 0 })
+  }
+
+  /** Before the passes of a micro-batch; after the last one the sums are those of all ranks. */
+  startBatch(isLast: boolean): void {
+    this.last = isLast
+  }
+
+  begin(unit: number): void {
+    if (!this.scattered) return
+    const head = this.layout.units.length - 1
+    // A tied embedding has gradients from both ends: the head begins, and the embedding ends.
+    if (unit === 0 && this.tied) return
+    for (const needed of unit === head && this.tied ? [0, unit] : [unit]) {
+      const x = this.buffers[needed]
+      this.compute.wait(this.slots[needed].arrived)
+      ops.fill(this.compute, { x, value: 0 })
+      // The sums so far are put where they will be added up, as this rank's share: they need no addition of their own.
+      ops.cast(this.compute, { dst: ownPart(x, this.group, this.layout.units[needed].length), src: this.sums[needed] })
+    }
+  }
+
+  end(unit: number): void {
+    if (this.group.size === 1 || !(this.scattered || this.last)) return
+    const { communicator, stream, stage } = this.group
+    const slot = this.slots[unit]
+    this.compute.record(slot.used)
+    stream.wait(slot.used)
+    if (stage === 0) communicator.allReduce(stream, this.buffers[unit])
+    else communicator.reduceScatter(stream, { out: this.sums[unit], input: this.buffers[unit] })
+    stream.record(slot.arrived)
+  }
+
+  /** What is enqueued from here on finds the sums of all ranks. */
+  finish(): void {
+    if (this.group.size === 1) return
+    this.group.stream.record(this.done)
+    this.compute.wait(this.done)
+  }
+
+  dispose(): void {
+    for (const { buffer } of this.slots) buffer.dispose()
+    for (const sum of this.sums) sum.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}

@@ -1,0 +1,169 @@
+import { createHash } from 'node:crypto'
+import net from 'node:net'
+import { describe, expect, it } from 'vitest'
+import { openDevice } from '../../lib/device.js'
+import * as ops from '../../lib/ops.js'
+import type { Tensor } from '../../lib/tensor.js'
+import { freePort, type RankEnd, runRanks, startRank } from '../support/ranks.js'
+
+const device = openDevice('cpu')
+const { stream } = device
+
+type DType = 'float32' | 'bfloat16'
+const names = ['all', 'placed', 'sum', 'inPlace', 'total', 'shared'] as const
+type Line = { dtype: DType; n: number; repeat: number } & Record<(typeof names)[number], { hash: string }>
+
+/** A rank's values as test/support/collectives.mjs draws them, in its dtype and read as float32. */
+async function drawn(dtype: DType, n: number, seed: number): Promise<Float32Array> {
+  const x = device.tensor(dtype, [n])
+  const values = device.tensor('float32', [n])
+  ops.randomNormal(stream, { x, std: 1, seed, streamId: n })
+  ops.cast(stream, { dst: values, src: x })
+  return (await values.toArray()) as Float32Array
+}
+
+async function hashOf(dtype: DType, values: Float32Array): Promise<string> {
+  const source = device.tensor('float32', [values.length])
+  stream.write(source, values)
+  let x: Tensor = source
+  if (dtype === 'bfloat16') {
+    x = device.tensor(dtype, [values.length])
+    ops.cast(stream, { dst: x, src: source })
+  }
+  return createHash('sha256')
+    .update(await x.toArray())
+    .digest('hex')
+}
+
+/** The sum in the order of the ranks, in float32. */
+function sumOf(terms: Float32Array[]): Float32Array {
+  return terms.slice(1).reduce((sum, term) => sum.map((value, i) => value + term[i]), terms[0])
+}
+
+async function expected(dtype: DType, n: number, size: number, rank: number): Promise<Record<string, string>> {
+  const draw = (length: number, base: number) =>
+    Promise.all(Array.from({ length: size }, (_, r) => drawn(dtype, length, base + r)))
+  const gathered = Float32Array.from((await draw(n, 0)).flatMap((values) => [...values]))
+  const [all, total] = [await hashOf(dtype, gathered), await hashOf(dtype, sumOf(await draw(n, 200)))]
+  // collectives.mjs draws n·size numbers under the number n·size.
+  const sum = await hashOf(dtype, sumOf(await draw(n * size, 100)).subarray(rank * n, (rank + 1) * n))
+  const shared = await hashOf(dtype, await drawn(dtype, n, 300 + size - 1))
+  return { all, placed: all, sum, inPlace: sum, total, shared }
+}
+
+// One element; fewer than there are ranks; odd ones; a sum of several pieces of 1 MiB, the last one short.
+const lengths = [1, 3, 7, 1000, 4099, 600_001]
+
+describe('collectives over Gloo', () => {
+  it.each([1, 2, 3, 4, 8])(
+    'between %i processes give the sums and copies that their contract says, to the bit',
+    async (size) => {
+      const some = size > 4 ? lengths.slice(0, 5) : lengths
+      const ends = await runRanks('collectives.mjs', size, { lengths: some })
+      for (const { code, errors } of ends) expect({ code, errors }).toEqual({ code: 0, errors: '' })
+      for (const [rank, { lines }] of ends.entries()) {
+        expect(lines).toHaveLength(2 * some.length)
+        for (const line of lines as Line[]) {
+          const got = Object.fromEntries(names.map((name) => [name, line[name].hash]))
+          expect(got, `${line.n} of ${line.dtype} on rank ${rank}`).toEqual(
+            await expected(line.dtype, line.n, size, rank),
+          )
+        }
+      }
+    },
+  )
+
+  it('give the same bits on every repetition', async () => {
+    const ends = await runRanks('collectives.mjs', 3, { lengths: [33_333], repeats: 5 })
+    for (const { lines } of ends) {
+      const hashes = (lines as Line[]).map(({ repeat, ...line }) => JSON.stringify(line))
+      expect(hashes).toHaveLength(10)
+      expect(new Set(hashes).size).toBe(2) // one a dtype
+    }
+  })
+})
+
+const last = ({ lines }: RankEnd) => lines[lines.length - 1]
+
+describe('when a rank is lost', () => {
+  it.each([0, 1, 2])('by kill -9 of rank %i, the others end with RANK_LOST and its number', async (culprit) => {
+    const ends = await runRanks('failing-collectives.mjs', 3, { fault: 'kill', culprit })
+    for (const [rank, end] of ends.entries()) {
+      if (rank === culprit) expect(end.signal).toBe('SIGKILL')
+      else {
+        expect(last(end)).toEqual({
+          code: 'RANK_LOST',
+          message: expect.stringMatching(new RegExp(`rank ${culprit} of 3 is gone`)),
+        })
+      }
+    }
+  })
+
+  it('by an error of its own, the others tell that error', async () => {
+    const ends = await runRanks('failing-collectives.mjs', 3, { fault: 'fail' })
+    for (const rank of [0, 2]) {
+      expect(last(ends[rank])).toEqual({ code: 'RANK_LOST', message: 'rank 1 of 3 failed: its disk is full' })
+    }
+  })
+
+  it('by hanging, the others name the collective and the ranks that did not arrive', async () => {
+    const port = await freePort()
+    const options = { size: 3, port, fault: 'hang', timeout: 2 }
+    const ranks = [0, 1, 2].map((rank) => startRank('failing-collectives.mjs', { rank, ...options }))
+    const ends = await Promise.all([ranks[0].end, ranks[2].end])
+    ranks[1].child.kill('SIGKILL')
+    const messages = ends.map((end) => last(end) as { code: string; message: string })
+    // The first to run out of patience breaks off its connections, which may end the other one's wait.
+    expect(messages).toContainEqual({
+      code: 'COLLECTIVE_TIMEOUT',
+      message: expect.stringMatching(/^reduce_scatter: rank 1 of 3 did not arrive within 2\.0 s/),
+    })
+  })
+})
+
+describe('a rendezvous', () => {
+  it('says which value the ranks disagree on', async () => {
+    const ends = await runRanks('failing-collectives.mjs', 3, { fault: 'recipe' })
+    for (const end of ends) {
+      expect(last(end)).toEqual({
+        code: 'RANKS_DISAGREE',
+        message: expect.stringMatching(/disagree on learning_rate: rank 0 has 0\.0001, and rank 1 has 0\.0002/),
+      })
+    }
+  })
+
+  it('refuses a rank that was started for another number of ranks', async () => {
+    const ends = await runRanks('failing-collectives.mjs', 2, { fault: 'size', timeout: 3 })
+    expect(last(ends[1])).toMatchObject({
+      code: 'RANKS_DISAGREE',
+      message: expect.stringMatching(/with 2 ranks, and rank 1 with 3/),
+    })
+    expect(last(ends[0])).toMatchObject({
+      code: 'NO_ANSWER',
+      message: expect.stringMatching(/rank 1 of 2 did not come/),
+    })
+  })
+
+  it('says which port is in use', async () => {
+    const server = net.createServer().listen(0)
+    await new Promise((resolve) => server.once('listening', resolve))
+    const { port } = server.address() as net.AddressInfo
+    const end = await startRank('failing-collectives.mjs', { rank: 0, size: 1, port }).end
+    server.close()
+    expect(last(end)).toEqual({
+      code: 'PORT_IN_USE',
+      message: expect.stringContaining(`port ${port} of this machine is in use`),
+    })
+  })
+
+  it('says where it got no answer', async () => {
+    const port = await freePort()
+    const end = await startRank('failing-collectives.mjs', { rank: 1, size: 2, port, timeout: 1 }).end
+    expect(last(end)).toEqual({
+      code: 'NO_ANSWER',
+      message: expect.stringMatching(
+        new RegExp(`rank 1 of 2 got no answer from rank 0 at 127\\.0\\.0\\.1:${port} within 1 s`),
+      ),
+    })
+  })
+})

@@ -1,0 +1,103 @@
+import { beforeAll, describe, expect, it } from 'vitest'
+import { fixtures } from '../support/fixtures.js'
+import { runRanks } from '../support/ranks.js'
+
+interface Outcome {
+  /** Loss and gradient norm by step. */
+  losses: [number, number][]
+  /** Bytes that the rank holds by kind. */
+  memory: Record<'masters' | 'moments' | 'gradients' | 'weights' | 'gathered', number>
+  hash: string
+}
+
+/** What each rank reports of the golden trajectory. */
+async function train(size: number, stage: number, options: object = {}): Promise<Outcome[]> {
+  const ends = await runRanks('sharded-training.mjs', size, { stage, fixtures, ...options })
+  for (const { code, errors } of ends) expect({ code, errors }).toEqual({ code: 0, errors: '' })
+  return ends.map(({ lines }) => lines[0] as Outcome)
+}
+
+function expectClose(actual: [number, number][], expected: [number, number][], tolerance: number): void {
+  expect(actual).toHaveLength(expected.length)
+  for (const [step, [loss, norm]] of actual.entries()) {
+    expect(Math.abs(loss / expected[step][0] - 1), `loss of step ${step}`).toBeLessThan(tolerance)
+    // A gradient's sum has more terms that cancel than a loss has.
+    expect(Math.abs(norm / expected[step][1] - 1), `norm of step ${step}`).toBeLessThan(10 * tolerance)
+  }
+}
+
+let alone: Outcome
+beforeAll(async () => {
+  ;[alone] = await train(1, 0)
+})
+
+const grid = [2, 3, 4].flatMap((size) => [0, 1, 2, 3].map((stage) => ({ size, stage })))
+
+describe('training shared among ranks', () => {
+  it.each([...grid, { size: 8, stage: 3 }])(
+    'of $size in stage $stage follows one process over 20 steps, on all ranks to the same bits',
+    async ({ size, stage }) => {
+      const [first, ...others] = await train(size, stage)
+      expectClose(first.losses, alone.losses, 1e-5)
+      for (const { losses, hash } of others)
+        expect({ losses, hash }).toEqual({ losses: first.losses, hash: first.hash })
+    },
+  )
+
+  it('gives the same bits in every stage and on every run', async () => {
+    const outcomes = await Promise.all([1, 2, 3, 3].map((stage) => train(3, stage, { steps: 3 })))
+    expect(new Set(outcomes.map(([{ hash }]) => hash)).size).toBe(1)
+  })
+
+  it('adds up micro-batches', async () => {
+    // The longest instance has 224 tokens, so that each rank has several micro-batches, some of them without one.
+    const [first] = await train(3, 3, { maxTokens: 224 })
+    expectClose(first.losses, alone.losses, 1e-5)
+  })
+
+  it('trains a model whose embedding is its projection', async () => {
+    const [whole] = await train(1, 0, { model: 'gqa', steps: 8 })
+    const [first] = await train(3, 3, { model: 'gqa', steps: 8 })
+    expectClose(first.losses, whole.losses, 1e-5)
+  })
+
+  it('trains in bfloat16, from float32 masters', async () => {
+    const [whole] = await train(1, 0, { dtype: 'bfloat16' })
+    const [first] = await train(2, 3, { dtype: 'bfloat16' })
+    expectClose(first.losses, whole.losses, 5e-3)
+  })
+
+  it.each([
+    { stage: 0, shared: [] },
+    { stage: 1, shared: ['masters', 'moments'] },
+    { stage: 2, shared: ['masters', 'moments', 'gradients'] },
+    { stage: 3, shared: ['masters', 'moments', 'gradients', 'weights'] },
+  ])('divides by the number of ranks, in stage $stage, $shared', async ({ stage, shared }) => {
+    const options = { steps: 1, dtype: 'bfloat16' }
+    const [[{ memory: whole }], [{ memory }]] = await Promise.all([train(1, 0, options), train(4, stage, options)])
+    const kinds = ['masters', 'moments', 'gradients', 'weights'] as const
+    const sizes = [...kinds, 'gathered' as const].map((kind) => `${kind} ${memory[kind]}`)
+    console.log(`stage ${stage}, 4 ranks, bytes a rank: ${sizes.join(', ')}`)
+    for (const kind of kinds) {
+      // Shards are whole vectors, with up to 63 elements more.
+      expect(memory[kind] / whole[kind], kind).toBeCloseTo(shared.includes(kind) ? 1 / 4 : 1, 2)
+    }
+  })
+})
+
+describe('communication that is slow', () => {
+  it('changes nothing', async () => {
+    const quick = await train(2, 3, { steps: 3 })
+    const slow = await train(2, 3, { steps: 3, fault: 'slow' })
+    expect(slow[0].losses).toEqual(quick[0].losses)
+  })
+
+  it.each(['computation does not wait', 'communication does not wait'])(
+    'is ordered by events alone: when the %s, the losses are others',
+    async (fault) => {
+      const quick = await train(2, 3, { steps: 3 })
+      const [{ losses }] = await train(2, 3, { steps: 3, fault })
+      expect(losses).not.toEqual(quick[0].losses)
+    },
+  )
+})

@@ -1,0 +1,41 @@
+// A rank whose run goes wrong as `fault` says, seen from all sides. Prints how it ended. Run by
+// test/parallel/communicator.test.ts.
+import { openDevice } from '#lib/device.js'
+import { fill } from '#lib/ops.js'
+import { Communicator } from '#lib/parallel/communicator.js'
+import { Rendezvous } from '#lib/parallel/rendezvous.js'
+
+const { rank, size, port, fault, culprit = 1, timeout = 30 } = JSON.parse(process.argv[2])
+const print = (value) => console.log(JSON.stringify(value))
+const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds))
+
+try {
+  const device = openDevice('cpu')
+  const stream = device.createStream()
+  const said = fault === 'size' && rank === culprit ? size + 1 : size
+  const rendezvous = await Rendezvous.join({ rank, size: said, port, address: '127.0.0.1', timeout })
+  await rendezvous.agree({ version: '1', learning_rate: fault === 'recipe' && rank === culprit ? 2e-4 : 1e-4 })
+  const communicator = await Communicator.connect(rendezvous, device, stream, { timeout })
+  const shard = device.tensor('float32', [1000])
+  const all = device.tensor('float32', [1000 * size])
+  fill(stream, { x: shard, value: rank })
+  communicator.allGather(stream, { out: all, input: shard })
+  await stream.synchronize()
+  print('ready')
+  if (rank === culprit) {
+    if (fault === 'kill') process.kill(process.pid, 'SIGKILL')
+    if (fault === 'hang') await wait(1e9)
+    if (fault === 'fail') {
+      rendezvous.fail('its disk is full')
+      process.exit(1)
+    }
+  }
+  // A rank that never computes, so that what is lost shows in a collective.
+  for (let i = 0; i < 1e6; i++) {
+    communicator.reduceScatter(stream, { out: shard, input: all })
+    await stream.synchronize()
+  }
+} catch ({ code, message }) {
+  print({ code, message })
+  process.exit(1)
+}

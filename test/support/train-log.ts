@@ -1,0 +1,13 @@
+import { existsSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+
+/** Steps and their losses as the log of a run has them so far; a last line that is being written is left out. */
+export function logged(savePath: string): [number, number][] {
+  const file = path.join(savePath, 'logs', 'train.jsonl')
+  if (!existsSync(file)) return []
+  const events = readFileSync(file, 'utf8')
+    .split('\n')
+    .filter((line) => line.endsWith('}'))
+    .map((line) => JSON.parse(line))
+  return events.filter(({ type }) => type === 'step').map(({ step, loss }) => [step, loss])
+}
