@@ -79,7 +79,7 @@ struct Passing {
   std::vector<std::shared_ptr<void>> kept;
   std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
   std::vector<std::shared_ptr<HostCall>> calls;
-  std::exception_ptr error;        // of the enqueueing itself
+  std::exception_ptr error;  // of the enqueueing itself
   std::function<void(std::exception_ptr)> callback;
 };
 
