@@ -36,13 +36,13 @@ Error describe(const Fault& fault) {
 
   const auto is = [&](const char* name) { return std::strcmp(op, name) == 0; };
   if (is(AttentionForward::name) || is(AttentionBackward::name)) {
-    // What cut_sequences_kernel says of one without any element.
-    if (where >> 33 == 0 && rule == 0 && static_cast<int32_t>(where) == 0) {
+    const bool start = where >> 33 == 0 && rule == 0;
+    if (start && static_cast<int32_t>(where) == 0) {  // a first element of 0 is right: there is none
       return Error("INVALID_SEQUENCES", prefix + "cu_seqlens must have at least one element, a 0");
     }
-    const std::string must = where >> 33 == 0 && rule == 0 ? "start at 0"
-                             : rule == 0                   ? "not fall from one element to the next"
-                                                           : "end at the number of tokens, " + limit;
+    const std::string must = start       ? "start at 0"
+                             : rule == 0 ? "not fall from one element to the next"
+                                         : "end at the number of tokens, " + limit;
     return Error("INVALID_SEQUENCES", prefix + "cu_seqlens must " + must + ", but element " + index + " is " + value);
   }
   if (is(Sample::name) && rule == 1) {
