@@ -7,7 +7,8 @@
 namespace openalpaca::cuda {
 namespace {
 
-constexpr int kN = 4;  // elements a thread: 16 bytes of float32
+constexpr int kN = 4;       // elements a thread: 16 bytes of float32
+constexpr int kBlocks = 6;  // a multiprocessor, by registers: for more of them the compiler would spill
 
 struct Constants {
   float decay, step_size, rest1, beta2, rest2, root_correction2, eps, grad_scale;
@@ -16,7 +17,7 @@ struct Constants {
 // Reads grad, master, m and v, writes master, m, v and weights: 28 bytes a parameter with bfloat16 weights and
 // gradients, 30 with float32 gradients. After a fault on the stream the gradients may be wrong, so nothing is written.
 template <class A, class G, int N>
-__global__ void __launch_bounds__(kFlatThreads)
+__global__ void __launch_bounds__(kFlatThreads, kBlocks)
     adamw_kernel(Global<A> weights, Global<float> master, Global<float> m, Global<float> v, Global<const G> grad,
                  int64_t n, bool write_weights, Constants c, Global<const Fault> fault) {
   const bool sound = fault[0].op == 0;
