@@ -34,6 +34,9 @@ export const decoding = { prompt: 32, tokens: 128 }
 /** The shapes of a block of the 113M model in training, for the single ops. */
 export const shapes = { T: 2048, C: 768, H: 12, D: 64, F: 2176, V: 32000, sequences: 4 }
 
+/** A checkpoint of 2 GB: float32 matrices of the shape of OpenLLaMA-3B's gate projection. */
+export const checkpoint = { tensors: 18, shape: [8640, 3200] }
+
 /** What a child is told, as JSON in its argument. */
 export interface ModelOptions {
   config: ConfigJson
@@ -42,4 +45,14 @@ export type TrainChild = ModelOptions & typeof training & { steps: number }
 export type GenerateChild = ModelOptions & typeof decoding
 export interface LoadChild {
   model: string
+}
+
+/** What is done with a checkpoint. */
+export type CheckpointTask = 'read' | 'shard' | 'convert'
+export interface CheckpointChild {
+  model: string
+  /** An empty directory on the same disk. */
+  scratch: string
+  /** The loop that does nothing with the bytes, instead of the tools. */
+  plain: boolean
 }

@@ -4,6 +4,7 @@ import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { backends } from 'openalpaca-native'
+import { checkpointBenchmark, formatCheckpoint } from './checkpoint.js'
 import type { RunOptions } from './contest.js'
 import { generateBenchmark } from './generate.js'
 import { loadBenchmark } from './load.js'
@@ -11,7 +12,7 @@ import { formatSection } from './report.js'
 import { formatOps, opsBenchmark } from './single-ops.js'
 import { trainBenchmark } from './train.js'
 
-const names = ['train', 'decode', 'load', 'ops'] as const
+const names = ['train', 'decode', 'load', 'checkpoint', 'ops'] as const
 
 interface Flags extends RunOptions {
   only: (typeof names)[number][]
@@ -70,6 +71,10 @@ async function main(flags: Flags): Promise<void> {
   if (flags.only.includes('load')) {
     const section = await loadBenchmark('113M', flags, progress)
     show('load 113M', section, formatSection(section))
+  }
+  if (flags.only.includes('checkpoint')) {
+    const scores = await checkpointBenchmark(flags, progress)
+    show('checkpoint', scores, formatCheckpoint(scores))
   }
   if (flags.only.includes('ops')) {
     const scores = await opsBenchmark(flags, progress)

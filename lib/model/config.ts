@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { z } from 'zod'
+import { printable } from '../checkpoint/describe.js'
 import { ConfigError } from '../errors.js'
 
 /** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, a ramp between. */
@@ -34,6 +35,8 @@ export interface LlamaConfig {
 }
 
 const size = z.int().positive()
+/** Far more than any model has; a damaged config must not ask for a list of a billion. */
+const MOST_LAYERS = 10_000
 const rope = z.looseObject({
   rope_theta: z.number().positive().optional(),
   rope_type: z.string().optional(),
@@ -50,7 +53,7 @@ const schema = z.looseObject({
   vocab_size: size,
   hidden_size: size,
   intermediate_size: size,
-  num_hidden_layers: size,
+  num_hidden_layers: size.max(MOST_LAYERS),
   num_attention_heads: size,
   num_key_value_heads: size.nullish(),
   head_dim: size.nullish(),
@@ -75,7 +78,9 @@ function ropeScaling(parameters: z.infer<typeof rope> | null | undefined, where:
   const type = parameters?.rope_type ?? parameters?.type ?? 'default'
   if (!parameters || type === 'default') return null
   if (type !== 'llama3') {
-    throw new ConfigError(`${where}: RoPE scaling of type "${type}" is not supported; "default" and "llama3" are`)
+    throw new ConfigError(
+      `${where}: RoPE scaling of type "${printable(type)}" is not supported; "default" and "llama3" are`,
+    )
   }
   const need = (key: 'factor' | 'low_freq_factor' | 'high_freq_factor' | 'original_max_position_embeddings') => {
     const value = parameters[key]
@@ -95,12 +100,12 @@ function refuseUnsupported(json: z.infer<typeof schema>, where: string): void {
   const architecture = json.architectures?.[0]
   if ((architecture && architecture !== 'LlamaForCausalLM') || (json.model_type && json.model_type !== 'llama')) {
     throw new ConfigError(
-      `${where}: unknown architecture ${architecture ?? json.model_type}; only LlamaForCausalLM is supported`,
+      `${where}: unknown architecture ${printable(architecture ?? json.model_type ?? '')}; only LlamaForCausalLM is supported`,
     )
   }
   if (json.attention_bias || json.mlp_bias) throw new ConfigError(`${where}: models with biases are not supported`)
   if (json.hidden_act !== 'silu') {
-    throw new ConfigError(`${where}: hidden_act must be "silu", got "${json.hidden_act}"`)
+    throw new ConfigError(`${where}: hidden_act must be "silu", got "${printable(json.hidden_act)}"`)
   }
 }
 
@@ -113,7 +118,7 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
   const parsed = schema.safeParse(input)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]
-    throw new ConfigError(`${where}: ${issue.path.join('.') || 'the configuration'}: ${issue.message}`)
+    throw new ConfigError(`${where}: ${printable(`${issue.path.join('.') || 'the configuration'}: ${issue.message}`)}`)
   }
   const json = parsed.data
   refuseUnsupported(json, where)
@@ -166,7 +171,7 @@ export async function readConfig(directory: string): Promise<LlamaConfig> {
   try {
     json = JSON.parse(text)
   } catch (error) {
-    throw new ConfigError(`${file} is not JSON: ${(error as Error).message}`, { cause: error })
+    throw new ConfigError(`${file} is not JSON: ${printable((error as Error).message)}`, { cause: error })
   }
   return parseConfig(json as ConfigJson, file)
 }

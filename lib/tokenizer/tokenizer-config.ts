@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { printable } from '../checkpoint/describe.js'
 import { TokenizerError } from '../errors.js'
 
 // A special token is its text, or an object that adds how Transformers strips around it. Old conversions of LLaMA
@@ -86,10 +87,14 @@ async function readJson<Schema extends z.ZodType>(path: string, schema: Schema):
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw new TokenizerError(`${path} is not valid JSON: download it again (${(cause as Error).message})`, { cause })
+    throw new TokenizerError(`${path} is not valid JSON: download it again (${printable((cause as Error).message)})`, {
+      cause,
+    })
   }
   const result = schema.safeParse(value)
   if (result.success) return result.data
   const { path: key, message } = result.error.issues[0]
-  throw new TokenizerError(`${path}: ${key.join('.') || 'the file'}: ${message}`, { cause: result.error })
+  throw new TokenizerError(`${path}: ${printable(`${key.join('.') || 'the file'}: ${message}`)}`, {
+    cause: result.error,
+  })
 }

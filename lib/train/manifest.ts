@@ -10,9 +10,8 @@ export const manifestName = 'manifest.json'
 export const manifestFormat = 'openalpaca-checkpoint'
 export const manifestVersion = 1
 
-const fileName = z.string().refine((name) => name === path.basename(name) && !['', '.', '..'].includes(name), {
-  error: 'a file name has a directory in it',
-})
+/** Names of files beside the manifest, and of no others. */
+const fileName = z.string().regex(/^(?!\.)[\w.-]{1,100}$/)
 const count = z.int().nonnegative()
 
 const manifestSchema = z.object({

@@ -1,10 +1,11 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { fixtures } from '../support/fixtures.js'
+import { canMount, withSmallDisk } from '../support/small-disk.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'kill-'))
 afterAll(() => rmSync(root, { recursive: true }))
@@ -89,16 +90,6 @@ describe('a training that is killed with kill -9', () => {
   })
 })
 
-/** Runs a shell script with a disk of its own, of 22 MB, at `$1`; the rest of the arguments are the script's. */
-function withSmallDisk(script: string, disk: string, ...args: string[]) {
-  mkdirSync(disk)
-  const mount = `mount -t tmpfs -o size=22m tmpfs "$1" || exit 99; ${script}`
-  return spawnSync('unshare', ['--map-root-user', '--mount', 'sh', '-c', mount, 'sh', disk, ...args], {
-    encoding: 'utf8',
-  })
-}
-const canMount = withSmallDisk('exit 0', path.join(root, 'probe')).status === 0
-
 // Without user namespaces there is no small disk to fill; test/checkpoint fills /dev/full then.
 describe.runIf(canMount)('a training whose disk fills up', () => {
   it('says so, and goes on from the checkpoint before when there is room again', { timeout: 60_000 }, () => {
@@ -108,7 +99,7 @@ describe.runIf(canMount)('a training whose disk fills up', () => {
     const script = `head -c 8000000 /dev/zero > "$1/filler"; shift
       "$@" > /dev/null; echo "code $?"; ls "${save}"; rm "${disk}/filler"
       echo again; "$@" --resume auto > /dev/null; echo "code $?"; ls "${save}"`
-    const { stdout, stderr } = withSmallDisk(script, disk, ...commandLine(save, '--max_steps', '4'))
+    const { stdout, stderr } = withSmallDisk(script, disk, 22, ...commandLine(save, '--max_steps', '4'))
     expect(stderr).toMatch(/error: Cannot save .*checkpoint-4: it needs 8\.4 MB, and .* are free; nothing was changed/)
     const [before, after] = stdout.split('again\n').map((part) => part.trim().split('\n'))
     expect(before).toEqual(['code 1', 'checkpoint-2', 'logs'])

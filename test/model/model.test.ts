@@ -1,4 +1,4 @@
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -108,6 +108,15 @@ describe('a model directory', () => {
   beforeAll(async () => {
     using model = LlamaForCausalLM.fromConfig(small, { device: 'cpu', dtype: 'float32' })
     await model.savePretrained(directory)
+  })
+
+  it('saved as torch shards computes what the one saved as safetensors does', async () => {
+    const shards = path.join(root, 'bin')
+    using model = await LlamaForCausalLM.fromPretrained(directory, { device: 'cpu', dtype: 'float32' })
+    await model.savePretrained(shards, { format: 'bin', maxShardSize: '20KB' })
+    expect(existsSync(path.join(shards, 'pytorch_model.bin.index.json'))).toBe(true)
+    using again = await LlamaForCausalLM.fromPretrained(shards, { device: 'cpu', dtype: 'float32' })
+    expect(await again.logits([[1, 5, 9]])).toEqual(await model.logits([[1, 5, 9]]))
   })
 
   /** A copy of the directory with one thing changed, and the error that loading it gives. */

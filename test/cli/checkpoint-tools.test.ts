@@ -1,0 +1,185 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, describe, expect, it } from 'vitest'
+import { writeSafetensors } from '../../lib/checkpoint/safetensors-writer.js'
+import { fixtures } from '../support/fixtures.js'
+import { Random } from '../support/numbers.js'
+import { canMount, withSmallDisk } from '../support/small-disk.js'
+
+const root = mkdtempSync(path.join(tmpdir(), 'checkpoint-tools-'))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+const fresh = () => mkdtempSync(path.join(root, 'case-'))
+const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
+const d100 = path.join(fixtures, 'd100')
+
+function openalpaca(...args: string[]) {
+  return spawnSync(process.execPath, [main, ...args], { encoding: 'utf8' })
+}
+
+function copyOf(directory: string): string {
+  const copy = path.join(fresh(), 'model')
+  cpSync(directory, copy, { recursive: true })
+  return copy
+}
+
+const hash = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
+
+/** Every file of a directory with the hash of its bytes, without what is being written beside. */
+function snapshot(directory: string): Record<string, string> {
+  const names = readdirSync(directory).filter((name) => !/^\.|\.tmp-/.test(name))
+  return Object.fromEntries(names.map((name) => [name, hash(readFileSync(path.join(directory, name)))]))
+}
+
+describe('the commands for checkpoints', () => {
+  it('go from a training checkpoint to a model in shards that is whole', { timeout: 120_000 }, () => {
+    const run = fresh()
+    const flags = [
+      '--device',
+      'cpu',
+      '--dtype',
+      'float32',
+      '--max_length',
+      '224',
+      '--batch_size',
+      '4',
+      '--validation_size',
+      '0',
+    ]
+    const data = ['--model_path', d100, '--data_path', path.join(fixtures, 'instructions.json'), '--save_path', run]
+    const trained = openalpaca('train', ...data, ...flags, '--max_steps', '2', '--checkpoint_every', '2')
+    expect(trained.stderr).toBe('')
+    const checkpoint = path.join(run, 'checkpoint-2')
+    const model = path.join(run, 'fp32')
+    expect(openalpaca('inspect', checkpoint)).toMatchObject({
+      status: 0,
+      stdout: expect.stringMatching(/step 2, 1 rank\n/),
+    })
+
+    const merged = openalpaca('zero-to-fp32', checkpoint, model)
+    expect([merged.status, merged.stdout]).toEqual([
+      0,
+      expect.stringMatching(/model\.safetensors, .* read back and compared/),
+    ])
+    const weights = (directory: string) => readFileSync(path.join(directory, 'model.safetensors'))
+    expect(weights(model).equals(weights(run))).toBe(true)
+
+    const split = openalpaca('make-shards', '--model-path', model, '--max-shard-size', '600KB', '--format', 'bin')
+    expect([split.status, split.stdout]).toEqual([0, expect.stringMatching(/fp32-shards: 5 shards and their index/)])
+    const inspected = openalpaca('inspect', `${model}-shards`, '--json')
+    expect(inspected.status).toBe(0)
+    expect(JSON.parse(inspected.stdout)).toMatchObject({ whole: true, files: { length: 5 }, checksums: 'CRC-32' })
+
+    rmSync(path.join(`${model}-shards`, 'pytorch_model-00001-of-00005.bin'))
+    expect(openalpaca('inspect', `${model}-shards`)).toMatchObject({
+      status: 1,
+      stdout: expect.stringMatching(/not whole\n {4}.*lacks 1 of the 5 shards/),
+    })
+  })
+
+  it.each<[string[], number, RegExp]>([
+    [['make-shards', '--model_path', d100, '--output', 'x', '--replace'], 2, /leave out --output, or --replace/],
+    [['make-shards', '--model_path', d100, '--max_shard_size', 'big'], 2, /--max_shard_size: A size such as 5GB/],
+    [['make-shards', '--model_path', path.join(root, 'no')], 1, /Cannot read .*no: there is no such file/],
+    [['make-shards', '--model_path', d100, '--format', 'gguf'], 2, /Allowed choices are safetensors, bin/],
+    [['zero-to-fp32', d100, path.join(root, 'x.bin')], 1, /not a DeepSpeed checkpoint/],
+    [['zero-to-fp32', path.join(fixtures, 'deepspeed_zero3')], 2, /missing required argument 'output'/],
+    [['inspect', path.join(root, 'no')], 1, /Cannot read .*no: there is no such file/],
+  ])('answer %j with one line', (args, status, message) => {
+    const { status: actual, stderr } = openalpaca(...args)
+    expect(stderr).toMatch(message)
+    expect(stderr.trim().split('\n')).toHaveLength(1)
+    expect(actual).toBe(status)
+  })
+})
+
+/** A model of 24 MB, so that there is time to be stopped in. */
+async function largeModel(): Promise<string> {
+  const directory = path.join(fresh(), 'model')
+  mkdirSync(directory)
+  const tensors = Array.from({ length: 12 }, (_, i) => ({
+    name: `w.${i}`,
+    dtype: 'float32' as const,
+    shape: [500_000],
+    data: () => Buffer.alloc(2_000_000, i + 1),
+  }))
+  await writeSafetensors(path.join(directory, 'model.safetensors'), tensors)
+  writeFileSync(path.join(directory, 'config.json'), '{}')
+  return directory
+}
+
+describe('make-shards that is killed with kill -9', () => {
+  it.each([[['--output', 'OUTPUT']], [['--replace']]])(
+    'at any moment, with %j, leaves the model whole and no half-written file under a final name',
+    { timeout: 120_000 },
+    async (how) => {
+      const source = await largeModel()
+      const random = new Random(7)
+      for (let round = 0; round < 8; round++) {
+        const parent = fresh()
+        const model = path.join(parent, 'model')
+        cpSync(source, model, { recursive: true })
+        const output = path.join(parent, 'output')
+        const flags = how.map((word) => word.replace('OUTPUT', output))
+        const args = [
+          main,
+          'make-shards',
+          '--model_path',
+          model,
+          '--max_shard_size',
+          '5MB',
+          '--format',
+          'bin',
+          ...flags,
+        ]
+        const child = spawn(process.execPath, args, { stdio: 'ignore' })
+        const exit = once(child, 'exit')
+        // From the start of the program to a little after its end.
+        const delay = 100 + 700 * random.uniform()
+        const timer = setTimeout(() => child.kill('SIGKILL'), delay)
+        await exit
+        clearTimeout(timer)
+
+        if (how[0] === '--output') {
+          expect(snapshot(model)).toEqual(snapshot(source))
+          if (!existsSync(output)) continue
+        }
+        const inspected = openalpaca('inspect', how[0] === '--output' ? output : model, '--json')
+        const { problems, tensors } = JSON.parse(inspected.stdout)
+        expect(problems.filter((problem: string) => !problem.includes('config.json'))).toEqual([])
+        expect(tensors).toHaveLength(12)
+      }
+    },
+  )
+})
+
+describe('a target that cannot be written', () => {
+  it('is named, and nothing is changed, when it is read-only', () => {
+    const model = copyOf(d100)
+    const before = snapshot(model)
+    const { stderr, status } = openalpaca('make-shards', '--model_path', model, '--output', '/proc/shards')
+    expect([status, stderr]).toEqual([1, expect.stringMatching(/^error: Cannot save \/proc\/shards: /)])
+    const file = openalpaca('zero-to-fp32', path.join(fixtures, 'deepspeed_zero3'), '/proc/state.bin')
+    expect([file.status, file.stderr]).toEqual([1, expect.stringMatching(/^error: Cannot save \/proc\/state\.bin: /)])
+    expect(snapshot(model)).toEqual(before)
+  })
+
+  // Without user namespaces there is no small disk to fill; test/checkpoint fills /dev/full then.
+  it.runIf(canMount)('is left as it was when the disk is full', async () => {
+    const disk = path.join(fresh(), 'disk')
+    const model = await largeModel()
+    const script = `shift; cp -r "${model}" "${disk}/model"
+      "$@" ; echo "code $?"; ls -A "${disk}" "${disk}/model"; cmp "${model}/model.safetensors" "${disk}/model/model.safetensors" && echo same`
+    const command = [process.execPath, main, 'make-shards', '--model_path', `${disk}/model`]
+    for (const how of [['--output', `${disk}/out`], ['--replace']]) {
+      const { stdout, stderr } = withSmallDisk(script, disk, 30, ...command, ...how)
+      expect(stderr).toMatch(/error: Cannot save .*: it needs 24\.0 MB, and .* are free; nothing was changed/)
+      expect(stdout).toMatch(/code 1\n/)
+      expect(stdout).toMatch(/same\n$/)
+      expect(stdout).not.toMatch(/tmp-|out\n|pytorch/)
+    }
+  })
+})
