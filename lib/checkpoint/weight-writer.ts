@@ -31,6 +31,9 @@ export interface WeightsOptions {
   maxShardSize: number | string
 }
 
+/** While one is flushed to the disk, another is written. */
+const FILES_AT_ONCE = 2
+
 /** How the tensors would be split over files. */
 export function planWeights(tensors: readonly TensorToWrite[], { format, maxShardSize }: WeightsOptions): ShardPlan {
   const sizes = tensors.map(({ name, shape, dtype, sameAs }) => {
@@ -54,10 +57,19 @@ export async function writeWeights(
   const plan = planWeights(tensors, options)
   const checksums = new Map<string, TensorChecksum>()
   const byName = new Map(tensors.map((tensor) => [tensor.name, withChecksum(tensor, checksums)]))
-  for (const { name, tensors: names } of plan.files) {
-    const contents = names.map((tensor) => byName.get(tensor)!)
-    await writeFileOf(options.format, path.join(directory, name), contents)
+  const waiting = [...plan.files]
+  let failed = false
+  const work = async () => {
+    for (let file = waiting.shift(); file && !failed; file = waiting.shift()) {
+      const contents = file.tensors.map((tensor) => byName.get(tensor)!)
+      await writeFileOf(options.format, path.join(directory, file.name), contents).catch((error) => {
+        failed = true
+        throw error
+      })
+    }
   }
+  const results = await Promise.allSettled(Array.from({ length: FILES_AT_ONCE }, work))
+  for (const result of results) if (result.status === 'rejected') throw result.reason
   if (plan.index) await writeFile(path.join(directory, WEIGHT_FILES[options.format].index), plan.index)
   return { plan, checksums }
 }

@@ -1,6 +1,7 @@
 /** What is fuzzed: seeds that are valid, how they are damaged, and what is then done with the file. */
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { readGguf } from '#lib/checkpoint/gguf.js'
 import { inspect } from '#lib/checkpoint/inspect.js'
 import { makeShards } from '#lib/checkpoint/make-shards.js'
 import { openModelWeights, openWeightFile } from '#lib/checkpoint/model-files.js'
@@ -114,6 +115,24 @@ export function createTargets(fixtures: string): Record<string, Target> {
           findGlobal: (name) => objects.findGlobal(name),
           loadPersistent: (id) => objects.loadPersistent(id),
         })
+      },
+    },
+    gguf: {
+      // Its header alone, so that the damage is to what is checked.
+      seeds: [read('gguf/reference.gguf')].map((whole) => whole.subarray(0, whole.indexOf('vector') + 32)),
+      mutate: mutateBytes,
+      place: (directory, bytes) => {
+        writeFileSync(path.join(directory, 'model.gguf'), Buffer.concat([bytes, Buffer.alloc(5000)]))
+      },
+      async use(directory) {
+        const source = await readGguf(path.join(directory, 'model.gguf'))
+        try {
+          for (const { name, bytes } of source.tensors.values()) {
+            await source.read(name, 0, Buffer.alloc(Math.min(bytes, 64)))
+          }
+        } finally {
+          await source.close()
+        }
       },
     },
     index: {
