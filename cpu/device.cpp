@@ -130,9 +130,11 @@ class CpuStream : public Stream {
     enqueue({"read", [=] { std::memcpy(destination, source.raw(), source.bytes()); }});
   }
 
-  void call(const char* name, std::function<void()> function) override {
+  void call(const char* name, const std::vector<HostOperand>& operands, HostFunction function) override {
     refuse_capture(name);
-    enqueue({name, std::move(function)});
+    std::vector<Tensor> tensors;
+    for (const HostOperand& operand : operands) tensors.push_back(operand.tensor);
+    enqueue({name, [tensors, function = std::move(function)] { function(tensors); }});
   }
 
   // Events work on a poisoned stream: another stream may wait for them.

@@ -1,4 +1,5 @@
-// Collectives between CPU ranks over Gloo's TCP transport.
+// Collectives over Gloo's TCP transport, between ranks on any device: a stream brings its tensors into host memory and
+// back (Stream::call).
 #pragma once
 
 #include <chrono>

@@ -28,6 +28,8 @@ export interface DeviceProperties {
   units: number
   /** Whether bfloat16 matrix products run in hardware. */
   fastBfloat16: boolean
+  /** Tells a GPU from all others anywhere; of the CPU empty. */
+  id: string
   /** Bytes. */
   totalMemory: number
   freeMemory: number
@@ -35,6 +37,7 @@ export interface DeviceProperties {
 
 interface Addon {
   deviceOpen(type: string): DeviceHandle
+  deviceCount(type: string): number
   deviceProperties(device: DeviceHandle): DeviceProperties
   deviceSetThreads(device: DeviceHandle, threads: number): void
   tensorCreate(device: DeviceHandle, dtype: DType, shape: readonly number[]): TensorHandle
@@ -54,13 +57,14 @@ interface Addon {
   streamsAbandon(): void
   communicatorCreate(
     device: DeviceHandle,
+    backend: 'nccl' | 'gloo',
     rank: number,
     size: number,
     hostname: string,
     timeoutMilliseconds: number,
   ): CommunicatorHandle
   communicatorAddress(communicator: CommunicatorHandle): Uint8Array
-  communicatorConnect(communicator: CommunicatorHandle, stream: StreamHandle, addresses: Uint8Array[]): void
+  communicatorConnect(communicator: CommunicatorHandle, addresses: Uint8Array[]): Promise<void>
   communicatorAllGather(c: CommunicatorHandle, stream: StreamHandle, out: TensorHandle, input: TensorHandle): void
   communicatorReduceScatter(c: CommunicatorHandle, stream: StreamHandle, out: TensorHandle, input: TensorHandle): void
   communicatorAllReduce(communicator: CommunicatorHandle, stream: StreamHandle, x: TensorHandle): void

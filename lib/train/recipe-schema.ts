@@ -103,7 +103,13 @@ export const recipeGroups = {
   },
   'Several GPUs or processes': {
     gpus: count(1).optional().describe('Trains on so many GPUs of this machine, a process each'),
-    ranks: count(1).optional().describe('Trains in so many processes on the CPU (device cpu)'),
+    ranks: count(1)
+      .optional()
+      .describe('Trains in so many processes on the CPU, or with device cuda on the GPUs there are'),
+    backend: z
+      .enum(['auto', 'nccl', 'gloo'])
+      .default('auto')
+      .describe('What carries collectives; auto is nccl where each rank has a GPU of its own, else gloo'),
     zero_stage: z
       .int()
       .min(0)

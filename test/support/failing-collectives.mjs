@@ -15,7 +15,7 @@ try {
   const said = fault === 'size' && rank === culprit ? size + 1 : size
   const rendezvous = await Rendezvous.join({ rank, size: said, port, address: '127.0.0.1', timeout })
   await rendezvous.agree({ version: '1', learning_rate: fault === 'recipe' && rank === culprit ? 2e-4 : 1e-4 })
-  const communicator = await Communicator.connect(rendezvous, device, stream, { timeout })
+  const communicator = await Communicator.connect(rendezvous, device, { timeout })
   const shard = device.tensor('float32', [1000])
   const all = device.tensor('float32', [1000 * size])
   fill(stream, { x: shard, value: rank })

@@ -41,7 +41,7 @@ const device = openDevice('cpu')
 device.setThreads(1)
 const stream = device.createStream()
 const rendezvous = await Rendezvous.join({ rank, size, port, address: '127.0.0.1', timeout: 60 })
-const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: 60 })
+const communicator = await Communicator.connect(rendezvous, device, { timeout: 60 })
 
 if (fault === 'slow' || fault === 'computation does not wait') {
   // The communication is slow: each collective comes after a few milliseconds of work.
