@@ -32,8 +32,8 @@ const names = Object.keys(checkpointTasks) as CheckpointTask[]
 
 /**
  * Reading, splitting, joining and converting a checkpoint of float32 weights, each in a process of its own and in turns
- * with the disk's own rate: a loop that reads the same bytes, writes as many as the tool does and flushes them, and reads
- * them again where the tool verifies what it wrote.
+ * with the disk's own rate: a loop that reads the same bytes, writes as many as the tool does past the page cache,
+ * flushes them, and reads them from the disk again where the tool verifies what it wrote.
  */
 export async function checkpointBenchmark(
   { checkpoint_blocks: blocks, ...options }: CheckpointOptions,
@@ -103,6 +103,6 @@ export function formatCheckpoint({ bytes, tasks }: CheckpointScores): string {
   return [
     `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32`,
     table([['', 'GB/s', 'disk', 'of the disk', 's', 'peak memory'], ...rows]),
-    '  The disk: a loop that reads the same bytes, writes as many as the tool and flushes them, and reads them again.',
+    '  The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the tools do.',
   ].join('\n')
 }

@@ -2,8 +2,9 @@
  * A checkpoint tool on a generated checkpoint, or beside it a loop that reads and writes as many bytes in large pieces
  * and does nothing with them.
  */
-import { type FileHandle, open, readdir, rm } from 'node:fs/promises'
+import { open, readdir, rm } from 'node:fs/promises'
 import path from 'node:path'
+import { DirectReader, DirectWriter } from '#lib/checkpoint/direct-io.js'
 import { makeShards } from '#lib/checkpoint/make-shards.js'
 import { openModelWeights } from '#lib/checkpoint/model-files.js'
 import { readAll } from '#lib/checkpoint/stream.js'
@@ -16,12 +17,11 @@ const { task, input, scratch, plain } = childOptions<CheckpointChild>()
 const piece = 2 ** 22
 const output = path.join(scratch, plain ? 'plain' : 'ours')
 
-/** Reads the weight files of a directory, or one file, and gives each piece. */
-async function readPieces(from: string, take: (bytes: Uint8Array) => Promise<unknown>): Promise<void> {
+/** Reads the weight files of a directory and gives each piece. */
+async function readPieces(take: (bytes: Uint8Array) => Promise<unknown>): Promise<void> {
   const memory = Buffer.allocUnsafeSlow(piece)
-  const names = await readdir(from).catch(() => [''])
-  for (const name of names.filter((name) => name === '' || /\.(safetensors|bin)$/.test(name))) {
-    const file = await open(path.join(from, name))
+  for (const name of (await readdir(input)).filter((name) => /\.(safetensors|bin)$/.test(name))) {
+    const file = await open(path.join(input, name))
     for (;;) {
       const { bytesRead } = await file.read(memory, 0, piece)
       if (bytesRead === 0) break
@@ -31,16 +31,23 @@ async function readPieces(from: string, take: (bytes: Uint8Array) => Promise<unk
   }
 }
 
-const pass = async () => {}
+async function writePlainly(part: number, readsBack: boolean): Promise<void> {
+  const file = await open(output, 'w+')
+  const writer = await DirectWriter.open(output, file, Number.POSITIVE_INFINITY)
+  if (!writer) throw new Error(`${scratch} is on a file system without direct I/O: set TMPDIR to another`)
+  await readPieces((bytes) => writer.write(bytes.subarray(0, Math.floor(bytes.length * part))))
+  await writer.end()
+  await file.sync()
+  const { size } = await file.stat()
+  const reader = readsBack ? await DirectReader.open(output, file, size) : undefined
+  const memory = Buffer.allocUnsafeSlow(piece)
+  for (let at = 0; reader && at < size; ) at += await reader.read(at, memory)
+  await (reader ?? file).close()
+}
 
-async function plainly(): Promise<void> {
+function plainly(): Promise<void> {
   const { written, verifies } = checkpointTasks[task]
-  let out: FileHandle | undefined
-  if (written > 0) out = await open(output, 'w')
-  await readPieces(input, async (bytes) => out?.write(bytes, 0, Math.floor(bytes.length * written)))
-  await out?.sync()
-  await out?.close()
-  if (verifies) await readPieces(output, pass)
+  return written > 0 ? writePlainly(written, verifies) : readPieces(async () => {})
 }
 
 async function readWeights(): Promise<void> {
