@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/ops.h"
@@ -80,6 +81,8 @@ struct DeviceProperties {
   int units = 0;                               // threads, or multiprocessors
   bool fast_bfloat16 = false;                  // bfloat16 matrix products in hardware
   uint64_t total_memory = 0, free_memory = 0;  // bytes
+  // Of what others wrote and this device runs on: name and version, "oneDNN" and "2.6.3".
+  std::vector<std::pair<std::string, std::string>> libraries;
 };
 
 class Device {
