@@ -19,6 +19,9 @@ Napi::Object describe(Napi::Env env, const Device& device) {
   object.Set("id", properties.id);
   object.Set("totalMemory", static_cast<double>(properties.total_memory));
   object.Set("freeMemory", static_cast<double>(properties.free_memory));
+  Napi::Object libraries = Napi::Object::New(env);
+  for (const auto& [name, version] : properties.libraries) libraries.Set(name, version);
+  object.Set("libraries", libraries);
   return object;
 }
 

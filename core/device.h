@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/ops.h"
@@ -94,6 +95,8 @@ struct DeviceProperties {
   bool fast_bfloat16 = false;                  // bfloat16 matrix products in hardware
   std::string id;                              // of a GPU: tells it from all others anywhere
   uint64_t total_memory = 0, free_memory = 0;  // bytes
+  // Of what others wrote and this device runs on: name and version, "oneDNN" and "2.6.3".
+  std::vector<std::pair<std::string, std::string>> libraries;
 };
 
 class Device {

@@ -14,7 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/gloo.h"
 #include "cpu/isa.h"
+#include "cpu/onednn.h"
 
 namespace openalpaca::cpu {
 namespace {
@@ -263,6 +265,7 @@ class CpuDevice : public Device {
     properties.total_memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     const std::string available = read_field("/proc/meminfo", "MemAvailable");
     properties.free_memory = available.empty() ? properties.total_memory : std::stoull(available) * 1024;
+    properties.libraries = {{"oneDNN", onednn_version()}, {"Gloo", gloo_version()}};
     return properties;
   }
 

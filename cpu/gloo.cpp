@@ -3,6 +3,7 @@
 // then all in one place, to be added in the order of the ranks, and the bytes on the wire are those of a ring.
 #include "cpu/gloo.h"
 
+#include <gloo/config.h>
 #include <gloo/context.h>
 #include <gloo/transport/context.h>
 #include <gloo/transport/device.h>
@@ -379,6 +380,11 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
 std::shared_ptr<Communicator> make_gloo(int rank, int size, const std::string& hostname,
                                         std::chrono::milliseconds timeout) {
   return std::make_shared<GlooCommunicator>(rank, size, hostname, timeout);
+}
+
+std::string gloo_version() {
+  return std::to_string(GLOO_VERSION_MAJOR) + "." + std::to_string(GLOO_VERSION_MINOR) + "." +
+         std::to_string(GLOO_VERSION_PATCH);
 }
 
 }  // namespace openalpaca::cpu

@@ -8,6 +8,9 @@
 
 namespace openalpaca::cpu {
 
+// That this was compiled with: "0.5.0".
+std::string gloo_version();
+
 // hostname is the name or address of this machine that the other ranks can reach. A collective in which nothing moves
 // for `timeout` fails.
 std::shared_ptr<Communicator> make_gloo(int rank, int size, const std::string& hostname,

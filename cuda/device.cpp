@@ -104,6 +104,12 @@ class CudaDevice : public Device {
     properties.fast_bfloat16 = true;
     properties.id = hexadecimal(id_);
     properties.total_memory = total_memory_;
+    int driver = 0, runtime = 0;
+    check(cudaDriverGetVersion(&driver), "properties");
+    check(cudaRuntimeGetVersion(&runtime), "properties");
+    properties.libraries = {{"CUDA of the driver", version_text(driver)},
+                            {"CUDA runtime", version_text(runtime)},
+                            {"cuBLASLt", open_cublaslt()}};
     size_t free = 0, total = 0;
     context_->activate("properties");
     check(cudaMemGetInfo(&free, &total), "properties");

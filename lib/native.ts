@@ -33,6 +33,8 @@ export interface DeviceProperties {
   /** Bytes. */
   totalMemory: number
   freeMemory: number
+  /** What others wrote and the device runs on, with the version that was loaded: `oneDNN`, `cuBLASLt`. */
+  libraries: Record<string, string>
 }
 
 interface Addon {
