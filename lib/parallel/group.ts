@@ -92,6 +92,11 @@ export class RankGroup implements Disposable {
     if (this.members && this.size > 1) await this.members.rendezvous.agree(values)
   }
 
+  /** A failed collective's error with the ranks that are its cause; any other error is returned as it is. */
+  async explain(error: unknown): Promise<unknown> {
+    return this.members && this.size > 1 ? await this.members.rendezvous.explain(error) : error
+  }
+
   /** Tells the other ranks why this one ends, and lets go of what waits for them. */
   fail(message: string): void {
     this.members?.rendezvous.fail(message)

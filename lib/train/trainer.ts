@@ -168,7 +168,8 @@ class Run implements Disposable {
       }
       await this.heedStop()
       await this.finish()
-    } catch (error) {
+    } catch (cause) {
+      const error = await this.group.explain(cause)
       this.emitEnd('failed', (error as Error).message)
       throw error
     }
