@@ -21,5 +21,7 @@ export async function joinRun(place: RankPlace, recipe: Recipe): Promise<RankGro
   const device = openDevice(recipe.device)
   const stream = device.createStream()
   const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: recipe.collective_timeout })
-  return RankGroup.of(device, communicator, stream, recipe.zero_stage as 0 | 1 | 2 | 3, rendezvous)
+  return RankGroup.of(device, communicator, stream, recipe.zero_stage as 0 | 1 | 2 | 3, rendezvous, {
+    prefetchBlocks: recipe.prefetch_blocks,
+  })
 }

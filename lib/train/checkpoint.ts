@@ -189,7 +189,7 @@ export async function loadCheckpoint(directory: string, state: CheckpointState):
   }
   const [other] = (await group.exchange('the checkpoint that was read', problem ?? '')).filter(Boolean)
   if (other) throw new CheckpointError(other)
-  state.parameters.updateFromMasters()
+  await state.parameters.updateFromMasters()
   state.optimizer.steps = manifest.step
   await state.parameters.device.stream.synchronize()
   return manifest.step

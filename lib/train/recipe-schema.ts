@@ -110,6 +110,13 @@ export const recipeGroups = {
       .max(3)
       .default(3)
       .describe('What the ranks share among them: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing'),
+    prefetch_blocks: count(0)
+      .default(1)
+      .describe('Transformer blocks whose weights are fetched ahead in stage 3; each needs a buffer for a block'),
+    offload: z
+      .enum(['none', 'optimizer'])
+      .default('none')
+      .describe("optimizer keeps master weights and moments in the CPU's memory, and updates them there"),
     collective_timeout: z.number().positive().default(600).describe('Seconds that ranks wait for one that hangs'),
     max_restarts: count(0).default(0).describe('How often a run that has lost a rank goes on from its last checkpoint'),
   },

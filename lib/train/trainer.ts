@@ -82,6 +82,7 @@ export class Trainer {
   async train(options: TrainOptions = {}): Promise<TrainResult> {
     const instructions = this.data ?? (await readInstructions(this.recipe.data_path!))
     const data = await this.prepare(instructions)
+    if (this.recipe.offload === 'optimizer') await this.model.parameters.moveMastersToHost()
     using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
     return await run.train()
   }
