@@ -127,6 +127,10 @@ export const recipeGroups = {
     sample_prompts: z.array(samplePrompt).default([]).describe('Instructions to answer during training'),
     sample_length: count(1).default(64).describe('Most tokens in a sample answer'),
     checkpoint_every: count(0).default(100).describe('Steps between checkpoints; 0 writes none on the way'),
+    checkpoint_in_background: z
+      .boolean()
+      .default(true)
+      .describe('Write checkpoints while training goes on, from a copy in host memory: 12 bytes a parameter'),
     keep_last: count(1).default(2).describe('Checkpoints that are kept; older ones are deleted'),
   },
 } as const
