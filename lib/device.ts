@@ -137,6 +137,14 @@ export class Stream {
     return native.streamRead(this.handle, tensor.handle, data)
   }
 
+  /**
+   * Copies between this stream's device and a tensor of the CPU, which must not change, or be used, until the promise is
+   * settled; both have the same dtype and length.
+   */
+  transfer(destination: Tensor, source: Tensor): Promise<void> {
+    return native.streamTransfer(this.handle, destination.handle, source.handle)
+  }
+
   synchronize(): Promise<void> {
     return native.streamSynchronize(this.handle)
   }

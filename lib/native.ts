@@ -50,6 +50,7 @@ interface Addon {
   streamWrite(stream: StreamHandle, tensor: TensorHandle, data: HostArray): void
   streamUpload(stream: StreamHandle, tensor: TensorHandle, data: HostArray): Promise<void>
   streamRead(stream: StreamHandle, tensor: TensorHandle, data: HostArray): Promise<void>
+  streamTransfer(stream: StreamHandle, destination: TensorHandle, source: TensorHandle): Promise<void>
   streamSynchronize(stream: StreamHandle): Promise<void>
   streamRecord(stream: StreamHandle, event: EventHandle): void
   streamWait(stream: StreamHandle, event: EventHandle): void

@@ -22,6 +22,8 @@ export class RankGroup implements Disposable {
     readonly size: number,
     readonly stage: Stage,
     private readonly members?: Members,
+    /** Blocks whose weights are fetched ahead of the one being computed, in stage 3. */
+    readonly prefetchBlocks = 1,
   ) {}
 
   static readonly alone = new RankGroup(0, 1, 0)
@@ -33,9 +35,11 @@ export class RankGroup implements Disposable {
     stream: Stream,
     stage: Stage,
     rendezvous: Rendezvous,
+    { prefetchBlocks }: { prefetchBlocks?: number } = {},
   ): RankGroup {
     const { rank, size } = communicator
-    return new RankGroup(rank, size, size === 1 ? 0 : stage, { device, communicator, stream, rendezvous })
+    const members = { device, communicator, stream, rendezvous }
+    return new RankGroup(rank, size, size === 1 ? 0 : stage, members, prefetchBlocks)
   }
 
   /** Where there are other ranks. */
@@ -90,6 +94,11 @@ export class RankGroup implements Disposable {
   /** @throws {ParallelError} `RANKS_DISAGREE` unless all ranks have the same values; it names the one that differs */
   async agree(values: Record<string, unknown>): Promise<void> {
     if (this.members && this.size > 1) await this.members.rendezvous.agree(values)
+  }
+
+  /** A failed collective's error with the ranks that are its cause; any other error is returned as it is. */
+  async explain(error: unknown): Promise<unknown> {
+    return this.members && this.size > 1 ? await this.members.rendezvous.explain(error) : error
   }
 
   /** Tells the other ranks why this one ends, and lets go of what waits for them. */

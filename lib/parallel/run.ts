@@ -23,7 +23,8 @@ export async function joinRun(place: RankPlace, recipe: Recipe): Promise<RankGro
   const device = openDevice(recipe.device)
   const communicator = await Communicator.connect(rendezvous, device, { timeout, backend })
   const stage = recipe.zero_stage as 0 | 1 | 2 | 3
-  return RankGroup.of(device, communicator, device.createStream(), stage, rendezvous)
+  const { prefetch_blocks: prefetchBlocks } = recipe
+  return RankGroup.of(device, communicator, device.createStream(), stage, rendezvous, { prefetchBlocks })
 }
 
 /**

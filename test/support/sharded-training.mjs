@@ -26,6 +26,8 @@ const {
   maxTokens = 512,
   steps = 20,
   fault,
+  offload = false,
+  prefetchBlocks,
 } = JSON.parse(process.argv[2])
 const golden = JSON.parse(readFileSync(path.join(fixtures, 'trajectory.json'), 'utf8'))
 const instances = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8')
@@ -59,7 +61,7 @@ if (fault === 'slow' || fault === 'computation does not wait') {
 if (fault === 'computation does not wait') device.stream.wait = () => {}
 if (fault === 'communication does not wait') stream.wait = () => {}
 
-const group = RankGroup.of(device, communicator, stream, stage, rendezvous)
+const group = RankGroup.of(device, communicator, stream, stage, rendezvous, { prefetchBlocks })
 const model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), {
   device,
   dtype,
@@ -67,6 +69,7 @@ const model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), {
   masterWeights: true,
 })
 const { parameters } = model
+if (offload) await parameters.moveMastersToHost()
 const [beta1, beta2] = golden.betas
 const optimizer = new AdamW(parameters, { beta1, beta2, epsilon: golden.eps, weightDecay: golden.weight_decay })
 const backprop = model.backprop(paddedTokens(maxTokens))
