@@ -90,3 +90,9 @@ export class Communicator implements Disposable {
     this.dispose()
   }
 }
+
+/** What a group of ranks needs of a communicator. */
+export type Collectives = Pick<
+  Communicator,
+  'rank' | 'size' | 'allGather' | 'reduceScatter' | 'allReduce' | 'broadcast' | 'barrier' | 'abort' | 'dispose'
+>
