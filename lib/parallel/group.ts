@@ -30,13 +30,7 @@ export class RankGroup implements Disposable {
   static readonly alone = new RankGroup(0, 1, 0)
 
   /** @param stream the communication stream, on which all collectives of the group are enqueued */
-  static of(
-    device: Device,
-    communicator: Collectives,
-    stream: Stream,
-    stage: Stage,
-    rendezvous: Meeting,
-  ): RankGroup {
+  static of(device: Device, communicator: Collectives, stream: Stream, stage: Stage, rendezvous: Meeting): RankGroup {
     const { rank, size } = communicator
     return new RankGroup(rank, size, size === 1 ? 0 : stage, { device, communicator, stream, rendezvous })
   }

@@ -52,8 +52,10 @@ export class DryDevice extends Device {
   /** Bytes that are allocated. */
   bytes = 0
   private streams = 0
-  private readonly contents = new WeakMap<Tensor, HostArray>()
-  private readonly events = new WeakMap<EventHandle, number>()
+  /** When what was recorded before an event is done. */
+  readonly events = new WeakMap<EventHandle, number>()
+  /** Of small tensors, what the host or other ranks have written. */
+  readonly contents = new WeakMap<Tensor, HostArray>()
 
   constructor(
     type: DeviceType,
@@ -72,7 +74,7 @@ export class DryDevice extends Device {
 
   override createStream(): DryStream {
     // The first is the one that computes, as lib/device.ts has it; others are for what goes on beside it.
-    return new DryStream(this, this.streams++ === 0 ? 'compute' : 'communication', this.events, this.contents)
+    return new DryStream(this, this.streams++ === 0 ? 'compute' : 'communication')
   }
 
   override createEvent(): EventHandle {
@@ -91,10 +93,8 @@ export class DryStream extends Stream {
   private free = 0
 
   constructor(
-    private readonly device: DryDevice,
+    readonly device: DryDevice,
     private readonly lane: Lane,
-    private readonly events: WeakMap<EventHandle, number>,
-    private readonly contents: WeakMap<Tensor, HostArray>,
   ) {
     super(noHandle)
   }
@@ -107,11 +107,11 @@ export class DryStream extends Stream {
   }
 
   override enqueue(op: string, args: object): void {
-    this.take(this.device.costs.op(op, args, (tensor) => this.contents.get(tensor)))
+    this.take(this.device.costs.op(op, args, (tensor) => this.device.contents.get(tensor)))
   }
 
   override write(tensor: Tensor, data: HostArray): void {
-    this.contents.set(tensor, data)
+    this.device.contents.set(tensor, data)
     this.take(0)
   }
 
@@ -120,9 +120,11 @@ export class DryStream extends Stream {
     await this.synchronize()
   }
 
-  /** What is read is all zeros. */
-  override read(): Promise<void> {
-    return this.synchronize()
+  /** What was written, or zeros. */
+  override async read(tensor: Tensor, data: HostArray): Promise<void> {
+    const written = this.device.contents.get(tensor)
+    if (written) bytesOf(data).set(bytesOf(written))
+    await this.synchronize()
   }
 
   override async synchronize(): Promise<void> {
@@ -133,13 +135,15 @@ export class DryStream extends Stream {
   }
 
   override record(event: EventHandle): void {
-    this.events.set(event, Math.max(this.free, this.device.timeline.now))
+    this.device.events.set(event, Math.max(this.free, this.device.timeline.now))
   }
 
   override wait(event: EventHandle): void {
-    this.free = Math.max(this.free, this.events.get(event) ?? 0)
+    this.free = Math.max(this.free, this.device.events.get(event) ?? 0)
   }
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: HostArray) => new Uint8Array(buffer, byteOffset, byteLength)
 
 /** What a rank has sent, by the kind of collective. */
 export interface Traffic {
@@ -150,7 +154,7 @@ export interface Traffic {
   sent: number
 }
 
-/** Rank 0 of a group whose other ranks are imagined: they come to each collective when it does. */
+/** Rank 0 of a group whose other ranks are imagined: they come to each collective when it does, and with the same. */
 export class DryCommunicator implements Collectives {
   readonly rank = 0
   readonly traffic = new Map<CollectiveName, Traffic>()
@@ -161,6 +165,13 @@ export class DryCommunicator implements Collectives {
   ) {}
 
   allGather(stream: Stream, { out, input }: { out: Tensor; input: Tensor }): void {
+    const { contents } = (stream as DryStream).device
+    const own = contents.get(input)
+    if (own) {
+      const all = new Uint8Array(out.byteLength)
+      for (let rank = 0; rank < this.size; rank++) all.set(bytesOf(own), rank * input.byteLength)
+      contents.set(out, all)
+    }
     this.count(stream, 'all_gather', out.byteLength, (this.size - 1) * input.byteLength)
   }
 
@@ -187,6 +198,6 @@ export class DryCommunicator implements Collectives {
   private count(stream: Stream, name: CollectiveName, bytes: number, sent: number): void {
     const so = this.traffic.get(name) ?? { calls: 0, bytes: 0, sent: 0 }
     this.traffic.set(name, { calls: so.calls + 1, bytes: so.bytes + bytes, sent: so.sent + sent })
-    if (stream instanceof DryStream) stream.take(this.costs.collective(name, bytes, this.size))
+    ;(stream as DryStream).take(this.costs.collective(name, bytes, this.size))
   }
 }

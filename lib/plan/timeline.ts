@@ -7,9 +7,9 @@ interface Interval {
   end: number
 }
 
-/** How the time of a lane divides, in seconds. */
+/** How a span of time divides, in seconds. */
 export interface Usage {
-  /** From the first call to the moment the host has waited for all of it. */
+  /** Of the whole span. */
   total: number
   compute: number
   communication: number
@@ -25,20 +25,22 @@ export class Timeline {
   /** The host's clock, in seconds. */
   now = 0
   private readonly lanes: Record<Lane, Interval[]> = { compute: [], communication: [] }
+  private busyUntil = 0
+
+  /** @param shared lanes take turns: communication runs on the cores that compute, and hides nothing */
+  constructor(private readonly shared = false) {}
 
   /**
-   * Puts work on a lane, where it begins once the host has called for it and `free`, when the stream is done with what
+   * Puts work on a lane, where it begins once the host has called for it and its stream, at `free`, is done with what
    * came before.
    * @returns when it is done
    */
   run(lane: Lane, free: number, seconds: number): number {
-    const start = Math.max(this.now, free)
-    const intervals = this.lanes[lane]
-    const last = intervals[intervals.length - 1]
-    // What follows without a pause is one interval with what came before.
-    if (last && start <= last.end) last.end = Math.max(last.end, start + seconds)
-    else intervals.push({ start, end: start + seconds })
-    return start + seconds
+    const start = Math.max(this.now, free, this.shared ? this.busyUntil : 0)
+    const end = start + seconds
+    if (seconds > 0) this.lanes[lane].push({ start, end })
+    this.busyUntil = Math.max(this.busyUntil, end)
+    return end
   }
 
   /** Between two moments of the host's clock. */
@@ -58,15 +60,22 @@ export class Timeline {
   }
 }
 
-function clipped(intervals: Interval[], start: number, end: number): Interval[] {
-  return intervals
-    .map((one) => ({ start: Math.max(one.start, start), end: Math.min(one.end, end) }))
-    .filter((one) => one.end > one.start)
+/** What of them lies between two moments, in order of time, those that touch as one. */
+function clipped(intervals: Interval[], from: number, to: number): Interval[] {
+  const merged: Interval[] = []
+  for (const one of [...intervals].sort((a, b) => a.start - b.start)) {
+    const [start, end] = [Math.max(one.start, from), Math.min(one.end, to)]
+    const last = merged[merged.length - 1]
+    if (end <= start) continue
+    if (last && start <= last.end) last.end = Math.max(last.end, end)
+    else merged.push({ start, end })
+  }
+  return merged
 }
 
 const length = (intervals: Interval[]) => intervals.reduce((sum, { start, end }) => sum + end - start, 0)
 
-/** Seconds in which both are busy; each is in order of time and without overlaps of its own. */
+/** Seconds in which both are busy. */
 function overlap(a: Interval[], b: Interval[]): number {
   let [i, j, sum] = [0, 0, 0]
   while (i < a.length && j < b.length) {

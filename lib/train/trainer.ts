@@ -342,7 +342,10 @@ class Run implements Disposable {
 }
 
 /** The most tokens of a micro-batch, for data whose longest instance has `longest`. */
-export function microBatchTokens({ max_tokens_per_micro_batch, max_length, batch_size }: Recipe, longest: number): number {
+export function microBatchTokens(
+  { max_tokens_per_micro_batch, max_length, batch_size }: Recipe,
+  longest: number,
+): number {
   // Enough tokens to keep the matrix units busy, and at least one instance of the longest kind.
   return Math.max(max_tokens_per_micro_batch ?? Math.min(Math.max(max_length, 4096), max_length * batch_size), longest)
 }
