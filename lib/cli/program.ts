@@ -19,9 +19,9 @@ export function createProgram(): Command {
     .configureOutput({ writeErr: () => {} }) // main.ts prints what goes wrong, in one line
     .exitOverride()
   program.addCommand(configure(trainCommand(), program))
-  program.addCommand(configure(planCommand(), program))
   program.addCommand(configure(sampleCommand(), program))
   program.addCommand(configure(processDatasetCommand(), program))
+  program.addCommand(configure(planCommand(), program))
   program.addCommand(configure(makeShardsCommand(), program))
   program.addCommand(configure(zeroToFp32Command(), program))
   program.addCommand(configure(inspectCommand(), program))

@@ -100,7 +100,7 @@ const seconds = (value: number) =>
 function describe(name: string, source: string, hardware: Hardware, plan: Plan, advice: Advice[]): string {
   const { ranks, nodes, batch, step, run, traffic, memory } = plan
   const machines = nodes === 1 ? '' : ` on ${nodes} machines`
-  const unit = ranks === 1 ? 'process' : 'ranks'
+  const who = ranks === 1 ? 'one process' : `stage ${plan.zero_stage}, ${ranks} ranks${machines}`
   const sent = Object.values(traffic).reduce((sum, one) => sum + one.sent, 0)
   const communication = [
     `    communication ${seconds(step.communication)}, ${formatBytes(Math.round(sent))} sent by a rank`,
@@ -112,9 +112,7 @@ function describe(name: string, source: string, hardware: Hardware, plan: Plan, 
     `      exposed         ${seconds(step.exposed)}`,
   ]
   return [
-    heading(
-      `${name}, ${formatCount(plan.parameters)} parameters, ${plan.dtype}, stage ${plan.zero_stage}, ${ranks} ${unit}${machines}`,
-    ),
+    heading(`${name}, ${formatCount(plan.parameters)} parameters, ${plan.dtype}, ${who}`),
     `  ${hardware.name}; ${source}`,
     '',
     heading('Memory of a rank'),
