@@ -63,9 +63,8 @@ if (fault === 'communication does not wait') stream.wait = () => {}
 const traffic = {}
 const count = (name, bytes) => {
   if (losses.length > 0) return
-  const so = (traffic[name] ??= { calls: 0, bytes: 0 })
-  so.calls++
-  so.bytes += bytes
+  const { calls, bytes: so } = traffic[name] ?? { calls: 0, bytes: 0 }
+  traffic[name] = { calls: calls + 1, bytes: so + bytes }
 }
 for (const [name, method, bytes] of [
   ['all_gather', 'allGather', ({ out }) => out.byteLength],
