@@ -18,8 +18,9 @@ export class Child {
     command: string,
     args: string[],
     threads: number,
+    env: NodeJS.ProcessEnv = {},
   ) {
-    this.process = spawn(command, args, { env: { ...process.env, OMP_NUM_THREADS: String(threads) } })
+    this.process = spawn(command, args, { env: { ...process.env, OMP_NUM_THREADS: String(threads), ...env } })
     this.process.stderr.on('data', (chunk: Buffer) => {
       this.errors = `${this.errors}${chunk}`.slice(-4000)
     })

@@ -4,6 +4,7 @@ import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { type CheckpointOptions, checkpointBenchmark, formatCheckpoint } from './checkpoint.js'
+import { collectivesBenchmark, formatCollectives } from './collectives.js'
 import { decoding, loading, type ModelName, training } from './configs.js'
 import { deviceName, deviceNames, openBenchDevice } from './device.js'
 import { generateBenchmark } from './generate.js'
@@ -12,7 +13,7 @@ import { formatSection } from './report.js'
 import { formatOps, opsBenchmark } from './single-ops.js'
 import { trainBenchmark } from './train.js'
 
-const names = ['train', 'decode', 'load', 'checkpoint', 'ops'] as const
+const names = ['train', 'decode', 'load', 'checkpoint', 'ops', 'collectives', 'ranks'] as const
 
 interface Flags extends CheckpointOptions {
   only: (typeof names)[number][]
@@ -82,6 +83,10 @@ async function main(flags: Flags): Promise<void> {
   if (flags.only.includes('ops')) {
     const scores = await opsBenchmark(flags, progress)
     show('ops', scores, formatOps(scores))
+  }
+  if (flags.only.includes('collectives')) {
+    const scores = await collectivesBenchmark(flags, progress)
+    show('collectives', scores, formatCollectives(scores))
   }
   if (flags.json) writeFileSync(flags.json, `${JSON.stringify(figures, null, 2)}\n`)
 }

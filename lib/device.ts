@@ -114,6 +114,11 @@ export class Device {
   }
 }
 
+const camelCase = (name: string) => name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
+
+/** The fields of each op, in their order, as lib/ops.ts spells them. */
+const opFields = new Map(Object.entries(native.opFields).map(([op, fields]) => [op, fields.map(camelCase)]))
+
 /**
  * Takes work in order and returns at once; `synchronize`, `read` and `upload` wait for it, without blocking the event
  * loop. An op that fails makes the stream pass over what follows, until the next wait, which rejects with the error.
@@ -121,6 +126,15 @@ export class Device {
 export class Stream {
   /** @internal */
   constructor(readonly handle: StreamHandle) {}
+
+  /** @internal An op of core/ops.h; lib/ops.ts has them with their arguments. */
+  enqueue(op: string, args: object): void {
+    const values = opFields.get(op)!.map((field) => {
+      const value = (args as Record<string, unknown>)[field]
+      return value instanceof Tensor ? value.handle : value
+    })
+    native.ops[op](this.handle, ...values)
+  }
 
   /** Copies `data` now, and into the tensor when its turn comes. For small arrays. */
   write(tensor: Tensor, data: HostArray): void {

@@ -6,24 +6,14 @@
  * @throws {RangeError} for a wrong shape
  */
 import type { Stream } from './device.js'
-import { native } from './native.js'
-import { Tensor } from './tensor.js'
+import type { Tensor } from './tensor.js'
 
 type Op<Args> = (stream: Stream, args: Args) => void
 
-const camelCase = (name: string) => name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
-
-function op<Args extends object>(name: string): Op<Args> {
-  const run = native.ops[name]
-  const fields = native.opFields[name].map(camelCase)
-  return (stream, args) => {
-    const values = fields.map((field) => {
-      const value = (args as Record<string, unknown>)[field]
-      return value instanceof Tensor ? value.handle : value
-    })
-    run(stream.handle, ...values)
-  }
-}
+const op =
+  <Args extends object>(name: string): Op<Args> =>
+  (stream, args) =>
+    stream.enqueue(name, args)
 
 /** x = value. */
 export const fill = op<{ x: Tensor; value: number }>('fill')

@@ -2,6 +2,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { nearest } from '../nearest.js'
 import { packageVersion } from '../version.js'
 import { normalizeArgv } from './argv.js'
+import type { PlanFlags } from './commands/plan.js'
 import { UsageError } from './failure.js'
 import { addRecipeFlags, recipeFromFlags, type TrainFlags } from './recipe-flags.js'
 
@@ -20,6 +21,7 @@ export function createProgram(): Command {
   program.addCommand(configure(trainCommand(), program))
   program.addCommand(configure(sampleCommand(), program))
   program.addCommand(configure(processDatasetCommand(), program))
+  program.addCommand(configure(planCommand(), program))
   program.addCommand(configure(makeShardsCommand(), program))
   program.addCommand(configure(zeroToFp32Command(), program))
   program.addCommand(configure(inspectCommand(), program))
@@ -49,6 +51,38 @@ function trainCommand(): Command {
     const recipe = recipeFromFlags(flags, (note) => process.env.RANK === undefined && console.log(note))
     const { train } = await import('./commands/train.js')
     process.exitCode = await train(recipe, flags)
+  })
+}
+
+function planCommand(): Command {
+  const command = new Command('plan')
+    .description(
+      'Tells what a run would take on some GPUs: memory, time, communication; exit code 1 if it does not fit.',
+    )
+    .usage('[--recipe NAME] --gpus N [--nodes M] [--RECIPE_KEY VALUE ...]')
+    .option('--recipe <name>', 'a recipe of this package or the path of a YAML file')
+    .option('--deepspeed <file>', 'take settings from a DeepSpeed JSON')
+    .option('--nodes <n>', 'machines, which have as many GPUs each; --gpus is in all', positiveNumber, 1)
+    .option('--config <name>', "config.json, model directory or known model such as open_llama_7b; the recipe's")
+    .option('--instances <n>', 'instances of the data set, of which the first are taken', positiveNumber)
+    .addOption(new Option('--gpu <name>', 'whose rates are assumed').choices(['h100', 'a100']).default('h100'))
+    .option('--measured <file>', 'rates in their place, such as npm run bench -- --only ranks --json FILE writes')
+    .option('--gpu_memory <GB>', 'memory of a GPU in 10⁹ bytes', positiveDecimal)
+    .option('--matmul_rate <TFLOP/s>', 'that large matrix products reach', positiveDecimal)
+    .option('--attention_rate <TFLOP/s>', 'that attention reaches, the masked half left out', positiveDecimal)
+    .option('--memory_bandwidth <GB/s>', "of a GPU's memory", positiveDecimal)
+    .option('--link_bandwidth <GB/s>', 'of collectives within a machine, each way (busbw)', positiveDecimal)
+    .option(
+      '--network_bandwidth <GB/s>',
+      'of collectives between machines, each way, of a whole machine',
+      positiveDecimal,
+    )
+    .option('--json', 'everything, as JSON')
+  addRecipeFlags(command)
+  return command.action(async (flags: TrainFlags & PlanFlags) => {
+    const recipe = recipeFromFlags(flags, (note) => console.error(note))
+    const { runPlan } = await import('./commands/plan.js')
+    process.exitCode = await runPlan(recipe, flags)
   })
 }
 
@@ -202,6 +236,11 @@ function decimal(text: string): number {
   const value = Number(text)
   if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('It must be a number.')
   return value
+}
+
+function positiveDecimal(text: string): number {
+  if (!(decimal(text) > 0)) throw new InvalidArgumentError('It must be above 0.')
+  return Number(text)
 }
 
 /**

@@ -48,6 +48,11 @@ export class Backprop implements Disposable {
     return this.sums.bytes
   }
 
+  /** Bytes of working memory: of the passes through the blocks, and of the head with its chunk of logits. */
+  get workingBytes(): { activations: number; logits: number } {
+    return { activations: this.memory.bytes, logits: this.head.bytes }
+  }
+
   zeroGradients(): void {
     this.sums.zero()
   }

@@ -158,14 +158,19 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
 
 /** Reads `config.json` of a model directory. */
 export async function readConfig(directory: string): Promise<LlamaConfig> {
-  const file = path.join(directory, 'config.json')
+  return await readConfigFile(
+    path.join(directory, 'config.json'),
+    '--model_path must name a Hugging Face model directory',
+  )
+}
+
+/** @param advice what to do when the file cannot be read */
+export async function readConfigFile(file: string, advice: string): Promise<LlamaConfig> {
   let text: string
   try {
     text = await readFile(file, 'utf8')
   } catch (error) {
-    throw new ConfigError(`${file} cannot be read; --model_path must name a Hugging Face model directory`, {
-      cause: error,
-    })
+    throw new ConfigError(`${file} cannot be read; ${advice}`, { cause: error })
   }
   let json: unknown
   try {

@@ -72,6 +72,11 @@ export class Head implements Disposable {
     this.correct = device.tensor('int32', [roundUp(maxTokens)])
   }
 
+  get bytes(): number {
+    const tensors = [...Object.values(this.memory), this.losses, this.correct]
+    return tensors.reduce((sum, { byteLength }) => sum + byteLength, 0)
+  }
+
   /** Logits of some rows of the batch, [rows.length, V]; valid until the next call. At most `chunk` rows. */
   logits(context: Context, activations: Activations, rows: Int32Array): Tensor {
     const { sum, delta, y, rstd, logits, rows: index } = this.views(rows.length)

@@ -120,3 +120,9 @@ async function chooseBackend(rendezvous: Rendezvous, device: Device, asked: Back
       'as many ranks as there are GPUs, or use --backend gloo, which is slower',
   )
 }
+
+/** What a group of ranks needs of a communicator. */
+export type Collectives = Pick<
+  Communicator,
+  'rank' | 'size' | 'allGather' | 'reduceScatter' | 'allReduce' | 'broadcast' | 'barrier' | 'abort' | 'dispose'
+>

@@ -1,5 +1,5 @@
 import type { Device, Stream } from '../device.js'
-import type { Communicator } from './communicator.js'
+import type { Collectives } from './communicator.js'
 import type { Rendezvous } from './rendezvous.js'
 
 /**
@@ -8,11 +8,14 @@ import type { Rendezvous } from './rendezvous.js'
  */
 export type Stage = 0 | 1 | 2 | 3
 
+/** What a group needs of the rendezvous once its ranks have met. */
+export type Meeting = Pick<Rendezvous, 'exchange' | 'agree' | 'explain' | 'fail' | 'close'>
+
 interface Members {
   device: Device
-  communicator: Communicator
+  communicator: Collectives
   stream: Stream
-  rendezvous: Rendezvous
+  rendezvous: Meeting
 }
 
 /** The ranks that train one model together, as one of them sees it. One process alone is a group of one. */
@@ -31,10 +34,10 @@ export class RankGroup implements Disposable {
   /** @param stream the communication stream, on which all collectives of the group are enqueued */
   static of(
     device: Device,
-    communicator: Communicator,
+    communicator: Collectives,
     stream: Stream,
     stage: Stage,
-    rendezvous: Rendezvous,
+    rendezvous: Meeting,
     { prefetchBlocks }: { prefetchBlocks?: number } = {},
   ): RankGroup {
     const { rank, size } = communicator
@@ -43,7 +46,7 @@ export class RankGroup implements Disposable {
   }
 
   /** Where there are other ranks. */
-  get communicator(): Communicator {
+  get communicator(): Collectives {
     return this.members!.communicator
   }
 

@@ -174,7 +174,8 @@ async function ended(child: ChildProcess, who: string): Promise<number | Failure
   return { line: `${who} ended with code ${code}`, exitCode: code!, passing: false, echo: false }
 }
 
-async function freePort(): Promise<number> {
+/** A port of this machine that is free at the moment. */
+export async function freePort(): Promise<number> {
   const server = net.createServer().listen(0)
   await once(server, 'listening')
   const { port } = server.address() as net.AddressInfo

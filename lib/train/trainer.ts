@@ -140,7 +140,7 @@ class Run implements Disposable {
     const all = [...data.train, ...data.validation]
     const longest = all.reduce((most, { inputIds }) => Math.max(most, inputIds.length), 0)
     if (recipe.threads) model.parameters.device.setThreads(recipe.threads)
-    this.maxTokens = Math.max(recipe.max_tokens_per_micro_batch ?? defaultMicroBatch(recipe), longest)
+    this.maxTokens = microBatchTokens(recipe, longest)
     this.plan = { count: data.train.length, batchSize: recipe.batch_size, epochs: recipe.epochs, seed: recipe.seed }
     this.totalSteps = Math.min(totalSteps(this.plan), recipe.max_steps ?? Number.POSITIVE_INFINITY)
     this.schedule = scheduleOf(recipe, this.totalSteps)
@@ -360,9 +360,13 @@ class Run implements Disposable {
   }
 }
 
-/** Enough tokens to keep the matrix units busy, and at least one instance of the longest kind. */
-function defaultMicroBatch({ max_length, batch_size }: Recipe): number {
-  return Math.min(Math.max(max_length, 4096), max_length * batch_size)
+/** The most tokens of a micro-batch, for data whose longest instance has `longest`. */
+export function microBatchTokens(
+  { max_tokens_per_micro_batch, max_length, batch_size }: Recipe,
+  longest: number,
+): number {
+  // Enough tokens to keep the matrix units busy, and at least one instance of the longest kind.
+  return Math.max(max_tokens_per_micro_batch ?? Math.min(Math.max(max_length, 4096), max_length * batch_size), longest)
 }
 
 /** Tells one tokenized data set from another, so that a run is not resumed on other data. */

@@ -1,4 +1,11 @@
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { countLabels, type Instance } from '../../lib/data/instances.js'
+import { readConfig } from '../../lib/model/config.js'
+import { gpus } from '../../lib/plan/hardware.js'
+import { type PlannedMemory, planRun } from '../../lib/plan/plan.js'
+import { recipeSchema } from '../../lib/train/recipe-schema.js'
 import { fixtures } from '../support/fixtures.js'
 import { runRanks } from '../support/ranks.js'
 
@@ -6,7 +13,12 @@ interface Outcome {
   /** Loss and gradient norm by step. */
   losses: [number, number][]
   /** Bytes that the rank holds by kind. */
-  memory: Record<'masters' | 'moments' | 'gradients' | 'weights' | 'gathered', number>
+  memory: Omit<PlannedMemory, 'other'>
+  /** Bytes of all tensors that there are. */
+  allocated: number
+  /** Of the first step: collectives, and bytes that the process has written. */
+  traffic: Record<string, { calls: number; bytes: number }>
+  sent: number
   hash: string
 }
 
@@ -30,6 +42,14 @@ let alone: Outcome
 beforeAll(async () => {
   ;[alone] = await train(1, 0)
 })
+
+const steps = new Map<string, Promise<Outcome[]>>()
+/** One step in bfloat16, which several tests look at. */
+function oneStep(size: number, stage: number): Promise<Outcome[]> {
+  const key = `${size} ${stage}`
+  if (!steps.has(key)) steps.set(key, train(size, stage, { steps: 1, dtype: 'bfloat16' }))
+  return steps.get(key)!
+}
 
 const grid = [2, 3, 4].flatMap((size) => [0, 1, 2, 3].map((stage) => ({ size, stage })))
 
@@ -71,9 +91,9 @@ describe('training shared among ranks', () => {
     const ahead = (prefetchBlocks: number) => train(2, 3, { model: 'gqa', steps: 3, prefetchBlocks })
     const [[none], [one], [many]] = await Promise.all([ahead(0), ahead(1), ahead(9)])
     expect([none.hash, many.hash]).toEqual([one.hash, one.hash])
-    const block = one.memory.gathered - none.memory.gathered
+    const block = one.memory.gathered_weights - none.memory.gathered_weights
     expect(block).toBeGreaterThan(0)
-    expect(many.memory.gathered).toBeGreaterThanOrEqual(one.memory.gathered)
+    expect(many.memory.gathered_weights).toBeGreaterThanOrEqual(one.memory.gathered_weights)
   })
 
   it('gives the same bits with masters and moments on the host', async () => {
@@ -88,16 +108,63 @@ describe('training shared among ranks', () => {
     { stage: 2, shared: ['masters', 'moments', 'gradients'] },
     { stage: 3, shared: ['masters', 'moments', 'gradients', 'weights'] },
   ])('divides by the number of ranks, in stage $stage, $shared', async ({ stage, shared }) => {
-    const options = { steps: 1, dtype: 'bfloat16' }
-    const [[{ memory: whole }], [{ memory }]] = await Promise.all([train(1, 0, options), train(4, stage, options)])
+    const [[{ memory: whole }], [{ memory }]] = await Promise.all([oneStep(1, 0), oneStep(4, stage)])
     const kinds = ['masters', 'moments', 'gradients', 'weights'] as const
-    const sizes = [...kinds, 'gathered' as const].map((kind) => `${kind} ${memory[kind]}`)
+    const all = [...kinds, 'gathered_weights' as const, 'gathered_gradients' as const]
+    const sizes = all.map((kind) => `${kind} ${memory[kind]}`)
     console.log(`stage ${stage}, 4 ranks, bytes a rank: ${sizes.join(', ')}`)
     for (const kind of kinds) {
       // Shards are whole vectors, with up to 63 elements more.
       expect(memory[kind] / whole[kind], kind).toBeCloseTo(shared.includes(kind) ? 1 / 4 : 1, 2)
     }
   })
+})
+
+/** The instances of the golden trajectory's first step. */
+function firstBatch(): Instance[] {
+  const lines = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8').trim().split('\n')
+  return lines
+    .map((line, id) => {
+      const { input_ids, labels } = JSON.parse(line) as { input_ids: number[]; labels: number[] }
+      return { id, inputIds: Int32Array.from(input_ids), labels: Int32Array.from(labels) }
+    })
+    .filter((instance) => countLabels(instance) > 0)
+    .slice(0, 4)
+}
+
+describe('a plan', () => {
+  it.each([{ size: 1, stage: 0 }, ...[0, 1, 2, 3].map((stage) => ({ size: 4, stage }))])(
+    'has the bytes that $size ranks in stage $stage hold by kind, and those that they send',
+    async ({ size, stage }) => {
+      const outcomes = await oneStep(size, stage)
+      const instances = firstBatch()
+      const { memory, traffic } = await planRun({
+        recipe: recipeSchema.parse({ batch_size: 4, epochs: 1, max_tokens_per_micro_batch: 512, zero_stage: stage }),
+        config: await readConfig(path.join(fixtures, 'd100')),
+        instances,
+        hardware: gpus.h100,
+        device: 'cpu',
+        dtype: 'bfloat16',
+        ranks: size,
+        nodes: 1,
+        steps: 1,
+      })
+      const { other, reserved, total, capacity, fits, ...kinds } = memory
+      const calls = Object.fromEntries(
+        Object.entries(traffic).map(([name, { calls, bytes }]) => [name, { calls, bytes }]),
+      )
+      const sent = Object.values(traffic).reduce((sum, one) => sum + one.sent, 0)
+      for (const outcome of outcomes) {
+        expect(outcome.memory).toEqual(kinds)
+        expect(outcome.allocated).toBe(total - reserved)
+        expect(outcome.traffic).toEqual(calls)
+        // Every message has a head of its own.
+        expect(outcome.sent - sent).toBeGreaterThanOrEqual(0)
+        expect(outcome.sent - sent).toBeLessThan(0.02 * sent + 4096)
+      }
+      expect(sent > 0).toBe(size > 1)
+    },
+  )
 })
 
 describe('communication that is slow', () => {

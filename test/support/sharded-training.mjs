@@ -1,6 +1,6 @@
 // One rank of the golden trajectory (test/train/trajectory.test.ts), trained in a stage of ZeRO. Prints each step's
-// loss and gradient norm, then what it holds in memory and the final weights' hash. Run by
-// test/parallel/sharded.test.ts.
+// loss and gradient norm, then what it holds in memory, what it sent in the first step, and the final weights' hash. Run
+// by test/parallel/sharded.test.ts.
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
@@ -61,6 +61,40 @@ if (fault === 'slow' || fault === 'computation does not wait') {
 if (fault === 'computation does not wait') device.stream.wait = () => {}
 if (fault === 'communication does not wait') stream.wait = () => {}
 
+/** The first step's collectives and their bytes, and what the process has written to anywhere, its sockets included. */
+const traffic = {}
+const count = (name, bytes) => {
+  if (losses.length > 0) return
+  const { calls, bytes: so } = traffic[name] ?? { calls: 0, bytes: 0 }
+  traffic[name] = { calls: calls + 1, bytes: so + bytes }
+}
+for (const [name, method, bytes] of [
+  ['all_gather', 'allGather', ({ out }) => out.byteLength],
+  ['reduce_scatter', 'reduceScatter', ({ input }) => input.byteLength],
+  ['all_reduce', 'allReduce', (x) => x.byteLength],
+]) {
+  const collective = communicator[method].bind(communicator)
+  communicator[method] = (on, args) => {
+    count(name, bytes(args))
+    collective(on, args)
+  }
+}
+const written = () => Number(/wchar: (\d+)/.exec(readFileSync('/proc/self/io', 'utf8'))[1])
+/** Of tensors that were made and not disposed of. */
+let allocated = 0
+const allocate = device.tensor.bind(device)
+device.tensor = (...args) => {
+  const tensor = allocate(...args)
+  allocated += tensor.byteLength
+  const dispose = tensor.dispose.bind(tensor)
+  tensor.dispose = () => {
+    allocated -= tensor.byteLength
+    dispose()
+  }
+  return tensor
+}
+
+const losses = []
 const group = RankGroup.of(device, communicator, stream, stage, rendezvous, { prefetchBlocks })
 const model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), {
   device,
@@ -77,7 +111,7 @@ const backprop = model.backprop(paddedTokens(maxTokens))
 const { vocabSize } = model.config
 const fold = (ids) => ids.map((id) => (id < 0 ? id : id % vocabSize))
 const data = instances.map(({ id, inputIds, labels }) => ({ id, inputIds: fold(inputIds), labels: fold(labels) }))
-const losses = []
+let sent
 for (const { step } of golden.steps.slice(0, steps)) {
   const lr = learningRateAt(step, {
     scheduler: 'warmup_decay',
@@ -92,9 +126,11 @@ for (const { step } of golden.steps.slice(0, steps)) {
     (_, k) => data[(step * golden.sequences_per_step + k) % data.length],
   )
   const options = { lossReduction: 'instance', maxTokens, maxGradNorm: golden.max_grad_norm, lr, step }
+  const before = written()
   try {
     const { loss, gradNorm } = await trainStep(backprop, optimizer, batch, options)
     losses.push([loss, gradNorm])
+    sent ??= written() - before
   } catch (error) {
     if (error.code !== 'NON_FINITE') throw error
     losses.push([null, null])
@@ -107,11 +143,13 @@ const memory = {
   masters: bytes(parameters.masters),
   moments: bytes([...optimizer.m, ...optimizer.v]),
   gradients: backprop.gradientBytes.kept,
-  gathered: parameters.weights.bytes.gathered + backprop.gradientBytes.gathered,
+  gathered_weights: parameters.weights.bytes.gathered,
+  gathered_gradients: backprop.gradientBytes.gathered,
+  ...backprop.workingBytes,
 }
 const hash = createHash('sha256')
 if (!fault) for (const [, values] of await parameters.toMap(parameters.masters)) hash.update(values)
-console.log(JSON.stringify({ losses, memory, hash: hash.digest('hex') }))
+console.log(JSON.stringify({ losses, memory, allocated, traffic, sent, hash: hash.digest('hex') }))
 await communicator.barrier(stream)
 await stream.synchronize()
 rendezvous.close()

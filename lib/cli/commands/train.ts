@@ -124,7 +124,8 @@ interface TrainingRows {
   heldOut: QuickstartRow[]
 }
 
-async function readData(recipe: Recipe): Promise<TrainingRows> {
+/** What a recipe trains on. */
+export async function readData(recipe: Recipe): Promise<TrainingRows> {
   if (recipe.dataset === 'quickstart') return generateQuickstart({ seed: recipe.seed })
   const path = required(recipe.data_path, 'no data to train on', '--data_path FILE')
   return { train: await readInstructions(path), heldOut: [] }

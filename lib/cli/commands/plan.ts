@@ -1,0 +1,142 @@
+import { existsSync } from 'node:fs'
+import { formatBytes } from '../../checkpoint/describe.js'
+import { buildInstances, type Instance } from '../../data/instances.js'
+import { splitValidation } from '../../data/order.js'
+import { openDevice } from '../../device.js'
+import { formatCount, formatDuration, formatNumber, formatPercent } from '../../format.js'
+import { type Advice, adviceFor } from '../../plan/advice.js'
+import { completeHardware, gpus, type Hardware, readMeasured } from '../../plan/hardware.js'
+import { dollyInstances, estimatedInstances } from '../../plan/instances.js'
+import { planConfig } from '../../plan/model-config.js'
+import { memoryKinds, type Plan, type PlanOptions, planRun } from '../../plan/plan.js'
+import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
+import type { Recipe } from '../../train/recipe-schema.js'
+import { UsageError } from '../failure.js'
+import { paint } from '../terminal.js'
+import { readData } from './train.js'
+
+/** The flags of `plan` beside the recipe's, spelled as on the command line; rates in 10⁹ bytes and 10¹² operations. */
+export interface PlanFlags {
+  nodes: number
+  config?: string
+  instances?: number
+  gpu: keyof typeof gpus
+  measured?: string
+  gpu_memory?: number
+  matmul_rate?: number
+  attention_rate?: number
+  memory_bandwidth?: number
+  link_bandwidth?: number
+  network_bandwidth?: number
+  json?: boolean
+}
+
+/** Shows what a run would take. Returns the exit code: 0 when it fits into memory, 1 when it does not. */
+export async function runPlan(recipe: Recipe, flags: PlanFlags): Promise<number> {
+  const { nodes } = flags
+  const device = recipe.device === 'cpu' || recipe.ranks !== undefined ? 'cpu' : 'cuda'
+  const ranks = recipe.ranks ?? recipe.gpus ?? 1
+  if (ranks % nodes !== 0) throw new UsageError(`${ranks} ranks cannot be shared out evenly among ${nodes} machines`)
+  const hardware = hardwareOf(flags, device)
+  const { name, config } = await planConfig(recipe, flags.config)
+  const { instances, source } = await instancesOf(recipe, flags.instances)
+  const { train } = splitValidation(instances.length, recipe.validation_size, recipe.seed)
+  const dtype =
+    recipe.dtype !== 'auto' ? recipe.dtype : device === 'cuda' ? 'bfloat16' : openDevice('cpu').preferredDType
+  const options: PlanOptions = {
+    recipe,
+    config,
+    instances: Array.from(train, (index) => instances[index]),
+    hardware,
+    device,
+    dtype,
+    ranks,
+    nodes,
+  }
+  const plan = await planRun(options)
+  const advice = plan.memory.fits ? [] : adviceFor(options)
+  if (flags.json) console.log(JSON.stringify({ model: name, data: source, hardware, ...plan, advice }, null, 2))
+  else console.log(describe(name, source, hardware, plan, advice))
+  return plan.memory.fits ? 0 : 1
+}
+
+function hardwareOf(flags: PlanFlags, device: 'cpu' | 'cuda'): Hardware {
+  const given = {
+    memory: scaled(flags.gpu_memory, 1e9),
+    matmul_flops: scaled(flags.matmul_rate, 1e12),
+    attention_flops: scaled(flags.attention_rate, 1e12),
+    memory_bandwidth: scaled(flags.memory_bandwidth, 1e9),
+    link_bandwidth: scaled(flags.link_bandwidth, 1e9),
+    network_bandwidth: scaled(flags.network_bandwidth, 1e9),
+  }
+  const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+  const measured = flags.measured === undefined ? {} : readMeasured(flags.measured)
+  return completeHardware({ ...(device === 'cuda' ? gpus[flags.gpu] : {}), ...measured, ...values })
+}
+
+const scaled = (value: number | undefined, unit: number) => (value === undefined ? undefined : value * unit)
+
+/** Counted where data and tokenizer are here, else estimated. */
+async function instancesOf(recipe: Recipe, count?: number): Promise<{ instances: Instance[]; source: string }> {
+  const { data_path, dataset, max_length } = recipe
+  if (data_path === undefined && dataset === undefined) {
+    const instances = dollyInstances(max_length, count)
+    return { instances, source: `${instances.length} instances as long as those of databricks-dolly-15k (estimated)` }
+  }
+  const rows = (await readData(recipe)).train.slice(0, count)
+  const where = recipe.tokenizer_path ?? recipe.model_path
+  if (where === undefined || !existsSync(where)) {
+    const instances = estimatedInstances(rows, max_length)
+    return { instances, source: `${instances.length} instances, at four characters a token (there is no tokenizer)` }
+  }
+  const { instances } = await buildInstances(rows, await LlamaTokenizer.fromPretrained(where), max_length)
+  return { instances, source: `${instances.length} instances` }
+}
+
+const heading = (text: string) => paint(process.stdout, 'bold', text)
+const seconds = (value: number) =>
+  value < 1 ? `${formatNumber(Number((1000 * value).toPrecision(3)))} ms` : formatDuration(value)
+
+function describe(name: string, source: string, hardware: Hardware, plan: Plan, advice: Advice[]): string {
+  const { ranks, nodes, batch, step, run, traffic, memory } = plan
+  const machines = nodes === 1 ? '' : ` on ${nodes} machines`
+  const who = ranks === 1 ? 'one process' : `stage ${plan.zero_stage}, ${ranks} ranks${machines}`
+  const sent = Object.values(traffic).reduce((sum, one) => sum + one.sent, 0)
+  const communication = [
+    `    communication ${seconds(step.communication)}, ${formatBytes(Math.round(sent))} sent by a rank`,
+    ...Object.entries(traffic).map(
+      ([kind, { calls, bytes }]) =>
+        `      ${kind.padEnd(15)} ${formatNumber(Math.round(calls))} × ${formatBytes(Math.round(bytes / calls))}`,
+    ),
+    `      hidden          ${seconds(step.hidden)} (${formatPercent(step.hidden / step.communication)})`,
+    `      exposed         ${seconds(step.exposed)}`,
+  ]
+  return [
+    heading(`${name}, ${formatCount(plan.parameters)} parameters, ${plan.dtype}, ${who}`),
+    `  ${hardware.name}; ${source}`,
+    '',
+    heading('Memory of a rank'),
+    ...[...Object.entries(memoryKinds), ['reserved', 'reserved'] as const]
+      .map(([kind, says]) => [says, memory[kind as keyof typeof memoryKinds | 'reserved']] as const)
+      .filter(([, bytes]) => bytes > 0)
+      .map(([says, bytes]) => `  ${says.padEnd(20)} ${formatBytes(bytes).padStart(12)}`),
+    `  ${'in all'.padEnd(20)} ${formatBytes(memory.total).padStart(12)} of ${formatBytes(memory.capacity)}: ${verdict(memory.fits)}`,
+    ...(memory.fits ? [] : advice.map(({ flags, total }) => `    ${flags} would fit, with ${formatBytes(total)}`)),
+    ...(memory.fits || advice.length > 0 ? [] : ['    no number of ranks and no micro-batch makes it fit']),
+    '',
+    heading(
+      `A step: ${batch.instances} instances, ${formatNumber(Math.round(batch.tokens))} tokens, ${formatNumber(batch.micro_batches)} micro-batches a rank of at most ${batch.max_tokens} tokens`,
+    ),
+    `  ${'time'.padEnd(20)} ${seconds(step.total)}`,
+    `    computation   ${seconds(step.compute)}`,
+    ...(ranks > 1 ? communication : []),
+    `    neither       ${seconds(step.idle)}`,
+    `  ${'tokens/s'.padEnd(20)} ${formatNumber(Math.round(plan.tokens_per_second))}, ${formatNumber(Math.round(plan.tokens_per_second / ranks))} a rank`,
+    `  ${'of the peak'.padEnd(20)} ${formatPercent(plan.utilization)}`,
+    '',
+    heading(`The run: ${run.steps} steps, ${formatDuration(run.seconds)}`),
+    '  without validation, samples and checkpoints',
+  ].join('\n')
+}
+
+const verdict = (fits: boolean) => paint(process.stdout, fits ? 'green' : 'red', fits ? 'fits' : 'does not fit')

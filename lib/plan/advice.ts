@@ -1,0 +1,62 @@
+/** Which settings would make a run fit that does not. */
+import { type PlanOptions, planMemory } from './plan.js'
+
+export interface Advice {
+  /** The flags to add. */
+  flags: string
+  /** Bytes on a rank with them. */
+  total: number
+}
+
+/** The largest cluster that is tried, in ranks. */
+const mostRanks = 4096
+/** Micro-batches are tried in multiples of so many tokens. */
+const tokenStep = 256
+
+/** Each a way of its own, the least costly first; none where nothing of it is enough. */
+export function adviceFor(options: PlanOptions): Advice[] {
+  return [smallerMicroBatch(options), higherStage(options), moreRanks(options)].filter((one) => one !== undefined)
+}
+
+function outcome(options: PlanOptions, flags: string): Advice | undefined {
+  const { fits, total } = planMemory(options)
+  return fits ? { flags, total } : undefined
+}
+
+/** The most tokens that fit, at least those of the longest instance. */
+function smallerMicroBatch(options: PlanOptions): Advice | undefined {
+  const of = (tokens: number) => ({
+    ...options,
+    recipe: { ...options.recipe, max_tokens_per_micro_batch: tokens },
+  })
+  const planned = planMemory(options).max_tokens
+  const least = planMemory(of(1)).max_tokens
+  if (least === planned || !planMemory(of(least)).fits) return undefined
+  let tokens = least
+  while (tokens + tokenStep < planned && planMemory(of(tokens + tokenStep)).fits) tokens += tokenStep
+  return outcome(of(tokens), `--max_tokens_per_micro_batch ${tokens}`)
+}
+
+function higherStage(options: PlanOptions): Advice | undefined {
+  const { recipe, ranks } = options
+  for (let stage = recipe.zero_stage + 1; ranks > 1 && stage <= 3; stage++) {
+    const advice = outcome({ ...options, recipe: { ...recipe, zero_stage: stage } }, `--zero_stage ${stage}`)
+    if (advice) return advice
+  }
+  return undefined
+}
+
+/** Machines as large as those there are, twice as many each time. */
+function moreRanks(options: PlanOptions): Advice | undefined {
+  const { device, recipe } = options
+  const flag = device === 'cpu' ? '--ranks' : '--gpus'
+  // A machine has at most eight; then there are more machines.
+  for (let ranks = 2 * options.ranks; ranks <= mostRanks && recipe.zero_stage > 0; ranks *= 2) {
+    const perNode = Math.max(options.ranks / options.nodes, 8)
+    const nodes = device === 'cpu' ? options.nodes : Math.ceil(ranks / perNode)
+    if (ranks % nodes !== 0) continue
+    const advice = outcome({ ...options, ranks, nodes }, `${flag} ${ranks}${nodes > 1 ? ` --nodes ${nodes}` : ''}`)
+    if (advice) return advice
+  }
+  return undefined
+}

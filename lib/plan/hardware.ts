@@ -1,0 +1,145 @@
+/** What machines can do: rates that a plan is made with, guessed from their data sheets or measured. */
+import { readFileSync } from 'node:fs'
+import { z } from 'zod'
+import { RecipeError } from '../errors.js'
+import type { ModelDType } from '../model/parameters.js'
+import type { CollectiveName, Costs } from './dry-device.js'
+import { workOf } from './op-costs.js'
+
+const positive = z.number().positive()
+const seconds = z.number().min(0)
+
+const schema = z.strictObject({
+  name: z.string(),
+  /** Bytes that a process can use of a GPU, or of the machine. */
+  memory: positive,
+  /** Bytes of it that go to others than our tensors: CUDA's context, NCCL's buffers, working memory of products. */
+  reserved: z.number().min(0),
+  /** Operations a second by the data sheet, which utilization is a share of. */
+  peak_flops: positive,
+  /** Operations a second that large matrix products in bfloat16 reach. */
+  matmul_flops: positive,
+  /** The same in float32, for both (products on GPUs take no TF32). */
+  float32_flops: positive,
+  /** Those of attention in bfloat16, with the masked half left out. */
+  attention_flops: positive,
+  /** Bytes a second of memory, read and written. */
+  memory_bandwidth: positive,
+  /** Bytes a second, each way, between a rank and the others of its machine, as collectives reach it (NCCL: busbw). */
+  link_bandwidth: positive,
+  /** Bytes a second, each way, between a machine and the others: all its network cards together. */
+  network_bandwidth: positive,
+  /** Of an op at least, whatever its size. */
+  op_seconds: seconds,
+  /** What a call costs the host. */
+  call_seconds: seconds,
+  /** Of a collective at least, and of each hop of its ring within a machine and between machines. */
+  collective_seconds: seconds,
+  link_seconds: seconds,
+  network_seconds: seconds,
+  /** Whether communication takes the cores that compute, and so hides nothing. */
+  shared_cores: z.boolean(),
+})
+
+export type Hardware = z.output<typeof schema>
+
+const GB = 1e9
+const TFLOPS = 1e12
+
+/** In common; latencies as NCCL has them on such machines. */
+const nvidia = {
+  reserved: 3 * GB,
+  op_seconds: 2e-6,
+  call_seconds: 4e-6,
+  collective_seconds: 15e-6,
+  link_seconds: 1e-6,
+  network_seconds: 6e-6,
+  shared_cores: false,
+}
+
+/**
+ * Peak rates and links are those of NVIDIA's data sheets of the SXM cards with 80 GB and of the DGX machines (H100: 8
+ * links of 400 Gb/s, A100: 8 of 200 Gb/s). What is reached of them is an assumption: two thirds of the peak by products
+ * in bfloat16, four tenths by attention, nine tenths of memory, eight tenths of links and networks.
+ */
+export const gpus = {
+  h100: {
+    ...nvidia,
+    name: 'H100 SXM 80 GB',
+    memory: 85 * GB,
+    peak_flops: 989 * TFLOPS,
+    matmul_flops: 660 * TFLOPS,
+    float32_flops: 50 * TFLOPS,
+    attention_flops: 400 * TFLOPS,
+    memory_bandwidth: 3000 * GB,
+    link_bandwidth: 360 * GB,
+    network_bandwidth: 320 * GB,
+  },
+  a100: {
+    ...nvidia,
+    name: 'A100 SXM 80 GB',
+    memory: 85 * GB,
+    peak_flops: 312 * TFLOPS,
+    matmul_flops: 220 * TFLOPS,
+    float32_flops: 17 * TFLOPS,
+    attention_flops: 140 * TFLOPS,
+    memory_bandwidth: 1800 * GB,
+    link_bandwidth: 230 * GB,
+    network_bandwidth: 160 * GB,
+  },
+} satisfies Record<string, Hardware>
+
+/**
+ * Reads measured rates: some of the keys of `Hardware`, or under `hardware` what `npm run bench -- --json` has written.
+ * @throws {RecipeError} for a file that is none
+ */
+export function readMeasured(file: string): Partial<Hardware> {
+  let json: unknown
+  try {
+    json = JSON.parse(readFileSync(file, 'utf8'))
+  } catch (cause) {
+    throw new RecipeError(`--measured ${file} cannot be read as JSON: ${(cause as Error).message}`, { cause })
+  }
+  const values = (json as { hardware?: unknown } | null)?.hardware ?? json
+  const parsed = schema.partial().safeParse(values)
+  if (parsed.success) return parsed.data
+  const [{ path, message }] = parsed.error.issues
+  throw new RecipeError(
+    `--measured ${file}: ${[...path, message].join(': ')}; it may have ${Object.keys(schema.shape).join(', ')}`,
+  )
+}
+
+/** Rates that are complete. @throws {RecipeError} naming what is missing */
+export function completeHardware(values: Partial<Hardware>): Hardware {
+  const parsed = schema.safeParse(values)
+  if (parsed.success) return parsed.data
+  const missing = parsed.error.issues.map(({ path }) => path.join('.'))
+  throw new RecipeError(
+    `a plan for the CPU takes measured rates, and ${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} missing: ` +
+      'write them with npm run bench -- --only ranks --json FILE, and give --measured FILE',
+  )
+}
+
+/** How long work takes on some machines that are connected. */
+export function costsOf(hardware: Hardware, nodes: number, dtype: ModelDType): Costs {
+  const { float32_flops } = hardware
+  const rates =
+    dtype === 'float32'
+      ? { matmul: float32_flops, attention: float32_flops }
+      : { matmul: hardware.matmul_flops, attention: hardware.attention_flops }
+  const link = nodes > 1 ? Math.min(hardware.link_bandwidth, hardware.network_bandwidth) : hardware.link_bandwidth
+  return {
+    call: hardware.call_seconds,
+    op(name, args, contents) {
+      const { bytes, flops, attentionFlops } = workOf(name, args, contents)
+      const computing = flops / rates.matmul + attentionFlops / rates.attention
+      return hardware.op_seconds + Math.max(computing, bytes / hardware.memory_bandwidth)
+    },
+    /** A ring: all but a rank's own part passes each of its links, and reaches the last rank hop by hop. */
+    collective(name: CollectiveName, bytes: number, ranks: number) {
+      const rounds = name === 'all_reduce' ? 2 : 1
+      const hops = (ranks - nodes) * hardware.link_seconds + (nodes > 1 ? nodes : 0) * hardware.network_seconds
+      return hardware.collective_seconds + rounds * (hops + (bytes * (ranks - 1)) / ranks / link)
+    },
+  }
+}

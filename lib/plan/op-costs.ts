@@ -1,0 +1,61 @@
+/** What an op of core/ops.h moves and computes at least, from its arguments. */
+import { type HostArray, Tensor } from '../tensor.js'
+
+export interface Work {
+  /** Read and written. */
+  bytes: number
+  /** Floating-point operations of matrix products. */
+  flops: number
+  /** Those of attention, which runs at a rate of its own. */
+  attentionFlops: number
+}
+
+type Args = Record<string, unknown>
+
+/** Arguments that are both read and written. */
+const updated: Record<string, string[]> = {
+  adamw: ['master', 'm', 'v'],
+  rmsnorm_backward: ['dx', 'dw'],
+  rope_forward: ['qkv'],
+  rope_backward: ['qkv'],
+  swiglu_backward: ['gateUp'],
+}
+
+const tensorOf = (args: Args, name: string) => args[name] as Tensor
+
+function bytesOf(name: string, args: Args): number {
+  let bytes = 0
+  for (const value of Object.values(args)) if (value instanceof Tensor) bytes += value.byteLength
+  for (const both of updated[name] ?? []) bytes += tensorOf(args, both).byteLength
+  // Of the matrix only the rows are touched that the ids name: read forward, read and written backward.
+  if (name === 'embedding_forward') return 2 * tensorOf(args, 'out').byteLength + tensorOf(args, 'ids').byteLength
+  if (name === 'embedding_backward') {
+    const { dout, dw, ids } = args as Record<string, Tensor>
+    const rows = (dout.length * dw.byteLength) / dw.length
+    return dout.byteLength + 2 * rows + ids.byteLength
+  }
+  if (name === 'matmul' && args.beta !== 0) bytes += tensorOf(args, 'c').byteLength
+  if (name === 'cross_entropy' && args.writeGradient) bytes += tensorOf(args, 'logits').byteLength
+  return bytes
+}
+
+/** Forward, two products of which the mask leaves half; backward, five. */
+const attentionProducts: Record<string, number> = { attention_forward: 2, attention_backward: 5 }
+
+function attentionFlops(name: string, args: Args, ends: HostArray | undefined): number {
+  const out = tensorOf(args, 'out')
+  const [tokens, heads, size] = out.shape
+  const lengths = ends ? Array.from(ends.subarray(1), (end, s) => end - ends[s]) : [tokens]
+  return attentionProducts[name] * heads * size * lengths.reduce((sum, length) => sum + length ** 2, 0)
+}
+
+export function workOf(name: string, args: object, contents: (tensor: Tensor) => HostArray | undefined): Work {
+  const named = args as Args
+  const bytes = bytesOf(name, named)
+  if (name === 'matmul') {
+    const [a, c] = [tensorOf(named, 'a'), tensorOf(named, 'c')]
+    return { bytes, flops: 2 * c.shape[1] * a.length, attentionFlops: 0 }
+  }
+  if (!(name in attentionProducts)) return { bytes, flops: 0, attentionFlops: 0 }
+  return { bytes, flops: 0, attentionFlops: attentionFlops(name, named, contents(tensorOf(named, 'cuSeqlens'))) }
+}

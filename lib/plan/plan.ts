@@ -1,0 +1,219 @@
+/**
+ * What a run would take on some GPUs: memory by kind, and the time of a step with what of the communication is hidden.
+ * The model, the optimizer and the step of a real run are made on a device that only counts (dry-device.ts).
+ */
+import type { Instance } from '../data/instances.js'
+import { batchesFrom, totalSteps } from '../data/order.js'
+import { spreadBatch } from '../data/packing.js'
+import { DataError } from '../errors.js'
+import type { LlamaConfig } from '../model/config.js'
+import { parameterCount } from '../model/layout.js'
+import { LlamaForCausalLM } from '../model/llama.js'
+import type { ModelDType } from '../model/parameters.js'
+import { RankGroup, type Stage } from '../parallel/group.js'
+import type { Tensor } from '../tensor.js'
+import { trainingFlops } from '../train/flops.js'
+import { AdamW } from '../train/optimizer.js'
+import type { Recipe } from '../train/recipe-schema.js'
+import { batchShape, paddedTokens, trainStep } from '../train/step.js'
+import { microBatchTokens } from '../train/trainer.js'
+import { type CollectiveName, DryCommunicator, DryDevice, type Traffic } from './dry-device.js'
+import { costsOf, type Hardware } from './hardware.js'
+import { Timeline, type Usage } from './timeline.js'
+
+export interface PlanOptions {
+  recipe: Recipe
+  config: LlamaConfig
+  /** What is trained on: only lengths count. */
+  instances: readonly Instance[]
+  hardware: Hardware
+  device: 'cpu' | 'cuda'
+  dtype: ModelDType
+  /** In all, on so many machines, each with as many. */
+  ranks: number
+  nodes: number
+  /** Steps that are simulated, from the first on. @default 4 */
+  steps?: number
+}
+
+export const memoryKinds = {
+  weights: 'weights',
+  masters: 'float32 masters',
+  moments: 'moments',
+  gradients: 'gradients',
+  gathered_weights: 'gathered weights',
+  gathered_gradients: 'gathered gradients',
+  activations: 'activations',
+  logits: 'logits chunk',
+  other: 'tables, indices',
+} as const
+
+/** Bytes on a rank. */
+export type PlannedMemory = Record<keyof typeof memoryKinds, number>
+
+export interface Plan {
+  parameters: number
+  dtype: ModelDType
+  ranks: number
+  nodes: number
+  zero_stage: number
+  /** Bytes on a rank by kind, all of them with what is `reserved` beside them, and what there is. */
+  memory: PlannedMemory & { reserved: number; total: number; capacity: number; fits: boolean }
+  /** Means over the simulated steps; a rank's are those of rank 0, which has the most to do. */
+  batch: { instances: number; tokens: number; micro_batches: number; max_tokens: number }
+  /** Seconds of a step, and how they divide. */
+  step: Usage
+  /** Of a step and a rank. */
+  traffic: Partial<Record<CollectiveName, Traffic>>
+  tokens_per_second: number
+  /** The model's own operations as a share of what the data sheets promise. */
+  utilization: number
+  /** The whole recipe, without validation, samples and checkpoints. */
+  run: { steps: number; seconds: number }
+}
+
+const bytesOf = (tensors: readonly Tensor[]) => tensors.reduce((sum, { byteLength }) => sum + byteLength, 0)
+
+/** A rank of the run, on a device that only counts; it must be disposed of. */
+class DryRun implements Disposable {
+  readonly timeline: Timeline
+  readonly communicator: DryCommunicator
+  private readonly device: DryDevice
+  private readonly model: LlamaForCausalLM
+  private readonly optimizer: AdamW
+  private readonly backprop: ReturnType<LlamaForCausalLM['backprop']>
+
+  constructor(
+    { recipe, config, hardware, device: type, dtype, ranks, nodes }: PlanOptions,
+    readonly maxTokens: number,
+  ) {
+    const costs = costsOf(hardware, nodes, dtype)
+    const properties = {
+      name: hardware.name,
+      isa: '',
+      id: '',
+      units: 1,
+      fastBfloat16: true,
+      totalMemory: hardware.memory,
+      freeMemory: hardware.memory,
+      libraries: {},
+    }
+    this.timeline = new Timeline(hardware.shared_cores)
+    this.device = new DryDevice(type, properties, this.timeline, costs)
+    const { device } = this
+    void device.stream // the first is the one that computes
+    this.communicator = new DryCommunicator(ranks, costs)
+    const group = RankGroup.of(device, this.communicator, device.createStream(), recipe.zero_stage as Stage, nobody, {
+      prefetchBlocks: recipe.prefetch_blocks,
+    })
+    this.model = LlamaForCausalLM.fromConfig(config.json, { device, dtype, group, masterWeights: true })
+    this.optimizer = new AdamW(this.model.parameters, {
+      beta1: recipe.adam_beta1,
+      beta2: recipe.adam_beta2,
+      epsilon: recipe.adam_epsilon,
+      weightDecay: recipe.weight_decay,
+    })
+    this.backprop = this.model.backprop(paddedTokens(maxTokens))
+  }
+
+  get memory(): PlannedMemory {
+    const { model, optimizer, backprop, device } = this
+    const { parameters } = model
+    const [weights, gradients] = [parameters.weights.bytes, backprop.gradientBytes]
+    const kinds = {
+      weights: weights.kept,
+      // In float32 the weights are their own masters.
+      masters: parameters.dtype === 'float32' ? 0 : bytesOf(parameters.masters),
+      moments: bytesOf([...optimizer.m, ...optimizer.v]),
+      gradients: gradients.kept,
+      gathered_weights: weights.gathered,
+      gathered_gradients: gradients.gathered,
+      ...backprop.workingBytes,
+    }
+    return { ...kinds, other: device.bytes - Object.values(kinds).reduce((sum, bytes) => sum + bytes, 0) }
+  }
+
+  async step(recipe: Recipe, instances: readonly Instance[]): Promise<void> {
+    await trainStep(this.backprop, this.optimizer, instances, {
+      lossReduction: recipe.loss_reduction,
+      maxTokens: this.maxTokens,
+      maxGradNorm: recipe.max_grad_norm,
+      lr: recipe.learning_rate,
+      step: 1,
+    })
+    await this.device.stream.synchronize()
+  }
+
+  [Symbol.dispose](): void {
+    this.backprop.dispose()
+    this.optimizer.dispose()
+    this.model.dispose()
+  }
+}
+
+/** Of a group whose other ranks are imagined. */
+const nobody = {
+  exchange: async <T>(_what: string, value: T) => [value],
+  agree: async () => {},
+  explain: async (error: unknown) => error,
+  fail: () => {},
+  close: () => {},
+}
+
+const longestOf = (instances: readonly Instance[]) =>
+  instances.reduce((most, { inputIds }) => Math.max(most, inputIds.length), 0)
+
+/** What a rank would hold, and whether there is room for it. */
+export function planMemory(options: PlanOptions): Plan['memory'] & { max_tokens: number } {
+  const { recipe, instances, hardware } = options
+  using run = new DryRun(options, microBatchTokens(recipe, longestOf(instances)))
+  const { memory, maxTokens } = run
+  const { reserved, memory: capacity } = hardware
+  const total = Object.values(memory).reduce((sum, bytes) => sum + bytes, reserved)
+  return { ...memory, reserved, total, capacity, fits: total <= capacity, max_tokens: maxTokens }
+}
+
+/**
+ * Simulates the first steps of a run.
+ * @throws {DataError} when the instances make no whole batch
+ */
+export async function planRun(options: PlanOptions): Promise<Plan> {
+  const { recipe, config, instances, hardware, dtype, ranks, nodes } = options
+  const { max_tokens, ...memory } = planMemory(options)
+  const order = { count: instances.length, batchSize: recipe.batch_size, epochs: recipe.epochs, seed: recipe.seed }
+  const allSteps = Math.min(totalSteps(order), recipe.max_steps ?? Number.POSITIVE_INFINITY)
+  if (allSteps === 0) throw new DataError(`${order.count} instances make no whole batch of ${order.batchSize}`)
+  const steps = Math.min(options.steps ?? 4, allSteps)
+
+  using run = new DryRun(options, max_tokens)
+  const { timeline, communicator } = run
+  communicator.traffic.clear()
+  const start = timeline.now
+  let [tokens, flops, microBatches] = [0, 0, 0]
+  for (const { step, indices } of batchesFrom(0, order)) {
+    if (step === steps) break
+    const batch = Array.from(indices, (index) => instances[index])
+    await run.step(recipe, batch)
+    const { lengths, labelTokens } = batchShape(batch)
+    tokens += lengths.reduce((sum, length) => sum + length, 0)
+    flops += trainingFlops(config, lengths, labelTokens)
+    microBatches += spreadBatch(lengths, max_tokens, ranks)[0].length
+  }
+  const usage = timeline.usage(start, timeline.now)
+  const mean = <T extends object>(sums: T): T =>
+    Object.fromEntries(Object.entries(sums).map(([key, sum]) => [key, (sum as number) / steps])) as T
+  return {
+    parameters: parameterCount(config),
+    dtype,
+    ranks,
+    nodes,
+    zero_stage: recipe.zero_stage,
+    memory,
+    batch: { instances: recipe.batch_size, ...mean({ tokens, micro_batches: microBatches }), max_tokens },
+    step: mean(usage),
+    traffic: Object.fromEntries([...communicator.traffic].map(([name, sums]) => [name, mean(sums)])),
+    tokens_per_second: tokens / usage.total,
+    utilization: flops / usage.total / (hardware.peak_flops * ranks),
+    run: { steps: allSteps, seconds: (allSteps * usage.total) / steps },
+  }
+}
