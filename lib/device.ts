@@ -10,11 +10,14 @@ import {
 } from './native.js'
 import { Tensor } from './tensor.js'
 
+/** What computes. */
 export type DeviceType = 'cpu' | 'cuda'
 
 /** What `backends` says of a device type. */
 export interface Backend extends Partial<DeviceProperties> {
+  /** Its type, which `device` options take. */
   device: DeviceType
+  /** Whether it can be used here. */
   available: boolean
   /** Why it is not available, in words. */
   reason?: string
@@ -59,11 +62,13 @@ export class Device {
 
   /** @internal */
   constructor(
+    /** `cpu` or `cuda`. */
     readonly type: DeviceType,
     /** @internal */
     readonly handle: DeviceHandle,
   ) {}
 
+  /** The chip, and its memory at this moment. */
   get properties(): DeviceProperties {
     return native.deviceProperties(this.handle)
   }
@@ -84,15 +89,20 @@ export class Device {
     return this.defaultStream
   }
 
+  /** A stream of its own: its work runs beside that of other streams. */
   createStream(): Stream {
     return new Stream(native.streamCreate(this.handle))
   }
 
+  /** A mark for `Stream.record` and `Stream.wait`. */
   createEvent(): EventHandle {
     return native.eventCreate(this.handle)
   }
 
-  /** Uninitialised memory. */
+  /**
+   * Uninitialised memory, row-major.
+   * @throws {OpenAlpacaError} `OUT_OF_MEMORY`
+   */
   tensor(dtype: DType, shape: readonly number[]): Tensor {
     return new Tensor(this, dtype, shape, native.tensorCreate(this.handle, dtype, shape))
   }
@@ -104,7 +114,10 @@ export class Device {
  */
 export class Stream {
   /** @internal */
-  constructor(readonly handle: StreamHandle) {}
+  constructor(
+    /** @internal */
+    readonly handle: StreamHandle,
+  ) {}
 
   /** Copies `data` now, and into the tensor when its turn comes. For small arrays. */
   write(tensor: Tensor, data: HostArray): void {
@@ -121,14 +134,17 @@ export class Stream {
     return native.streamRead(this.handle, tensor.handle, data)
   }
 
+  /** Resolves when everything enqueued so far is done; rejects with what went wrong on the stream since the last wait. */
   synchronize(): Promise<void> {
     return native.streamSynchronize(this.handle)
   }
 
+  /** The event comes when everything enqueued so far is done. */
   record(event: EventHandle): void {
     native.streamRecord(this.handle, event)
   }
 
+  /** What is enqueued from here on waits for the event, as it was last recorded. */
   wait(event: EventHandle): void {
     native.streamWait(this.handle, event)
   }
@@ -145,6 +161,7 @@ export class Stream {
     return native.streamEndCapture(this.handle)
   }
 
+  /** Runs the ops of a graph, in one go. */
   launch(graph: GraphHandle): void {
     native.streamLaunch(this.handle, graph)
   }

@@ -13,11 +13,14 @@ import type { TensorInfo, WeightSource } from './types.js'
 import { readError } from './weight-file.js'
 import { findDamagedEntries } from './zip.js'
 
+/** What a path turned out to be. */
 export type InspectedKind = 'weight file' | 'model directory' | 'training checkpoint' | 'DeepSpeed checkpoint'
 
 /** What a file or a directory holds. */
 export interface Inspection {
+  /** As it was given. */
   path: string
+  /** What it turned out to be. */
   kind: InspectedKind
   /** The weight files with their bytes on the disk. */
   files: { name: string; bytes: number }[]
@@ -43,6 +46,7 @@ export interface Inspection {
   whole: boolean
 }
 
+/** What `inspect` looks at. */
 export interface InspectOptions {
   /** Read all of a file that has checksums and compare them; true when left out. */
   checksums?: boolean

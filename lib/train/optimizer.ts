@@ -43,7 +43,7 @@ export class AdamW implements Disposable {
     const { beta1, beta2, epsilon: eps, weightDecay } = this.options
     this.steps++
     gradients.forEach((grad, i) => {
-      ops.adamW(device.stream, {
+      ops.adamw(device.stream, {
         weights: dtype === 'float32' ? undefined : buffers[i],
         master: masters[i],
         m: this.m[i],
