@@ -6,7 +6,7 @@ import { formatNumber } from '#lib/format.js'
 import { Child } from './child.js'
 import { type CheckpointChild, type CheckpointTask, checkpoint } from './configs.js'
 import { median, ours, type RunOptions } from './contest.js'
-import { percent, table } from './report.js'
+import { type Presentation, percent } from './report.js'
 
 export interface CheckpointScores {
   bytes: number
@@ -72,7 +72,7 @@ async function generate(directory: string): Promise<number> {
   return tensors * values.byteLength
 }
 
-export function formatCheckpoint({ bytes, tasks, peakMemory }: CheckpointScores): string {
+export function presentCheckpoint({ bytes, tasks, peakMemory }: CheckpointScores): Presentation {
   const says: Record<CheckpointTask, string> = {
     read: 'reading safetensors',
     shard: 'make-shards --format bin',
@@ -82,10 +82,18 @@ export function formatCheckpoint({ bytes, tasks, peakMemory }: CheckpointScores)
     const { rate, disk } = tasks[name]
     return [says[name], formatNumber(rate / 1e9), formatNumber(disk / 1e9), percent(rate / disk)]
   })
-  return [
-    `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32 in one safetensors file`,
-    table([['', 'GB/s', 'disk', 'of the disk'], ...rows]),
-    `  The disk: a loop that reads the same bytes, or for make-shards copies, flushes and reads them again.`,
-    `  Peak memory of the tools: ${(peakMemory / 2 ** 20).toFixed(0)} MiB.`,
-  ].join('\n')
+  const bars = names.map((name) => {
+    const share = tasks[name].rate / tasks[name].disk
+    return { label: says[name], value: share, text: percent(share), isOurs: true }
+  })
+  return {
+    title: `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32 in one safetensors file`,
+    header: ['', 'GB/s', 'disk', 'of the disk'],
+    rows,
+    notes: [
+      'The disk: a loop that reads the same bytes, or for make-shards copies, flushes and reads them again.',
+      `Peak memory of the tools: ${(peakMemory / 2 ** 20).toFixed(0)} MiB.`,
+    ],
+    chart: { unit: 'share of the disk’s rate', scale: 'linear', bars, mark: { value: 1, label: 'the disk' } },
+  }
 }

@@ -1,23 +1,23 @@
 /** Every benchmark that this machine can run, each beside its peer in the same run. */
 import { spawnSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { checkpointBenchmark, formatCheckpoint } from './checkpoint.js'
+import { checkpointBenchmark, presentCheckpoint } from './checkpoint.js'
 import { decoding, loading, type ModelName, training } from './configs.js'
 import type { RunOptions } from './contest.js'
 import { deviceName, deviceNames, openBenchDevice } from './device.js'
 import { generateBenchmark } from './generate.js'
 import { loadBenchmark } from './load.js'
-import { formatSection } from './report.js'
-import { formatOps, opsBenchmark } from './single-ops.js'
+import { writeRecording } from './recording.js'
+import { formatText, type Presentation, presentSection } from './report.js'
+import { opsBenchmark, presentOps } from './single-ops.js'
 import { trainBenchmark } from './train.js'
 
 const names = ['train', 'decode', 'load', 'checkpoint', 'ops'] as const
 
 interface Flags extends RunOptions {
   only: (typeof names)[number][]
-  json?: string
+  output: string
 }
 
 function positive(text: string): number {
@@ -34,7 +34,7 @@ const program = new Command('bench')
   .addOption(new Option('--only <names...>', 'which benchmarks').choices(names).default(names, 'all'))
   .option('--repetitions <n>', 'of everything, in turns; medians are shown', positive, 5)
   .option('--threads <n>', 'for everybody', positive, os.availableParallelism())
-  .option('--json <file>', 'write the figures there as well')
+  .option('--output <dir>', 'where a JSON file and a chart of each benchmark are written', 'runs/bench')
   .action(main)
 
 /** Says what is going on, where somebody looks on. */
@@ -55,35 +55,34 @@ async function main(flags: Flags): Promise<void> {
   const threads = deviceName === 'cpu' ? `, ${flags.threads} threads` : ''
   console.log(`${device.name}, ${device.isa}${threads}, medians of ${flags.repetitions} repetitions\n`)
 
-  const figures: Record<string, unknown> = { date: new Date().toISOString(), properties: device, ...flags }
-  const show = (name: string, result: object, text: string) => {
+  const show = (name: string, figures: object, presentation: Presentation) => {
     progress('')
-    console.log(`${text}\n`)
-    figures[name] = result
+    console.log(`${formatText(presentation)}\n`)
+    const file = writeRecording(flags.output, { name, device, options: flags, figures, presentation })
+    console.log(`  ${file}\n`)
   }
   if (flags.only.includes('train')) {
     for (const [model, steps] of Object.entries(training.models) as [ModelName, number][]) {
       const section = await trainBenchmark(model, steps, flags, progress)
-      show(`train ${model}`, section, formatSection(section))
+      show(`train-${model}`, section, presentSection(section))
     }
   }
   if (flags.only.includes('decode')) {
     const section = await generateBenchmark(flags, progress)
-    show(`decode ${decoding.model}`, section, formatSection(section))
+    show(`decode-${decoding.model}`, section, presentSection(section))
   }
   if (flags.only.includes('load')) {
     const section = await loadBenchmark(flags, progress)
-    show(`load ${loading}`, section, formatSection(section))
+    show(`load-${loading}`, section, presentSection(section))
   }
   if (flags.only.includes('checkpoint')) {
     const scores = await checkpointBenchmark(flags, progress)
-    show('checkpoint', scores, formatCheckpoint(scores))
+    show('checkpoint', scores, presentCheckpoint(scores))
   }
   if (flags.only.includes('ops')) {
     const scores = await opsBenchmark(flags, progress)
-    show('ops', scores, formatOps(scores))
+    show('ops', scores, presentOps(scores))
   }
-  if (flags.json) writeFileSync(flags.json, `${JSON.stringify(figures, null, 2)}\n`)
 }
 
 program.parseAsync().catch((error: Error) => {

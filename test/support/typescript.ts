@@ -18,7 +18,7 @@ export function compile(directory: string, files: string[], options: object): Pr
     noEmit: true,
     ...options,
   }
-  const project = path.join(directory, `tsconfig.${files[0]}.json`)
+  const project = path.join(directory, `tsconfig.${path.basename(files[0])}.json`)
   writeFileSync(project, JSON.stringify({ compilerOptions, files }))
   const tsc = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
   return new Promise((resolve) => {
