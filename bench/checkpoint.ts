@@ -6,7 +6,7 @@ import { inputs } from './checkpoint-inputs.js'
 import { Child } from './child.js'
 import { type CheckpointChild, type CheckpointInput, type CheckpointTask, checkpointTasks } from './configs.js'
 import { median, ours, type RunOptions } from './contest.js'
-import { percent, table } from './report.js'
+import { type Presentation, percent } from './report.js'
 
 export interface CheckpointOptions extends RunOptions {
   /** Blocks of OpenLLaMA-3B in the checkpoint; 26 are all of it, 13.7 GB. */
@@ -91,7 +91,7 @@ async function measure(
   }
 }
 
-export function formatCheckpoint({ bytes, tasks }: CheckpointScores): string {
+export function presentCheckpoint({ bytes, tasks }: CheckpointScores): Presentation {
   const rows = names.map((name) => {
     const { rate, disk, seconds, peakMemory } = tasks[name]
     return [
@@ -100,9 +100,17 @@ export function formatCheckpoint({ bytes, tasks }: CheckpointScores): string {
       ...[seconds.toFixed(1), `${(peakMemory / 2 ** 20).toFixed(0)} MiB`],
     ]
   })
-  return [
-    `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32`,
-    table([['', 'GB/s', 'disk', 'of the disk', 's', 'peak memory'], ...rows]),
-    '  The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the tools do.',
-  ].join('\n')
+  const bars = names.map((name) => {
+    const share = tasks[name].rate / tasks[name].disk
+    return { label: checkpointTasks[name].says, value: share, text: percent(share), isOurs: true }
+  })
+  return {
+    title: `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32`,
+    header: ['', 'GB/s', 'disk', 'of the disk', 's', 'peak memory'],
+    rows,
+    notes: [
+      'The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the tools do.',
+    ],
+    chart: { unit: 'share of the disk’s rate', scale: 'linear', bars, mark: { value: 1, label: 'the disk' } },
+  }
 }

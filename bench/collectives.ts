@@ -3,7 +3,7 @@ import path from 'node:path'
 import { formatNumber } from '#lib/format.js'
 import { median, ours, type RunOptions } from './contest.js'
 import { deviceName } from './device.js'
-import { percent, table, times } from './report.js'
+import { type Presentation, percent, times } from './report.js'
 import { type Member, rankCounts, Team, threadsOf } from './team.js'
 
 const MiB = 2 ** 20
@@ -71,8 +71,7 @@ export async function collectivesBenchmark(
   return scores
 }
 
-export function formatCollectives(scores: CollectiveScore[]): string {
-  if (scores.length === 0) return 'collectives: this machine has one GPU'
+export function presentCollectives(scores: CollectiveScore[]): Presentation {
   const backend = deviceName === 'cuda' ? 'NCCL' : 'Gloo'
   const [first] = scores
   const GB = (rate?: number) => (rate === undefined ? '' : formatNumber(rate / 1e9))
@@ -93,9 +92,20 @@ export function formatCollectives(scores: CollectiveScore[]): string {
     first.limit ? 'TCP' : '',
     first.limit ? 'of it' : '',
   ]
-  return [
-    'collectives, float32: bytes that a rank sends a second',
-    table([header, ...rows]),
-    ...(first.limit ? ['  TCP: as many processes in a ring, each sending to the next over the loopback.'] : []),
-  ].join('\n')
+  return {
+    title: 'collectives, float32: bytes that a rank sends a second',
+    header,
+    rows,
+    notes: first.limit ? ['TCP: as many processes in a ring, each sending to the next over the loopback.'] : [],
+    chart: {
+      unit: 'GB/s',
+      scale: 'linear',
+      bars: scores.flatMap(({ collective, ranks, bytes, rate, peerRate }) => {
+        const label = `${collective}, ${ranks} ranks, ${bytes / MiB} MiB`
+        const bar = { label, value: rate / 1e9, text: GB(rate), isOurs: true }
+        if (peerRate === undefined) return [bar]
+        return [bar, { label: `torch, ${backend}`, value: peerRate / 1e9, text: GB(peerRate), isOurs: false }]
+      }),
+    },
+  }
 }

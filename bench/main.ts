@@ -1,23 +1,23 @@
 /** Every benchmark that this machine can run, each beside its peer in the same run. */
 import { spawnSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { type CheckpointOptions, checkpointBenchmark, formatCheckpoint } from './checkpoint.js'
-import { collectivesBenchmark, formatCollectives } from './collectives.js'
+import { type CheckpointOptions, checkpointBenchmark, presentCheckpoint } from './checkpoint.js'
+import { collectivesBenchmark, presentCollectives } from './collectives.js'
 import { decoding, loading, type ModelName, training } from './configs.js'
 import { deviceName, deviceNames, openBenchDevice } from './device.js'
 import { generateBenchmark } from './generate.js'
 import { loadBenchmark } from './load.js'
-import { formatSection } from './report.js'
-import { formatOps, opsBenchmark } from './single-ops.js'
+import { writeRecording } from './recording.js'
+import { formatText, type Presentation, presentSection } from './report.js'
+import { opsBenchmark, presentOps } from './single-ops.js'
 import { trainBenchmark } from './train.js'
 
 const names = ['train', 'decode', 'load', 'checkpoint', 'ops', 'collectives', 'ranks'] as const
 
 interface Flags extends CheckpointOptions {
   only: (typeof names)[number][]
-  json?: string
+  output: string
 }
 
 function positive(text: string): number {
@@ -35,7 +35,7 @@ const program = new Command('bench')
   .option('--repetitions <n>', 'of everything, in turns; medians are shown', positive, 5)
   .option('--threads <n>', 'for everybody', positive, os.availableParallelism())
   .option('--checkpoint_blocks <n>', 'of OpenLLaMA-3B in the generated checkpoint; 26 make 13.7 GB', positive, 2)
-  .option('--json <file>', 'write the figures there as well')
+  .option('--output <dir>', 'where a JSON file and a chart of each benchmark are written', 'runs/bench')
   .action(main)
 
 /** Says what is going on, where somebody looks on. */
@@ -56,39 +56,39 @@ async function main(flags: Flags): Promise<void> {
   const threads = deviceName === 'cpu' ? `, ${flags.threads} threads` : ''
   console.log(`${device.name}, ${device.isa}${threads}, medians of ${flags.repetitions} repetitions\n`)
 
-  const figures: Record<string, unknown> = { date: new Date().toISOString(), properties: device, ...flags }
-  const show = (name: string, result: object, text: string) => {
+  const show = (name: string, figures: object, presentation: Presentation) => {
     progress('')
-    console.log(`${text}\n`)
-    figures[name] = result
+    console.log(`${formatText(presentation)}\n`)
+    const file = writeRecording(flags.output, { name, device, options: flags, figures, presentation })
+    console.log(`  ${file}\n`)
   }
   if (flags.only.includes('train')) {
     for (const [model, steps] of Object.entries(training.models) as [ModelName, number][]) {
       const section = await trainBenchmark(model, steps, flags, progress)
-      show(`train ${model}`, section, formatSection(section))
+      show(`train-${model}`, section, presentSection(section))
     }
   }
   if (flags.only.includes('decode')) {
     const section = await generateBenchmark(flags, progress)
-    show(`decode ${decoding.model}`, section, formatSection(section))
+    show(`decode-${decoding.model}`, section, presentSection(section))
   }
   if (flags.only.includes('load')) {
     const section = await loadBenchmark(flags, progress)
-    show(`load ${loading}`, section, formatSection(section))
+    show(`load-${loading}`, section, presentSection(section))
   }
   if (flags.only.includes('checkpoint')) {
     const scores = await checkpointBenchmark(flags, progress)
-    show('checkpoint', scores, formatCheckpoint(scores))
+    show('checkpoint', scores, presentCheckpoint(scores))
   }
   if (flags.only.includes('ops')) {
     const scores = await opsBenchmark(flags, progress)
-    show('ops', scores, formatOps(scores))
+    show('ops', scores, presentOps(scores))
   }
   if (flags.only.includes('collectives')) {
     const scores = await collectivesBenchmark(flags, progress)
-    show('collectives', scores, formatCollectives(scores))
+    if (scores.length > 0) show('collectives', scores, presentCollectives(scores))
+    else console.log('collectives: this machine has one GPU\n')
   }
-  if (flags.json) writeFileSync(flags.json, `${JSON.stringify(figures, null, 2)}\n`)
 }
 
 program.parseAsync().catch((error: Error) => {

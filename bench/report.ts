@@ -13,15 +13,40 @@ export interface Section {
   limits: Limits
 }
 
+/** What a benchmark shows: on the terminal, in the documentation and as a chart. */
+export interface Presentation {
+  title: string
+  /** One cell a column; a column that is all empty is left out. */
+  header: string[]
+  rows: string[][]
+  /** Sentences below the table. */
+  notes: string[]
+  chart: Chart
+}
+
+/** Bars, from 0 on, or on a logarithmic scale. */
+export interface Chart {
+  unit: string
+  scale: 'linear' | 'log'
+  bars: { label: string; value: number; text: string; isOurs: boolean }[]
+  /** A line across the bars, such as the limit. */
+  mark?: { value: number; label: string }
+}
+
 /** The peer that ratios are to: the fastest. */
 export function reference(scores: Score[]): Score | undefined {
   return scores.filter(({ peer }) => peer).sort((a, b) => b.rate - a.rate)[0]
 }
 
+/** The columns that are not all empty. */
+export function usedColumns(cells: string[][]): string[][] {
+  const used = cells[0].map((_, column) => cells.some((row) => row[column] !== ''))
+  return cells.map((row) => row.filter((_, column) => used[column]))
+}
+
 /** Rows of cells, the first column to the left and the others to the right; a column that is all empty is left out. */
 export function table(cells: string[][]): string {
-  const used = cells[0].map((_, column) => cells.some((row) => row[column] !== ''))
-  const rows = cells.map((row) => row.filter((_, column) => used[column]))
+  const rows = usedColumns(cells)
   const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)))
   return rows
     .map((row) => `  ${row.map((cell, i) => (i ? cell.padStart(widths[i]) : cell.padEnd(widths[i]))).join('   ')}`)
@@ -31,7 +56,12 @@ export function table(cells: string[][]): string {
 export const times = (ratio: number) => `${ratio.toFixed(2)}×`
 export const percent = (share: number) => `${Math.round(100 * share)} %`
 
-export function formatSection({ title, unit, scores, limit, limitSays }: Section): string {
+/** For the terminal. */
+export function formatText({ title, header, rows, notes }: Presentation): string {
+  return [title, table([header, ...rows]), ...notes.map((note) => `  ${note}`)].join('\n')
+}
+
+export function presentSection({ title, unit, scores, limit, limitSays }: Section): Presentation {
   const peer = reference(scores)
   const rows = scores.map((score) => [
     score.label,
@@ -40,9 +70,18 @@ export function formatSection({ title, unit, scores, limit, limitSays }: Section
     percent(score.rate / limit),
     `${(score.peakMemory / 2 ** 30).toFixed(2)} GiB`,
   ])
-  return [
+  return {
     title,
-    table([['', unit, peer ? 'to the peer' : '', 'of the limit', 'peak memory'], ...rows]),
-    `  The limit, ${formatNumber(limit)} ${unit}: ${limitSays}.`,
-  ].join('\n')
+    header: ['', unit, peer ? 'to the peer' : '', 'of the limit', 'peak memory'],
+    rows,
+    notes: [`The limit, ${formatNumber(limit)} ${unit}: ${limitSays}.`],
+    chart: {
+      unit,
+      scale: 'linear',
+      bars: scores.map(({ label, rate, peer }) => {
+        return { label, value: rate, text: formatNumber(rate), isOurs: !peer }
+      }),
+      mark: { value: limit, label: 'the limit' },
+    },
+  }
 }

@@ -3,7 +3,7 @@ import { shapes } from './configs.js'
 import { median, ours, peers, type RunOptions } from './contest.js'
 import { deviceName } from './device.js'
 import { allOps } from './ops/all.js'
-import { percent, table, times } from './report.js'
+import { type Presentation, percent, times } from './report.js'
 
 /** One op's outcome. */
 export interface OpScore {
@@ -52,7 +52,7 @@ export async function opsBenchmark(options: RunOptions, progress: (what: string)
   }
 }
 
-export function formatOps(scores: OpScore[]): string {
+export function presentOps(scores: OpScore[]): Presentation {
   const { T, C, H, D, F, V } = shapes
   const rows = scores.map(({ op, seconds, peerSeconds, rate, unit, ofLimit }) => [
     op,
@@ -63,10 +63,22 @@ export function formatOps(scores: OpScore[]): string {
     percent(ofLimit),
   ])
   const withPeer = scores.some(({ peerSeconds }) => peerSeconds !== undefined)
-  const header = ['', 'ms', 'rate', withPeer ? 'PyTorch ms' : '', withPeer ? 'speed to it' : '', 'of the limit']
-  return [
-    `single ops, bfloat16: ${T} tokens, hidden ${C}, ${H} heads of ${D}, intermediate ${F}, vocabulary ${V}`,
-    table([header, ...rows]),
-    `  The limit is memory ${deviceName === 'cpu' ? 'read in a loop' : 'copied'}, or a large matrix product; above 100 % the operands stayed in the cache.`,
-  ].join('\n')
+  const bars = scores.map(({ op, seconds, peerSeconds, ofLimit }) => {
+    if (withPeer) {
+      const ratio = (peerSeconds ?? seconds) / seconds
+      return { label: op, value: ratio, text: times(ratio), isOurs: true }
+    }
+    return { label: op, value: ofLimit, text: percent(ofLimit), isOurs: true }
+  })
+  return {
+    title: `single ops, bfloat16: ${T} tokens, hidden ${C}, ${H} heads of ${D}, intermediate ${F}, vocabulary ${V}`,
+    header: ['', 'ms', 'rate', withPeer ? 'PyTorch ms' : '', withPeer ? 'speed to it' : '', 'of the limit'],
+    rows,
+    notes: [
+      `The limit is memory ${deviceName === 'cpu' ? 'read in a loop' : 'copied'}, or a large matrix product; above 100 % the operands stayed in the cache.`,
+    ],
+    chart: withPeer
+      ? { unit: 'speed to PyTorch', scale: 'log', bars, mark: { value: 1, label: 'PyTorch' } }
+      : { unit: 'share of the limit', scale: 'linear', bars, mark: { value: 1, label: 'the limit' } },
+  }
 }

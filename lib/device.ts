@@ -10,11 +10,14 @@ import {
 } from './native.js'
 import { Tensor } from './tensor.js'
 
+/** What computes. */
 export type DeviceType = 'cpu' | 'cuda'
 
 /** What `backends` says of a device type. */
 export interface Backend extends Partial<DeviceProperties> {
+  /** Its type, which `device` options take. */
   device: DeviceType
+  /** Whether it can be used here. */
   available: boolean
   /** Why it is not available, in words. */
   reason?: string
@@ -75,11 +78,13 @@ export class Device {
 
   /** @internal */
   constructor(
+    /** `cpu` or `cuda`. */
     readonly type: DeviceType,
     /** @internal */
     readonly handle: DeviceHandle,
   ) {}
 
+  /** The chip, and its memory at this moment. */
   get properties(): DeviceProperties {
     return native.deviceProperties(this.handle)
   }
@@ -100,15 +105,20 @@ export class Device {
     return this.defaultStream
   }
 
+  /** A stream of its own: its work runs beside that of other streams. */
   createStream(): Stream {
     return new Stream(native.streamCreate(this.handle))
   }
 
+  /** A mark for `Stream.record` and `Stream.wait`. */
   createEvent(): EventHandle {
     return native.eventCreate(this.handle)
   }
 
-  /** Uninitialised memory. */
+  /**
+   * Uninitialised memory, row-major.
+   * @throws {OpenAlpacaError} `OUT_OF_MEMORY`
+   */
   tensor(dtype: DType, shape: readonly number[]): Tensor {
     return new Tensor(this, dtype, shape, native.tensorCreate(this.handle, dtype, shape))
   }
@@ -125,7 +135,10 @@ const opFields = new Map(Object.entries(native.opFields).map(([op, fields]) => [
  */
 export class Stream {
   /** @internal */
-  constructor(readonly handle: StreamHandle) {}
+  constructor(
+    /** @internal */
+    readonly handle: StreamHandle,
+  ) {}
 
   /** @internal An op of core/ops.h; lib/ops.ts has them with their arguments. */
   enqueue(op: string, args: object): void {
@@ -159,14 +172,17 @@ export class Stream {
     return native.streamTransfer(this.handle, destination.handle, source.handle)
   }
 
+  /** Resolves when everything enqueued so far is done; rejects with what went wrong on the stream since the last wait. */
   synchronize(): Promise<void> {
     return native.streamSynchronize(this.handle)
   }
 
+  /** The event comes when everything enqueued so far is done. */
   record(event: EventHandle): void {
     native.streamRecord(this.handle, event)
   }
 
+  /** What is enqueued from here on waits for the event, as it was last recorded. */
   wait(event: EventHandle): void {
     native.streamWait(this.handle, event)
   }
@@ -183,6 +199,7 @@ export class Stream {
     return native.streamEndCapture(this.handle)
   }
 
+  /** Runs the ops of a graph, in one go. */
   launch(graph: GraphHandle): void {
     native.streamLaunch(this.handle, graph)
   }

@@ -1,6 +1,7 @@
 /** An error that programs may want to tell apart by `code`; its message says what is wrong and what to do. */
 export class OpenAlpacaError extends Error {
   constructor(
+    /** What kind of failure it is, such as `INVALID_CONFIG`; docs/api.md lists them. */
     readonly code: string,
     message: string,
     options?: ErrorOptions,

@@ -6,7 +6,9 @@ import path from 'node:path'
 import nodeGypBuild from 'node-gyp-build'
 import { OpenAlpacaError } from './errors.js'
 
+/** The number format of a tensor. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32'
+/** Raw elements: bfloat16 and float16 are their bits in a Uint16Array. */
 export type HostArray = Float32Array | Uint16Array | Int32Array | Uint8Array
 
 declare const kind: unique symbol
@@ -14,11 +16,14 @@ declare const kind: unique symbol
 type Handle<Kind extends string> = { readonly [kind]: Kind }
 export type DeviceHandle = Handle<'device'>
 export type StreamHandle = Handle<'stream'>
+/** A mark in the work of streams, by which one waits for another. */
 export type EventHandle = Handle<'event'>
+/** Recorded ops. */
 export type GraphHandle = Handle<'graph'>
 export type TensorHandle = Handle<'tensor'>
 export type CommunicatorHandle = Handle<'communicator'>
 
+/** What a device says of itself. */
 export interface DeviceProperties {
   /** The chip's name. */
   name: string
@@ -32,6 +37,7 @@ export interface DeviceProperties {
   id: string
   /** Bytes. */
   totalMemory: number
+  /** Bytes that nobody uses at this moment. */
   freeMemory: number
   /** What others wrote and the device runs on, with the version that was loaded: `oneDNN`, `cuBLASLt`. */
   libraries: Record<string, string>

@@ -20,9 +20,13 @@ export function numel(shape: readonly number[]): number {
 export class Tensor implements Disposable {
   /** @internal */
   constructor(
+    /** Whose memory it is. */
     readonly device: Device,
+    /** The number format. */
     readonly dtype: DType,
+    /** Row-major; `[]` is a single number. */
     readonly shape: readonly number[],
+    /** @internal */
     readonly handle: TensorHandle,
     /** What a view was made of: it must not be collected, which would free the memory, while the view is in use. */
     protected readonly source?: Tensor,
@@ -33,11 +37,15 @@ export class Tensor implements Disposable {
     return numel(this.shape)
   }
 
+  /** The number of bytes. */
   get byteLength(): number {
     return this.length * bytesPerElement(this.dtype)
   }
 
-  /** The same memory from element `offset` on, with another shape and, for memory that is shared in turn, dtype. */
+  /**
+   * The same memory from element `offset` on, with another shape and, for memory that is shared in turn, dtype.
+   * @throws {RangeError} for what does not lie within the tensor
+   */
   view(shape: readonly number[], offset = 0, dtype: DType = this.dtype): Tensor {
     const handle = native.tensorView(this.handle, offset * bytesPerElement(this.dtype), dtype, shape)
     return new Tensor(this.device, dtype, shape, handle, this)
@@ -66,6 +74,7 @@ export class Tensor implements Disposable {
     native.tensorDispose(this.handle)
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose()
   }

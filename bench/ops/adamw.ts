@@ -1,4 +1,4 @@
-import { adamW as adamWOp } from '#lib/ops.js'
+import { adamw } from '#lib/ops.js'
 import { shapes } from '../configs.js'
 import { bytesOf, type OpCase } from './case.js'
 
@@ -6,7 +6,7 @@ const { C, F } = shapes
 const n = 4 * C * C + 3 * C * F
 
 /** The parameters of a block: master and moments read and written, the gradient read, the bfloat16 weights written. */
-export const adamW: OpCase[] = [
+export const adamwCases: OpCase[] = [
   {
     op: 'adamw',
     bytes: n * (7 * bytesOf.float32 + bytesOf.bfloat16),
@@ -26,7 +26,7 @@ export const adamW: OpCase[] = [
         gradScale: 1,
         step: 1,
       }
-      return (stream) => adamWOp(stream, args)
+      return (stream) => adamw(stream, args)
     },
   },
 ]

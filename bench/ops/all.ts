@@ -1,4 +1,4 @@
-import { adamW } from './adamw.js'
+import { adamwCases } from './adamw.js'
 import { attention } from './attention.js'
 import { attentionDecode } from './attention_decode.js'
 import type { OpCase } from './case.js'
@@ -22,7 +22,7 @@ export const allOps: OpCase[] = [
   ...attentionDecode,
   ...swiglu,
   ...crossEntropy,
-  ...adamW,
+  ...adamwCases,
   ...globalNorm,
   ...sample,
 ]

@@ -14,6 +14,7 @@ import type { WeightSource } from './types.js'
 import { readError } from './weight-file.js'
 import { findDamagedEntries } from './zip.js'
 
+/** What `inspect` looks at. */
 export interface InspectOptions {
   /** Read all of a file that has checksums and compare them; true when left out. */
   checksums?: boolean

@@ -9,6 +9,7 @@ import { DEFAULT_MAX_SHARD_SIZE, type ShardPlan, WEIGHT_FILES, type WeightFormat
 import { tensorsToWrite } from './transform.js'
 import { planWeights } from './weight-writer.js'
 
+/** What `makeShards` splits, and into what. */
 export interface MakeShardsOptions {
   /** A Hugging Face model directory. */
   modelPath: string
@@ -22,14 +23,17 @@ export interface MakeShardsOptions {
   format?: WeightFormat
   /** Of tensors of floating point; their own when left out. */
   dtype?: CastDType
+  /** Aborted: what was begun is removed, and the promise rejects. */
   signal?: AbortSignal
 }
 
+/** What was written. */
 export interface ConvertedWeights {
   /** The directory or file that was written. */
   output: string
   /** Of the weight files, in the order of the shards. */
   files: ShardPlan['files']
+  /** Bytes of all tensors. */
   totalSize: number
   /** Tensors whose names lost the leading `model.` that they had too many. */
   renamed: number

@@ -22,7 +22,9 @@ export type WeightDType = keyof typeof DTYPE_BYTES
 
 /** What a weight file says about one of its tensors. */
 export interface TensorInfo {
+  /** As the file has it. */
   readonly name: string
+  /** As it is stored. */
   readonly dtype: WeightDType
   /** Row-major; `[]` is a scalar. */
   readonly shape: readonly number[]

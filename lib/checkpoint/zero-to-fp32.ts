@@ -16,6 +16,7 @@ import { tensorsToWrite } from './transform.js'
 import type { WeightSource } from './types.js'
 import { planWeights, verifyWeights, writeWeightFile } from './weight-writer.js'
 
+/** What `zeroToFp32` puts together, and into what. */
 export interface ZeroToFp32Options {
   /** A training checkpoint of this package, or a DeepSpeed ZeRO-3 checkpoint. */
   checkpoint: string
@@ -29,6 +30,7 @@ export interface ZeroToFp32Options {
   maxShardSize?: number | string
   /** Of an output directory; safetensors when left out. */
   format?: WeightFormat
+  /** Aborted: what was begun is removed, and the promise rejects. */
   signal?: AbortSignal
 }
 

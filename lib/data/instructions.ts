@@ -4,9 +4,11 @@ import { asObject, parseRows, type Rows, stringField } from './rows.js'
 
 /** A row in the format of Stanford Alpaca, as training takes it. */
 export interface Instruction {
+  /** What to do. */
   instruction: string
   /** Context or input for the task; empty when there is none. */
   input: string
+  /** The answer that is learned. */
   output: string
 }
 

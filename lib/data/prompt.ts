@@ -1,4 +1,6 @@
+/** What a prompt is made of. */
 export interface PromptFields {
+  /** What to do. */
   instruction: string
   /** Context or input for the task; empty or left out, the prompt has no such part. */
   input?: string

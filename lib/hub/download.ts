@@ -8,6 +8,7 @@ import { type DownloadContext, downloadToCache, type HubFile } from './download-
 import { answerError, hubFetch, networkReason } from './request.js'
 import { type HubModel, type HubSettings, hubSettings, parseModelName } from './settings.js'
 
+/** How a model is downloaded. */
 export interface DownloadOptions extends Partial<HubSettings> {
   /** `tokenizer`: without the weights. */
   parts?: 'all' | 'tokenizer'
@@ -17,6 +18,7 @@ export interface DownloadOptions extends Partial<HubSettings> {
   onNote?: (note: string) => void
   /** Milliseconds before the first further try. */
   retryDelay?: number
+  /** Aborted: the download stops, and goes on from there the next time. */
   signal?: AbortSignal
 }
 

@@ -3,9 +3,11 @@ import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import path from 'node:path'
 
+/** Where models on the Hub are looked for; the environment's, unless they are given. */
 export interface HubSettings {
   /** The Hub, without a slash at the end. */
   endpoint: string
+  /** For private models, and for uploads. */
   token: string | undefined
   /** The directory of `models--owner--name`. */
   cacheDir: string

@@ -7,6 +7,7 @@ import { readConfig } from '../model/config.js'
 import { answerError, hubFetch, networkReason } from './request.js'
 import { type HubSettings, hubSettings } from './settings.js'
 
+/** How a model is uploaded. */
 export interface UploadOptions extends Partial<Omit<HubSettings, 'cacheDir'>> {
   /** Makes a new repository a private one; one that exists stays as it is. */
   private?: boolean
@@ -16,13 +17,17 @@ export interface UploadOptions extends Partial<Omit<HubSettings, 'cacheDir'>> {
   message?: string
   /** Bytes that were sent, and those of all files; files that are on the Hub already are jumped over. */
   onProgress?: (sent: number, total: number) => void
+  /** Milliseconds before the first further try. */
   retryDelay?: number
+  /** Aborted: nothing shows on the Hub, unless the commit was made already. */
   signal?: AbortSignal
 }
 
+/** What was uploaded. */
 export interface UploadResult {
   /** The commit's page. */
   url: string
+  /** Their names. */
   files: string[]
 }
 

@@ -6,27 +6,45 @@ import { ConfigError } from '../errors.js'
 
 /** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, a ramp between. */
 export interface Llama3RopeScaling {
+  /** What low frequencies are divided by. */
   factor: number
+  /** Turns within the old context below which a frequency is low. */
   lowFreqFactor: number
+  /** Turns within the old context above which a frequency is high. */
   highFreqFactor: number
+  /** The old context, in tokens. */
   originalMaxPositionEmbeddings: number
 }
 
 /** What the computation needs to know of a model; `parseConfig` makes it from a config.json. */
 export interface LlamaConfig {
+  /** Rows of the embedding. */
   vocabSize: number
+  /** Width of the residual stream. */
   hiddenSize: number
+  /** Width of the feed-forward layer. */
   intermediateSize: number
+  /** Transformer blocks. */
   numHiddenLayers: number
+  /** Query heads. */
   numAttentionHeads: number
+  /** Key/value heads. */
   numKeyValueHeads: number
+  /** Size of a head. */
   headDim: number
+  /** Longest context, in tokens. */
   maxPositionEmbeddings: number
+  /** ε of the RMSNorm layers. */
   rmsNormEps: number
+  /** Base of the rotary frequencies. */
   ropeTheta: number
+  /** Null where there is none. */
   ropeScaling: Llama3RopeScaling | null
+  /** Whether the embedding is the output projection too. */
   tieWordEmbeddings: boolean
+  /** Standard deviation of a new model's weights. */
   initializerRange: number
+  /** Begins a text. */
   bosTokenId: number
   /** Any of these ends a generation. */
   eosTokenIds: number[]
@@ -47,6 +65,7 @@ const rope = z.looseObject({
   original_max_position_embeddings: size.optional(),
 })
 
+/** Checks a ConfigJson, and fills in what is left out. */
 const schema = z.looseObject({
   architectures: z.array(z.string()).nullish(),
   model_type: z.string().nullish(),
@@ -71,8 +90,73 @@ const schema = z.looseObject({
   eos_token_id: z.union([z.int(), z.array(z.int())]).nullish(),
 })
 
+/** RoPE settings as config.json has them. */
+export interface RopeJson {
+  /** Base of the rotary frequencies; 10000 when left out. */
+  rope_theta?: number
+  /** `default` or `llama3`. */
+  rope_type?: string
+  /** `rope_type` as older files spell it. */
+  type?: string
+  /** For `llama3`: what low frequencies are divided by. */
+  factor?: number
+  /** For `llama3`: turns within the old context below which a frequency is low. */
+  low_freq_factor?: number
+  /** For `llama3`: turns within the old context above which a frequency is high. */
+  high_freq_factor?: number
+  /** For `llama3`: the old context, in tokens. */
+  original_max_position_embeddings?: number
+  /** Whatever else there is, is carried along. */
+  [key: string]: unknown
+}
+
 /** A config.json of the LLaMA architecture, in the form of OpenLLaMA or of Transformers 5. */
-export type ConfigJson = z.input<typeof schema>
+export interface ConfigJson {
+  /** `['LlamaForCausalLM']`, where it is given. */
+  architectures?: string[] | null
+  /** `llama`, where it is given. */
+  model_type?: string | null
+  /** Rows of the embedding. */
+  vocab_size: number
+  /** Width of the residual stream. */
+  hidden_size: number
+  /** Width of the feed-forward layer. */
+  intermediate_size: number
+  /** Transformer blocks. */
+  num_hidden_layers: number
+  /** Query heads. */
+  num_attention_heads: number
+  /** Key/value heads, a divisor of the query heads; as many as those when left out. */
+  num_key_value_heads?: number | null
+  /** Size of a head; hidden_size / num_attention_heads when left out. */
+  head_dim?: number | null
+  /** Longest context, in tokens; 2048 when left out. */
+  max_position_embeddings?: number
+  /** ε of the RMSNorm layers; 1e-6 when left out. */
+  rms_norm_eps?: number
+  /** Base of the rotary frequencies; 10000 when left out. */
+  rope_theta?: number | null
+  /** RoPE scaling, as Transformers 4 has it. */
+  rope_scaling?: RopeJson | null
+  /** RoPE settings, as Transformers 5 has them. */
+  rope_parameters?: RopeJson | null
+  /** Whether the embedding is the output projection too; false when left out. */
+  tie_word_embeddings?: boolean
+  /** Must not be true. */
+  attention_bias?: boolean | null
+  /** Must not be true. */
+  mlp_bias?: boolean | null
+  /** `silu`. */
+  hidden_act?: string
+  /** Standard deviation of a new model's weights; 0.02 when left out. */
+  initializer_range?: number
+  /** Begins a text. */
+  bos_token_id?: number | null
+  /** What ends a generation. */
+  eos_token_id?: number | number[] | null
+  /** Whatever else there is, is carried along. */
+  [key: string]: unknown
+}
 
 function ropeScaling(parameters: z.infer<typeof rope> | null | undefined, where: string): Llama3RopeScaling | null {
   const type = parameters?.rope_type ?? parameters?.type ?? 'default'

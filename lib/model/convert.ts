@@ -16,6 +16,7 @@ const GGUF_TYPES = { float32: 'F32', float16: 'F16', bfloat16: 'BF16', q8_0: 'Q8
 /** Number formats to convert to; `q8_0` is for GGUF alone. */
 export type ConvertDType = keyof typeof GGUF_TYPES
 
+/** What a model is converted to. */
 export interface ConvertOptions {
   /** `gguf`: one file for llama.cpp and what is built on it. Else a Hugging Face directory with weights of that form. */
   to: 'gguf' | WeightFormat
@@ -27,6 +28,7 @@ export interface ConvertOptions {
   name?: string
   /** For GGUF: bytes of the model that were read, and all of them. */
   onProgress?: (bytesRead: number, total: number) => void
+  /** Aborted: what was begun is removed, and the promise rejects. */
   signal?: AbortSignal
 }
 

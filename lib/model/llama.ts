@@ -18,6 +18,7 @@ import { RopeCache } from './rope.js'
 import { type SaveOptions, saveModel } from './save.js'
 import { type Context, forward, packedAttention } from './transformer.js'
 
+/** Where and how a model computes. */
 export interface ModelOptions {
   /** `cuda` where there is one, else `cpu`, when left out. */
   device?: DeviceType | 'auto' | Device
@@ -25,8 +26,9 @@ export interface ModelOptions {
   dtype?: ModelDType | 'auto'
   /** Keeps a float32 copy of bfloat16 weights from the start, so that training begins from the file's full precision. */
   masterWeights?: boolean
-  /** The ranks that train the model together, each with its share of it. */
+  /** @internal The ranks that train the model together, each with its share of it. */
   group?: RankGroup
+  /** Aborted: reading or downloading stops, and the promise rejects. */
   signal?: AbortSignal
 }
 
@@ -44,14 +46,17 @@ export class LlamaForCausalLM implements Disposable {
     this.rope = new RopeCache(parameters.device, parameters.config)
   }
 
+  /** The model's shape. */
   get config(): LlamaConfig {
     return this.parameters.config
   }
 
+  /** Where it computes. */
   get device(): DeviceType {
     return this.parameters.device.type
   }
 
+  /** Of weights and activations. */
   get dtype(): ModelDType {
     return this.parameters.dtype
   }
@@ -82,7 +87,11 @@ export class LlamaForCausalLM implements Disposable {
     }
   }
 
-  /** A new model with random weights, from the keys of a config.json; a seed gives the same weights on every run. */
+  /**
+   * A new model with random weights, from the keys of a config.json; a seed gives the same weights on every run.
+   * @throws {ConfigError} for a shape that cannot be computed
+   * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE`, `OUT_OF_MEMORY`
+   */
   static fromConfig(config: ConfigJson, options: ModelOptions & { seed?: number } = {}): LlamaForCausalLM {
     const model = LlamaForCausalLM.create(parseConfig(config), options)
     model.parameters.initialize(options.seed ?? 0)
@@ -146,7 +155,9 @@ export class LlamaForCausalLM implements Disposable {
   /**
    * The loss of a batch and the gradient of every parameter.
    * @param labels aligned with the sequences, −100 where nothing is learned; labels[t] is predicted from tokens < t
-   * @returns gradients by Hugging Face name, flat and row-major
+   * @returns the loss, and gradients by Hugging Face name, float32, flat and row-major
+   * @throws {RangeError} for labels that are not as long as their sequence
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
    */
   async lossAndGradients(
     sequences: readonly (readonly number[])[],
@@ -187,8 +198,13 @@ export class LlamaForCausalLM implements Disposable {
     return new Backprop(this.parameters, this.rope, maxTokens)
   }
 
-  /** New ids only, the end token left out. A list of prompts gives a list of answers. */
+  /**
+   * New ids only, the end token left out. A list of prompts gives a list of answers.
+   * @throws {RangeError} for an option out of its range
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   */
   generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]>
+  /** The answers to several prompts, computed together. */
   generate(ids: readonly (readonly number[])[], options?: GenerateOptions): Promise<number[][]>
   async generate(
     ids: readonly number[] | readonly (readonly number[])[],
@@ -249,7 +265,8 @@ export class LlamaForCausalLM implements Disposable {
 
   /**
    * Writes a Hugging Face directory that Transformers reads: config, weights in shards, and the tokenizer's files where
-   * the model has a directory that it was read from.
+   * the model has a directory that it was read from. It is there as a whole or not at all.
+   * @throws {CheckpointError} when it cannot be written
    */
   async savePretrained(directory: string, options: SaveOptions = {}): Promise<void> {
     this.checkUsable()
@@ -273,6 +290,7 @@ export class LlamaForCausalLM implements Disposable {
     this.rope.dispose()
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose()
   }

@@ -12,6 +12,7 @@ import type { LlamaConfig } from './config.js'
 import { type Layout, layoutOf, type ModelTensors, modelTensors, type Parameter } from './layout.js'
 import { loadableDTypes, readPieces, uploadTensors } from './transfer.js'
 
+/** What a model can compute in. */
 export type ModelDType = 'bfloat16' | 'float32'
 
 /** A parameter's place in the buffers. */

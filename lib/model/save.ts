@@ -6,6 +6,7 @@ import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { configJson, type LlamaConfig } from './config.js'
 import type { Parameters } from './parameters.js'
 
+/** How a model is saved. */
 export interface SaveOptions {
   /** `bin` is torch's; safetensors when left out. */
   format?: WeightFormat

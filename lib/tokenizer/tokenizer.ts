@@ -7,11 +7,13 @@ import { DecodeStream, type DecodeTable } from './decode-stream.js'
 import { PieceType, readSentencePieceModel, type SentencePieceModel } from './sentencepiece-model.js'
 import { addedTokens, readTokenizerConfig, specialToken, type TokenizerConfig } from './tokenizer-config.js'
 
+/** How text becomes ids. */
 export interface EncodeOptions {
   /** Put the BOS in front (and the EOS behind where `add_eos_token` of tokenizer_config.json asks for it). @default true */
   addSpecialTokens?: boolean
 }
 
+/** How ids become text. */
 export interface DecodeOptions {
   /** Leave out BOS, EOS, UNK, PAD and the other special tokens instead of writing them as `</s>`. @default true */
   skipSpecialTokens?: boolean
@@ -24,9 +26,13 @@ export interface DecodeOptions {
  * It needs no `dispose()`: the model lives in a WASM memory of its own, which goes with the object.
  */
 export class LlamaTokenizer {
+  /** Begins a text. */
   readonly bosTokenId: number
+  /** Ends a text. */
   readonly eosTokenId: number
+  /** Stands for what the vocabulary does not have. */
   readonly unkTokenId: number
+  /** Fills up batches elsewhere; this package needs none. */
   readonly padTokenId: number | undefined
   /** Number of ids, including tokens that were added behind those of `tokenizer.model`. */
   readonly vocabSize: number

@@ -2,19 +2,25 @@ import type { Recipe } from './recipe-schema.js'
 
 /** A run begins, or goes on from a checkpoint. */
 export interface StartEvent {
+  /** Tells this event from the others. */
   type: 'start'
   /** Optimizer steps done before: 0, or those of the checkpoint that is resumed. */
   step: number
   /** ISO 8601. */
   time: string
+  /** Every key, with the defaults filled in. */
   recipe: Recipe
+  /** The number of parameters, and the config.json. */
   model: { parameters: number; config: object }
   /** `peak_flops`: measured rate of the matrix product in operations a second, the base of `utilization`. */
   device: { type: string; name: string; dtype: string; peak_flops: number | null }
+  /** Of this package and of Node.js, by name. */
   versions: Record<string, string>
   /** Optimizer steps of the whole run. */
   total_steps: number
+  /** Instances that are trained on. */
   train_instances: number
+  /** Instances that are held out. */
   validation_instances: number
   /** Instances left out because no label fits into max_length. */
   dropped_instances: number
@@ -22,9 +28,11 @@ export interface StartEvent {
 
 /** One optimizer step is done. */
 export interface StepEvent {
+  /** Tells this event from the others. */
   type: 'step'
   /** Steps done, this one included: 1 to total_steps. */
   step: number
+  /** Optimizer steps of the whole run. */
   total_steps: number
   /** Passes over the data done so far, with fraction. */
   epoch: number
@@ -36,10 +44,13 @@ export interface StepEvent {
   grad_norm: number
   /** Learning rate of this step. */
   learning_rate: number
-  /** Tokens that went through the model, and how many of them were labels. */
+  /** Tokens that went through the model. */
   tokens: number
+  /** How many of them were labels. */
   label_tokens: number
+  /** What the step took. */
   seconds: number
+  /** `tokens` over `seconds`. */
   tokens_per_second: number
   /** Share of the device's peak that the model's own arithmetic reached, 0 to 1; null where the peak is unknown. */
   utilization: number | null
@@ -47,34 +58,51 @@ export interface StepEvent {
 
 /** The held-out instances were evaluated. */
 export interface ValidationEvent {
+  /** Tells this event from the others. */
   type: 'validation'
+  /** Optimizer steps done. */
   step: number
+  /** Mean over the held-out instances, reduced as the recipe says. */
   loss: number
+  /** Share of the labelled tokens whose most likely prediction is right, 0 to 1. */
   token_accuracy: number
 }
 
 /** An instruction was answered with the weights of the moment. */
 export interface SampleEvent {
+  /** Tells this event from the others. */
   type: 'sample'
+  /** Optimizer steps done. */
   step: number
+  /** What was asked. */
   instruction: string
+  /** The text to do it with, where there is one. */
   input?: string
+  /** The answer. */
   output: string
 }
 
 /** A training checkpoint lies complete at `path`. */
 export interface CheckpointEvent {
+  /** Tells this event from the others. */
   type: 'checkpoint'
+  /** Optimizer steps done. */
   step: number
+  /** Its directory. */
   path: string
+  /** What writing it took. */
   seconds: number
 }
 
 /** Whole answers were compared with the expected ones, on instructions that were not trained on. */
 export interface EvaluationEvent {
+  /** Tells this event from the others. */
   type: 'evaluation'
+  /** Optimizer steps done. */
   step: number
+  /** Instructions that were answered right. */
   correct: number
+  /** Instructions that were asked. */
   total: number
   /** The same by kind of instruction. */
   skills: { skill: string; correct: number; total: number }[]
@@ -82,12 +110,15 @@ export interface EvaluationEvent {
 
 /** The run is over. */
 export interface EndEvent {
+  /** Tells this event from the others. */
   type: 'end'
+  /** Optimizer steps done. */
   step: number
   /** `stopped`: by a signal, after a checkpoint; `failed`: by the error in `message`. */
   reason: 'completed' | 'stopped' | 'failed'
   /** Since the last `start`. */
   seconds: number
+  /** Of the error. */
   message?: string
 }
 
@@ -103,6 +134,7 @@ export type TrainEvent =
 
 /** Something that follows a run: the log, TensorBoard, the progress display. */
 export interface TrainSubscriber {
+  /** Called with every event, in order; it must not throw. */
   handle(event: TrainEvent): void
   /** Releases files and the terminal; nothing may follow. */
   close(): void

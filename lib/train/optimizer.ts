@@ -52,7 +52,7 @@ export class AdamW implements Disposable {
     const update = (stream: Stream, unit: number, grad: Tensor, weights: Tensor | undefined) => {
       const [master, m, v] = [masters[unit], this.m[unit], this.v[unit]]
       const rates = { lr, beta1, beta2, eps, weightDecay, gradScale, step: this.steps }
-      ops.adamW(stream, { weights, master, m, v, grad, ...rates })
+      ops.adamw(stream, { weights, master, m, v, grad, ...rates })
     }
     if (this.host) await this.host.run(gradients, update)
     else {

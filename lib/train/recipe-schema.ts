@@ -155,7 +155,8 @@ const shape = {
 /** A recipe as the trainer takes it: every key checked, every default filled in. */
 export const recipeSchema = z.strictObject(shape)
 
-export type Recipe = z.output<typeof recipeSchema>
+/** A recipe with every key checked and every default filled in. */
+export interface Recipe extends z.output<typeof recipeSchema> {}
 /** A recipe as a person writes it: what is left out has its default. */
 export type RecipeInput = z.input<typeof recipeSchema>
 export type RecipeKey = keyof Recipe

@@ -21,13 +21,17 @@ import type { Recipe } from './recipe-schema.js'
 import { learningRateAt, type ScheduleOptions, scheduleOf } from './schedule.js'
 import { batchShape, evaluate, paddedTokens, trainStep } from './step.js'
 
+/** A recipe's keys in camel case, and what is trained. */
 export interface TrainerOptions extends Partial<Omit<RecipeOptions, 'model'>> {
+  /** Trained in place: its weights are the result. */
   model: LlamaForCausalLM
+  /** The model's. */
   tokenizer: LlamaTokenizer
   /** Instructions to train on, in place of `dataPath`. */
   data?: readonly Instruction[]
 }
 
+/** Who follows a run, and what stops it. */
 export interface TrainOptions {
   /** Called after every optimizer step. */
   onStep?: (event: Extract<TrainEvent, { type: 'step' }>) => void
@@ -37,21 +41,26 @@ export interface TrainOptions {
   signal?: AbortSignal
 }
 
+/** How a run ended. */
 export interface TrainResult {
   /** Optimizer steps done, those before a resume included. */
   steps: number
+  /** Optimizer steps of the whole run. */
   totalSteps: number
   /** Loss of the last step. */
   loss: number
   /** Of the last validation. */
   validationLoss?: number
+  /** `stopped`: by `signal`, after a checkpoint where the recipe has a `savePath`. */
   reason: 'completed' | 'stopped'
 }
 
+/** Fine-tunes a model on instructions, as a recipe says. */
 export class Trainer {
   private readonly model: LlamaForCausalLM
   private readonly tokenizer: LlamaTokenizer
   private readonly data?: readonly Instruction[]
+  /** Every key, with the defaults filled in. */
   readonly recipe: Recipe
 
   /** @throws {RecipeError} for an unknown option or a value out of range */

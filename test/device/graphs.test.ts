@@ -117,7 +117,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     await device.stream.synchronize()
     const step = () => {
       const betas = { beta1: 0.9, beta2: 0.95 }
-      ops.adamW(stream, { master, m, v, grad, lr: 0.5, ...betas, eps: 0, weightDecay: 0, gradScale: 1, step: 1 })
+      ops.adamw(stream, { master, m, v, grad, lr: 0.5, ...betas, eps: 0, weightDecay: 0, gradScale: 1, step: 1 })
     }
     const graph = device.stream.capture(() => ops.embeddingForward(device.stream, { out: rows, ids, w: table }))
     stream.write(ids, Int32Array.of(1))

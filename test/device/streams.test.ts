@@ -94,7 +94,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     await device.stream.synchronize()
     const step = () => {
       const betas = { beta1: 0.9, beta2: 0.95 }
-      ops.adamW(stream, { master, m, v, grad, lr: 1, ...betas, eps: 0, weightDecay: 0, gradScale: 1, step: 1 })
+      ops.adamw(stream, { master, m, v, grad, lr: 1, ...betas, eps: 0, weightDecay: 0, gradScale: 1, step: 1 })
     }
     fail(stream)
     step()

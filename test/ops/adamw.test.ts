@@ -42,7 +42,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
             v: tensorOf(device, 'float32', [n], squares),
           }
           const weights = resultOf(device, dtype, [n])
-          ops.adamW(stream, { weights, ...state, grad: tensorOf(device, gradDType, [n], grad), ...all })
+          ops.adamw(stream, { weights, ...state, grad: tensorOf(device, gradDType, [n], grad), ...all })
           const expected = Array.from(master, (value, i) => adamW(value, m[i], squares[i], grad[i], all))
           // About ten operations in float32. Those on m and on the master may cancel, so they are held against their terms.
           const moments = expected.map((_, i) => 8 * roundoff.float32 * (Math.abs(m[i]) + Math.abs(grad[i])))
@@ -85,7 +85,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
         v: tensorOf(device, 'float32', [n], 0),
       }
       for (const [i, { lr, grad, parameters, m, v }] of steps.entries()) {
-        ops.adamW(stream, {
+        ops.adamw(stream, {
           ...state,
           grad: tensorOf(device, dtype, [n], grad),
           ...options,
@@ -117,7 +117,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
         [3],
         [1, 2, -3].map((value) => value / gradScale),
       )
-      ops.adamW(stream, { ...state, grad, ...constants, lr: 0.1, weightDecay: 0, gradScale, step: 1 })
+      ops.adamw(stream, { ...state, grad, ...constants, lr: 0.1, weightDecay: 0, gradScale, step: 1 })
       return state
     })
     for (const name of ['master', 'm', 'v'] as const) {
@@ -137,7 +137,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
           const [master, m, v] = [values[0], values[1], squares].map((x) => viewOf(device, 'float32', [n], x, offset))
           const gradient = viewOf(device, gradDType, [n], grad, offset)
           const options = { lr: 1e-3, weightDecay: 0.1, gradScale: 0.5, step: 3 }
-          ops.adamW(stream, { weights, master, m, v, grad: gradient, ...constants, ...options })
+          ops.adamw(stream, { weights, master, m, v, grad: gradient, ...constants, ...options })
           return [weights, master, m, v]
         })
         for (const [i, first] of results[0].entries()) {
@@ -155,7 +155,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
     // The gradient of an id that does not exist.
     ops.embeddingBackward(stream, { dw: grad, dout: grad, ids: tensorOf(device, 'int32', [1], [1]) })
     const options = { lr: 0.1, weightDecay: 0, gradScale: 1, step: 1 }
-    ops.adamW(stream, { weights, master, m, v, grad: grad.view([5]), ...constants, ...options })
+    ops.adamw(stream, { weights, master, m, v, grad: grad.view([5]), ...constants, ...options })
     await expect(stream.synchronize()).rejects.toMatchObject({ code: 'INVALID_INDEX' })
     for (const [i, tensor] of [...state, weights].entries()) {
       expect(await valuesOf(tensor)).toEqual(new Float64Array(5).fill(i + 1))
@@ -166,7 +166,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
     const master = tensorOf(device, 'float32', [2], [0.1, -7])
     const [m, v] = [tensorOf(device, 'float32', [2], 0), tensorOf(device, 'float32', [2], 0)]
     const grad = tensorOf(device, 'float32', [2], [1, 2])
-    ops.adamW(stream, { master, m, v, grad, ...constants, lr: 0, weightDecay: 0.1, gradScale: 1, step: 1 })
+    ops.adamw(stream, { master, m, v, grad, ...constants, lr: 0, weightDecay: 0.1, gradScale: 1, step: 1 })
     expect(await master.toArray()).toEqual(Float32Array.of(0.1, -7))
     expectClose(await valuesOf(m), [0.1, 0.2], { relative: 1e-6 })
   })

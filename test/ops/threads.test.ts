@@ -120,7 +120,7 @@ describe.each(devices)('on $name', ({ device }) => {
       ]
       const v = tensorOf(device, 'float32', [100_003], 0.5)
       const options = { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, gradScale: 0.3, step: 7 }
-      ops.adamW(stream, { weights, master, m, v, grad: drawn(dtype, [100_003]), ...options })
+      ops.adamw(stream, { weights, master, m, v, grad: drawn(dtype, [100_003]), ...options })
       return [weights, master, m, v]
     },
     global_norm: (dtype) => {

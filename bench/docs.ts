@@ -1,0 +1,131 @@
+/**
+ * `npm run bench:docs`: docs/benchmarks.md, its charts and the README's table from the recordings in docs/benchmarks/,
+ * a folder a machine and day. To publish figures, measure with `--output docs/benchmarks/MACHINE-DATE` and run this.
+ * With --check it writes nothing, and fails where a file is not what it would write.
+ */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { drawChart } from './chart.js'
+import type { Recording } from './recording.js'
+import { usedColumns } from './report.js'
+
+const root = path.resolve(__dirname, '..', '..')
+const folder = path.join(root, 'docs', 'benchmarks')
+/** In this order; what is not named comes last. */
+const order = ['train', 'decode', 'load', 'checkpoint', 'collectives', 'ranks', 'ops']
+
+const place = ({ name }: Recording) => (order.indexOf(name.split('-')[0]) + order.length + 1) % (order.length + 1)
+
+function readRecordings(directory: string): Recording[] {
+  return readdirSync(path.join(folder, directory))
+    .filter((file) => file.endsWith('.json'))
+    .map((file) => JSON.parse(readFileSync(path.join(folder, directory, file), 'utf8')) as Recording)
+    .sort((a, b) => place(a) - place(b) || a.name.localeCompare(b.name, 'en', { numeric: true }))
+}
+
+function markdownTable(cells: string[][]): string[] {
+  const [header, ...rows] = usedColumns(cells).map((row) => `| ${row.map((cell) => cell.trim()).join(' | ')} |`)
+  return [header, `|${' --- |'.repeat(usedColumns(cells)[0].length)}`, ...rows]
+}
+
+/** Ours in bold. */
+function markdown({ presentation, notes = [], name, command }: Recording, directory: string): string[] {
+  const { title, header, rows, chart } = presentation
+  const isOurs = (label: string) => chart.bars.some((bar) => bar.isOurs && bar.label === label)
+  const others = chart.bars.some((bar) => !bar.isOurs)
+  const bold = rows.map((row) => {
+    if (!others || !isOurs(row[0])) return row
+    return row.map((cell, i) => (i < 2 ? `**${cell}**` : cell))
+  })
+  return [
+    `### ${title[0].toUpperCase()}${title.slice(1)}`,
+    '',
+    ...markdownTable([header, ...bold]),
+    '',
+    `![${title}](benchmarks/${directory}/${name}.svg)`,
+    '',
+    [`\`${command}\`.`, ...presentation.notes, ...notes].join(' '),
+    '',
+  ]
+}
+
+/** What all recordings of a folder have in common. */
+function heading(recordings: Recording[]): string[] {
+  const [{ machine, date }] = recordings
+  const versions = Object.assign({}, ...recordings.map((recording) => recording.versions)) as Record<string, string>
+  const list = Object.entries(versions).map(([name, version]) => `${name} ${version}`)
+  return [
+    `## ${machine.device}, ${date.slice(0, 10)}`,
+    '',
+    `${machine.cores} cores, ${machine.isa}, ${machine.system}; ${list.join(', ')}.`,
+    '',
+  ]
+}
+
+/** The page: preamble.md, and then the newest folder first. */
+function page(): string {
+  const folders = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory())
+  const sections = folders
+    .map(({ name }) => ({ name, recordings: readRecordings(name) }))
+    .sort((a, b) => b.recordings[0].date.localeCompare(a.recordings[0].date))
+    .flatMap(({ name, recordings }) => [
+      ...heading(recordings),
+      ...recordings.flatMap((recording) => markdown(recording, name)),
+    ])
+  return `${[readFileSync(path.join(folder, 'preamble.md'), 'utf8'), ...sections].join('\n').trimEnd()}\n`
+}
+
+/** The recordings that readme.json names, as rows of one table: title, ours, the peers beside it. */
+function readmeTable(): string[] {
+  const { folder: directory, rows } = JSON.parse(readFileSync(path.join(folder, 'readme.json'), 'utf8')) as {
+    folder: string
+    rows: { recording: string; says: string }[]
+  }
+  const recordings = readRecordings(directory)
+  const cells = rows.map(({ recording, says }) => {
+    const { chart, rows, header } = recordings.find(({ name }) => name === recording)!.presentation
+    const memory = header.indexOf('peak memory')
+    const ours = chart.bars.findIndex(({ isOurs }) => isOurs)
+    const peers = chart.bars.flatMap(({ isOurs }, i) => (isOurs ? [] : [i]))
+    const cell = (i: number) => `${chart.bars[i].text} (${rows[i][memory]})`
+    const ratio = (i: number) => `${(chart.bars[ours].value / chart.bars[i].value).toFixed(2)}×`
+    const [eager, compiled] = peers
+    // A table that was written down has the ratio to this peer before it was rounded.
+    const recorded = header.findIndex((text) => text.startsWith('to ') && text !== 'to the peer')
+    const toEager = recorded < 0 ? ratio(eager) : rows[ours][recorded]
+    return [says, `**${cell(ours)}**`, cell(eager), toEager, cell(compiled), ratio(compiled)]
+  })
+  return markdownTable([
+    ['tokens/s (peak memory)', 'openalpaca-native', 'PyTorch, Transformers', 'ratio', 'compiled', 'ratio'],
+    ...cells,
+  ])
+}
+
+function readme(): string {
+  const text = readFileSync(path.join(root, 'README.md'), 'utf8')
+  const between = /(<!-- figures -->\n)[\s\S]*?(<!-- end of figures -->)/
+  return text.replace(between, (_, begin: string, end: string) => `${begin}\n${readmeTable().join('\n')}\n\n${end}`)
+}
+
+/** The files that are made, by their paths. */
+function outputs(): Map<string, string> {
+  const files = new Map([
+    [path.join(root, 'docs', 'benchmarks.md'), page()],
+    [path.join(root, 'README.md'), readme()],
+  ])
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (!entry.isDirectory()) continue
+    for (const { name, presentation } of readRecordings(entry.name)) {
+      files.set(path.join(folder, entry.name, `${name}.svg`), drawChart(presentation))
+    }
+  }
+  return files
+}
+
+for (const [file, content] of outputs()) {
+  if (!process.argv.includes('--check')) writeFileSync(file, content)
+  else if (readFileSync(file, 'utf8') !== content) {
+    console.error(`${path.relative(root, file)} is not what the recordings say: npm run bench:docs`)
+    process.exitCode = 1
+  }
+}

@@ -1,0 +1,76 @@
+// A small HTTP server that answers instructions, token by token.
+//
+//   npm install fastify
+//   node examples/server.mjs MODEL_DIRECTORY [PORT]
+//   curl -N localhost:3000/answer -H 'content-type: application/json' -d '{ "instruction": "Name three colours." }'
+//
+// Answers to several clients at once share the device: their tokens are computed in turns. A client that goes away ends
+// its answer.
+import { Readable } from 'node:stream'
+import Fastify from 'fastify'
+import { formatPrompt, LlamaForCausalLM, LlamaTokenizer, OpenAlpacaError } from 'openalpaca-native'
+
+const [directory, port = '3000'] = process.argv.slice(2)
+if (!directory) {
+  console.error('usage: node examples/server.mjs MODEL_DIRECTORY [PORT]')
+  process.exit(2)
+}
+
+const tokenizer = await LlamaTokenizer.fromPretrained(directory)
+const model = await LlamaForCausalLM.fromPretrained(directory)
+const server = Fastify()
+
+const body = {
+  type: 'object',
+  required: ['instruction'],
+  properties: {
+    instruction: { type: 'string', minLength: 1 },
+    input: { type: 'string' },
+    maxNewTokens: { type: 'integer', minimum: 1, maximum: 2048 },
+    temperature: { type: 'number', exclusiveMinimum: 0 },
+    seed: { type: 'integer', minimum: 0 },
+  },
+}
+
+/** @typedef {{ instruction: string, input?: string, maxNewTokens?: number, temperature?: number, seed?: number }} Question */
+
+/**
+ * @param {Question} question
+ * @param {AbortSignal} signal
+ */
+async function* answer({ instruction, input, temperature, ...options }, signal) {
+  const prompt = tokenizer.encode(formatPrompt({ instruction, input }))
+  const sampling = temperature === undefined ? {} : { doSample: true, temperature }
+  const text = tokenizer.createDecodeStream()
+  for await (const id of model.stream(prompt, { ...options, ...sampling, signal })) yield text.push(id)
+  yield text.flush()
+}
+
+server.post('/answer', { schema: { body } }, async (request, reply) => {
+  const gone = new AbortController()
+  reply.raw.once('close', () => gone.abort())
+  const pieces = answer(/** @type {Question} */ (request.body), gone.signal)
+  // The first piece is awaited here, so that what is wrong with the request is answered with a status.
+  const first = await pieces.next()
+  reply.type('text/plain; charset=utf-8')
+  return Readable.from(
+    (async function* () {
+      if (!first.done) yield first.value
+      yield* pieces
+    })(),
+  )
+})
+
+server.setErrorHandler((/** @type {import('fastify').FastifyError} */ error, _request, reply) => {
+  const isTheClients = error.validation || error instanceof RangeError || error instanceof OpenAlpacaError
+  if (!isTheClients) console.error(error)
+  return reply.code(isTheClients ? 400 : 500).send({ error: isTheClients ? error.message : 'internal error' })
+})
+
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.once(signal, async () => {
+    await server.close()
+    model.dispose()
+  })
+}
+console.log(`listening on ${await server.listen({ port: Number(port), host: '127.0.0.1' })}`)
