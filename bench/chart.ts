@@ -49,7 +49,7 @@ export function drawChart({ title, chart }: Presentation): string {
     `<style>${style}</style>`,
     '<rect class="surface" width="100%" height="100%" rx="8"/>',
     `<text class="title" x="16" y="24">${escapeMarkup(title)}</text>`,
-    `<text class="unit" x="${left}" y="48">${escapeMarkup(unit)}${scale === 'log' ? ', logarithmic' : ''}</text>`,
+    `<text class="unit" x="${left - 10}" y="48" text-anchor="end">${escapeMarkup(unit)}${scale === 'log' ? ', logarithmic' : ''}</text>`,
     ...rows,
     ...(mark
       ? [

@@ -1,0 +1,92 @@
+/** What the documentation tells a reader to type, and where its links lead. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import { root } from '../support/typescript.js'
+
+export interface Block {
+  /** The file and line, such as `README.md:12`. */
+  where: string
+  language: string
+  text: string
+}
+
+/** The pages for people, relative to the repository. */
+export const pages = [
+  ...['README.md', 'CONTRIBUTING.md', 'test/emulator/README.md', 'prebuilds/README.md'],
+  ...readdirSync(path.join(root, 'docs'))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `docs/${name}`),
+].filter((page) => existsSync(path.join(root, page)))
+
+export const read = (page: string): string => readFileSync(path.join(root, page), 'utf8')
+
+/** The fenced blocks of a page. */
+export function blocks(page: string): Block[] {
+  const found: Block[] = []
+  let open: { fence: string; language: string; line: number; lines: string[] } | undefined
+  for (const [i, line] of read(page).split('\n').entries()) {
+    const [, fence, language] = /^(```+)(\w*)$/.exec(line) ?? []
+    if (open && line === open.fence) {
+      found.push({ where: `${page}:${open.line}`, language: open.language, text: open.lines.join('\n') })
+      open = undefined
+    } else if (open) open.lines.push(line)
+    else if (fence) open = { fence, language, line: i + 1, lines: [] }
+  }
+  return found
+}
+
+export interface Command {
+  where: string
+  /** As it stands there, without a comment at the end. */
+  text: string
+}
+
+/** The lines of bash blocks, and those that begin with `$ ` in blocks that show output too. */
+export function commands(page: string): Command[] {
+  return blocks(page).flatMap(({ where, language, text }) => {
+    const lines = text.replaceAll('\\\n', ' ').split('\n')
+    const typed =
+      language === 'bash' || language === 'sh'
+        ? lines
+        : language === ''
+          ? lines.filter((line) => line.startsWith('$ ')).map((line) => line.slice(2))
+          : []
+    return typed
+      .map((line) => line.replace(/(^|\s)#.*$/, '').trim())
+      .filter((line) => line !== '')
+      .map((line) => ({ where, text: line }))
+  })
+}
+
+/** Splits a command line at its blanks, outside quotes. Variables stay as they are. */
+export function words(line: string): string[] {
+  return Array.from(line.matchAll(/(?:"[^"]*"|'[^']*'|[^\s"'])+/g), ([word]) => word.replace(/["']/g, ''))
+}
+
+/** Programs that are whole: those that import the package. */
+export function programs(page: string): Block[] {
+  return blocks(page).filter(({ language, text }) => {
+    return ['js', 'ts'].includes(language) && /from 'openalpaca-native'/.test(text)
+  })
+}
+
+/** Links of a page that lead to another place of the repository. */
+export function links(page: string): string[] {
+  const text = read(page)
+    .replace(/^(```+)[\s\S]*?^\1$/gm, '')
+    .replace(/`[^`\n]*`/g, '')
+  return Array.from(text.matchAll(/\]\(([^)\s]+)\)/g), ([, target]) => target).filter((target) => !/^\w+:/.test(target))
+}
+
+/** The anchors of a page's headings, as GitHub makes them. */
+export function anchors(page: string): string[] {
+  const headings = read(page)
+    .replace(/^(```+)[\s\S]*?^\1$/gm, '')
+    .matchAll(/^#+ (.*)$/gm)
+  return Array.from(headings, ([, text]) => {
+    return text
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-')
+  })
+}
