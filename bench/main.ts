@@ -10,6 +10,7 @@ import type { RunOptions } from './contest.js'
 import { deviceName, deviceNames, openBenchDevice } from './device.js'
 import { generateBenchmark } from './generate.js'
 import { loadBenchmark } from './load.js'
+import { formatRanks, ranksBenchmark } from './ranks.js'
 import { formatSection } from './report.js'
 import { formatOps, opsBenchmark } from './single-ops.js'
 import { trainBenchmark } from './train.js'
@@ -87,6 +88,12 @@ async function main(flags: Flags): Promise<void> {
   if (flags.only.includes('collectives')) {
     const scores = await collectivesBenchmark(flags, progress)
     show('collectives', scores, formatCollectives(scores))
+  }
+  if (flags.only.includes('ranks')) {
+    const result = await ranksBenchmark(flags, progress)
+    show('ranks', result.scores, formatRanks(result.scores))
+    // What `openalpaca plan --measured` reads.
+    figures.hardware = result.hardware
   }
   if (flags.json) writeFileSync(flags.json, `${JSON.stringify(figures, null, 2)}\n`)
 }
