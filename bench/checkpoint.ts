@@ -1,91 +1,108 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { writeSafetensors } from '#lib/checkpoint/safetensors-writer.js'
 import { formatNumber } from '#lib/format.js'
+import { inputs } from './checkpoint-inputs.js'
 import { Child } from './child.js'
-import { type CheckpointChild, type CheckpointTask, checkpoint } from './configs.js'
+import { type CheckpointChild, type CheckpointInput, type CheckpointTask, checkpointTasks } from './configs.js'
 import { median, ours, type RunOptions } from './contest.js'
 import { percent, table } from './report.js'
 
-export interface CheckpointScores {
-  bytes: number
-  /** Bytes a second, and of the plain loop beside it. */
-  tasks: Record<CheckpointTask, { rate: number; disk: number }>
+export interface CheckpointOptions extends RunOptions {
+  /** Blocks of OpenLLaMA-3B in the checkpoint; 26 are all of it, 13.7 GB. */
+  checkpoint_blocks: number
+}
+
+export interface CheckpointScore {
+  /** Of the input, a second; and of the plain loop beside it. */
+  rate: number
+  disk: number
+  /** Median of our seconds. */
+  seconds: number
   /** Bytes of resident memory at its largest. */
   peakMemory: number
 }
 
-const names: CheckpointTask[] = ['read', 'shard', 'convert']
+export interface CheckpointScores {
+  bytes: number
+  tasks: Record<CheckpointTask, CheckpointScore>
+}
+
+const names = Object.keys(checkpointTasks) as CheckpointTask[]
 
 /**
- * Reading, splitting and converting a checkpoint of float32 weights, in turns with the disk's own rate for the same
- * bytes: for reading a plain read, for the others a copy that is flushed and read again, as they verify what they wrote.
+ * Reading, splitting, joining and converting a checkpoint of float32 weights, each in a process of its own and in turns
+ * with the disk's own rate: a loop that reads the same bytes, writes as many as the tool does past the page cache,
+ * flushes them, and reads them from the disk again where the tool verifies what it wrote.
  */
 export async function checkpointBenchmark(
-  { repetitions, threads }: RunOptions,
+  { checkpoint_blocks: blocks, ...options }: CheckpointOptions,
   progress: (what: string) => void,
 ): Promise<CheckpointScores> {
   const root = await mkdtemp(path.join(os.tmpdir(), 'openalpaca-bench-'))
-  const children: Child[] = []
   try {
     const [model, scratch] = [path.join(root, 'model'), path.join(root, 'scratch')]
-    progress('generating a checkpoint')
-    const bytes = await generate(model)
     await mkdir(scratch)
-    for (const plain of [false, true]) {
-      const options: CheckpointChild = { model, scratch, plain }
-      const { label, command, args } = ours('checkpoint', options)
-      children.push(new Child(label, command, args, threads))
-    }
-    for (const child of children) await child.ready()
-    const rates = names.map((): [number[], number[]] => [[], []])
-    for (let repetition = 1; repetition <= repetitions; repetition++) {
-      for (const [i, name] of names.entries()) {
-        for (const [j, child] of children.entries()) {
-          progress(`${name}, repetition ${repetition} of ${repetitions}`)
-          rates[i]![j as 0 | 1].push((await child.run(name)).rate as number)
-        }
+    progress('generating a checkpoint')
+    const bytes = await inputs.model(model, blocks)
+    const scores: [CheckpointTask, CheckpointScore][] = []
+    for (const name of names) {
+      const kind: CheckpointInput = checkpointTasks[name].input
+      const input = path.join(root, kind)
+      if (kind !== 'model') {
+        progress(`preparing ${name}`)
+        await inputs[kind](input, blocks, model)
       }
+      scores.push([name, await measure(name, { input, scratch }, bytes, options, progress)])
+      if (kind !== 'model') await rm(input, { recursive: true })
     }
-    const [peakMemory] = [await children[0]!.end(), await children[1]!.end()]
-    const tasks = Object.fromEntries(
-      names.map((name, i) => [name, { rate: median(rates[i]![0]), disk: median(rates[i]![1]) }]),
-    ) as CheckpointScores['tasks']
-    return { bytes, tasks, peakMemory }
+    return { bytes, tasks: Object.fromEntries(scores) as CheckpointScores['tasks'] }
   } finally {
-    for (const child of children) child.kill()
     await rm(root, { recursive: true, force: true })
   }
 }
 
-/** Files of matrices of the 3B model's size, whose values are of every magnitude. @returns bytes */
-async function generate(directory: string): Promise<number> {
-  const { tensors, shape } = checkpoint
-  await mkdir(directory)
-  const values = new Float32Array(shape[0] * shape[1])
-  for (let i = 0; i < values.length; i++) values[i] = Math.sin(i) * 2 ** -(i % 12)
-  const data = () => new Uint8Array(values.buffer)
-  const list = Array.from({ length: tensors }, (_, i) => ({ name: `w.${i}`, dtype: 'float32' as const, shape, data }))
-  await writeSafetensors(path.join(directory, 'model.safetensors'), list)
-  await writeFile(path.join(directory, 'config.json'), '{}')
-  return tensors * values.byteLength
+async function measure(
+  task: CheckpointTask,
+  paths: { input: string; scratch: string },
+  bytes: number,
+  { repetitions, threads }: RunOptions,
+  progress: (what: string) => void,
+): Promise<CheckpointScore> {
+  const children = [false, true].map((plain) => {
+    const options: CheckpointChild = { task, ...paths, plain }
+    const { label, command, args } = ours('checkpoint', options)
+    return new Child(label, command, args, threads)
+  })
+  try {
+    for (const child of children) await child.ready()
+    const seconds: number[][] = [[], []]
+    for (let repetition = 1; repetition <= repetitions; repetition++) {
+      for (const [i, child] of children.entries()) {
+        progress(`${task}, repetition ${repetition} of ${repetitions}`)
+        seconds[i].push((await child.run()).seconds as number)
+      }
+    }
+    const [peakMemory] = [await children[0].end(), await children[1].end()]
+    const [own, disk] = seconds.map(median)
+    return { rate: bytes / own, disk: bytes / disk, seconds: own, peakMemory }
+  } finally {
+    for (const child of children) child.kill()
+  }
 }
 
-export function formatCheckpoint({ bytes, tasks, peakMemory }: CheckpointScores): string {
-  const says: Record<CheckpointTask, string> = {
-    read: 'reading safetensors',
-    shard: 'make-shards --format bin',
-    convert: 'make-shards --dtype bfloat16',
-  }
+export function formatCheckpoint({ bytes, tasks }: CheckpointScores): string {
   const rows = names.map((name) => {
-    const { rate, disk } = tasks[name]
-    return [says[name], formatNumber(rate / 1e9), formatNumber(disk / 1e9), percent(rate / disk)]
+    const { rate, disk, seconds, peakMemory } = tasks[name]
+    return [
+      checkpointTasks[name].says,
+      ...[formatNumber(rate / 1e9), formatNumber(disk / 1e9), percent(rate / disk)],
+      ...[seconds.toFixed(1), `${(peakMemory / 2 ** 20).toFixed(0)} MiB`],
+    ]
   })
   return [
-    `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32 in one safetensors file`,
-    table([['', 'GB/s', 'disk', 'of the disk'], ...rows]),
-    `  The disk: a loop that reads the same bytes, or for make-shards copies, flushes and reads them again.`,
-    `  Peak memory of the tools: ${(peakMemory / 2 ** 20).toFixed(0)} MiB.`,
+    `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32`,
+    table([['', 'GB/s', 'disk', 'of the disk', 's', 'peak memory'], ...rows]),
+    '  The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the tools do.',
   ].join('\n')
 }

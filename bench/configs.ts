@@ -75,9 +75,6 @@ const plans: Record<DeviceName, Plan> = {
 
 export const { training, decoding, loading, ranks, shapes } = plans[deviceName]
 
-/** A checkpoint of 2 GB: float32 matrices of the shape of OpenLLaMA-3B's gate projection. */
-export const checkpoint = { tensors: 18, shape: [8640, 3200] }
-
 /** What a child is told, as JSON in its argument. */
 export interface ModelOptions {
   config: ConfigJson
@@ -90,12 +87,35 @@ export interface LoadChild {
   model: string
 }
 
-/** What is done with a checkpoint. */
-export type CheckpointTask = 'read' | 'shard' | 'convert'
+/** What checkpoint tools are given: a model in safetensors, in torch files, or what four ranks have saved. */
+export type CheckpointInput = 'model' | 'bin' | 'ranks'
+
+interface CheckpointPlan {
+  says: string
+  input: CheckpointInput
+  /** Bytes that are written for each that is read. */
+  written: number
+  /** Reads back what it has written. */
+  verifies: boolean
+}
+
+export const checkpointTasks = {
+  read: { says: 'reading safetensors', input: 'model', written: 0, verifies: false },
+  shard: { says: 'make-shards --format bin', input: 'model', written: 1, verifies: true },
+  back: { says: 'make-shards --format safetensors', input: 'bin', written: 1, verifies: true },
+  convert: { says: 'make-shards --dtype bfloat16', input: 'model', written: 0.5, verifies: true },
+  merge: { says: 'zero-to-fp32, 4 ranks', input: 'ranks', written: 1, verifies: true },
+  gguf: { says: 'convert --dtype bfloat16, to GGUF', input: 'model', written: 0.5, verifies: false },
+} as const satisfies Record<string, CheckpointPlan>
+
+export type CheckpointTask = keyof typeof checkpointTasks
+
 export interface CheckpointChild {
-  model: string
+  task: CheckpointTask
+  /** A directory. */
+  input: string
   /** An empty directory on the same disk. */
   scratch: string
-  /** The loop that does nothing with the bytes, instead of the tools. */
+  /** The loop that does nothing with the bytes, instead of the tool. */
   plain: boolean
 }

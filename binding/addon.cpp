@@ -16,14 +16,23 @@ Napi::Object describe(Napi::Env env, const Device& device) {
   object.Set("isa", properties.isa);
   object.Set("units", properties.units);
   object.Set("fastBfloat16", properties.fast_bfloat16);
+  object.Set("id", properties.id);
   object.Set("totalMemory", static_cast<double>(properties.total_memory));
   object.Set("freeMemory", static_cast<double>(properties.free_memory));
+  Napi::Object libraries = Napi::Object::New(env);
+  for (const auto& [name, version] : properties.libraries) libraries.Set(name, version);
+  object.Set("libraries", libraries);
   return object;
 }
 
 // deviceOpen(type)
 Napi::Value open(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] { return wrap(info.Env(), open_device(info[0].ToString())); });
+}
+
+// deviceCount(type)
+Napi::Value count(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] { return Napi::Number::New(info.Env(), count_devices(info[0].ToString())); });
 }
 
 Napi::Value properties(const Napi::CallbackInfo& info) {
@@ -46,6 +55,7 @@ void set_threads(const Napi::CallbackInfo& info) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("deviceOpen", Napi::Function::New(env, open));
+  exports.Set("deviceCount", Napi::Function::New(env, count));
   exports.Set("deviceProperties", Napi::Function::New(env, properties));
   exports.Set("deviceSetThreads", Napi::Function::New(env, set_threads));
   export_tensors(env, exports);

@@ -17,17 +17,17 @@ int integer(const Napi::Value& value, const char* what, int minimum, int maximum
                            std::to_string(maximum));
 }
 
-// communicatorCreate(device, rank, size, hostname, timeoutMilliseconds)
+// communicatorCreate(device, backend, rank, size, hostname, timeoutMilliseconds)
 Napi::Value create(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const auto& device = unwrap<std::shared_ptr<Device>>(info[0], "communicatorCreate: device");
-    const int size = integer(info[2], "communicatorCreate: size", 1, 65536);
-    const int rank = integer(info[1], "communicatorCreate: rank", 0, size - 1);
-    const int timeout = integer(info[4], "communicatorCreate: timeout", 1, 1 << 30);
-    if (std::string(device->type()) != "cpu") {
-      throw Error("UNSUPPORTED", std::string("there are no collectives for the device ") + device->type() + " yet");
-    }
-    return wrap(info.Env(), cpu::make_gloo(rank, size, info[3].ToString(), std::chrono::milliseconds(timeout)));
+    const std::string backend = info[1].ToString();
+    const int size = integer(info[3], "communicatorCreate: size", 1, 65536);
+    const int rank = integer(info[2], "communicatorCreate: rank", 0, size - 1);
+    const std::chrono::milliseconds timeout(integer(info[5], "communicatorCreate: timeout", 1, 1 << 30));
+    if (backend == "nccl") return wrap(info.Env(), device->make_communicator(rank, size, timeout));
+    if (backend == "gloo") return wrap(info.Env(), cpu::make_gloo(rank, size, info[4].ToString(), timeout));
+    throw ArgumentTypeError("communicatorCreate: backend must be nccl or gloo, got " + backend);
   });
 }
 
@@ -82,11 +82,36 @@ class Call {
   StreamHandle& stream_;
 };
 
-// communicatorConnect(communicator, stream, addresses)
-void connect(const Napi::CallbackInfo& info) {
-  guarded(info.Env(), [&] {
-    const Call call(info, "connect");
-    const auto array = info[2].As<Napi::Array>();
+// Waits for the other ranks on a thread of libuv's pool.
+class Connect : public Napi::AsyncWorker {
+ public:
+  Connect(Napi::Env env, CommunicatorHandle communicator, std::vector<Communicator::Address> addresses)
+      : AsyncWorker(env), deferred_(env), communicator_(std::move(communicator)), addresses_(std::move(addresses)) {}
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+  void Execute() override {
+    try {
+      communicator_->connect(addresses_);
+    } catch (...) {
+      error_ = std::current_exception();
+    }
+  }
+  void OnOK() override {
+    error_ ? deferred_.Reject(to_javascript(Env(), error_).Value()) : deferred_.Resolve(Env().Undefined());
+  }
+
+ private:
+  const Napi::Promise::Deferred deferred_;
+  const CommunicatorHandle communicator_;
+  const std::vector<Communicator::Address> addresses_;
+  std::exception_ptr error_;
+};
+
+// communicatorConnect(communicator, addresses): a promise.
+Napi::Value connect(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const auto& communicator = unwrap<CommunicatorHandle>(info[0], "connect: communicator");
+    const auto array = info[1].As<Napi::Array>();
     std::vector<Communicator::Address> addresses;
     for (uint32_t rank = 0; rank < array.Length(); ++rank) {
       const Napi::Value value = array[rank];
@@ -94,14 +119,16 @@ void connect(const Napi::CallbackInfo& info) {
       const auto bytes = value.As<Napi::Uint8Array>();
       addresses.emplace_back(bytes.Data(), bytes.Data() + bytes.ByteLength());
     }
-    const size_t expected = call.communicator.address().size();
+    const size_t expected = communicator->address().size();
     for (const auto& address : addresses) {
       if (address.size() != expected) throw ArgumentRangeError("connect: the addresses differ in length");
     }
-    if (static_cast<int>(addresses.size()) != call.communicator.size()) {
+    if (static_cast<int>(addresses.size()) != communicator->size()) {
       throw ArgumentRangeError("connect: there must be one address a rank");
     }
-    call.communicator.connect(call.stream(), addresses);
+    auto* worker = new Connect(info.Env(), communicator, std::move(addresses));
+    worker->Queue();
+    return worker->promise();
   });
 }
 

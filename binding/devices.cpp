@@ -12,6 +12,12 @@
 namespace openalpaca::binding {
 namespace {
 
+#ifndef OPENALPACA_CUDA
+[[noreturn]] void refuse_cuda() {
+  throw Error("DEVICE_UNAVAILABLE", "CUDA is not in this build: when it was made, " OPENALPACA_NO_CUDA_REASON);
+}
+#endif
+
 // type is "cuda" or "cuda:<number>".
 std::shared_ptr<Device> open_cuda(const std::string& type) {
   int ordinal = 0;
@@ -26,7 +32,7 @@ std::shared_ptr<Device> open_cuda(const std::string& type) {
   return cuda::open_device(ordinal);
 #else
   static_cast<void>(ordinal);
-  throw Error("DEVICE_UNAVAILABLE", "CUDA is not in this build: when it was made, " OPENALPACA_NO_CUDA_REASON);
+  refuse_cuda();
 #endif
 }
 
@@ -52,6 +58,15 @@ std::shared_ptr<Device> open_device(const std::string& type) {
   if (type == "cuda" || type.rfind("cuda:", 0) == 0) return open_cuda(type);
   if (type == "emulated") return open_emulated();
   throw Error("DEVICE_UNAVAILABLE", "there is no device '" + type + "'; use cpu, cuda, or cuda:1 for the second GPU");
+}
+
+int count_devices(const std::string& type) {
+  if (type != "cuda") return 1;
+#ifdef OPENALPACA_CUDA
+  return cuda::count_devices();
+#else
+  refuse_cuda();
+#endif
 }
 
 }  // namespace openalpaca::binding

@@ -12,6 +12,7 @@ struct Pending {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference buffer;
   std::shared_ptr<Stream> stream;
+  std::shared_ptr<Storage> memory;
   std::exception_ptr error;
 };
 
@@ -45,9 +46,10 @@ void settle(Napi::Env env, Napi::Function, void*, Pending* pending) {
   }
 }
 
-Napi::Promise notify(Napi::Env env, const std::shared_ptr<Stream>& stream, Napi::Object buffer = {}) {
+Napi::Promise notify(Napi::Env env, const std::shared_ptr<Stream>& stream, Napi::Object buffer = {},
+                     std::shared_ptr<Storage> memory = {}) {
   auto* addon = env.GetInstanceData<Addon>();
-  auto* pending = new Pending{Napi::Promise::Deferred::New(env), {}, stream, nullptr};
+  auto* pending = new Pending{Napi::Promise::Deferred::New(env), {}, stream, std::move(memory), nullptr};
   if (!buffer.IsEmpty()) pending->buffer = Napi::Persistent(buffer);
   const Napi::Promise promise = pending->deferred.Promise();
   if (addon->pending++ == 0) addon->settler.Ref(env);
@@ -146,6 +148,32 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   });
 }
 
+// streamTransfer(stream, destination, source): a promise. One tensor lies on the stream's device; the other in host
+// memory, where those of a CPU are, and must stay as it is until the promise is settled.
+Napi::Value transfer(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    auto& stream = stream_of(info, "transfer");
+    const auto& to = unwrap<TensorHandle>(info[1], "transfer: destination");
+    const auto& from = unwrap<TensorHandle>(info[2], "transfer: source");
+    const Tensor destination = to.tensor("transfer: destination"), source = from.tensor("transfer: source");
+    if (destination.bytes() != source.bytes() || destination.dtype != source.dtype) {
+      throw ArgumentRangeError("transfer: source must have the destination's dtype and length");
+    }
+    const bool outwards = from.allocation->device == stream.device;
+    const TensorHandle& host = outwards ? to : from;
+    const std::string role = outwards ? "transfer: destination" : "transfer: source";
+    if (!outwards) to.check_device(*stream.device, "transfer: destination");
+    if (std::string(host.allocation->device->type()) != "cpu") throw ArgumentTypeError(role + " must be a CPU's tensor");
+    stream.stream->check_notifiable();
+    if (outwards) {
+      stream.stream->read(destination.raw(), source);
+    } else {
+      stream.stream->write(destination, source.raw());
+    }
+    return notify(info.Env(), stream.stream, {}, host.allocation->storage);
+  });
+}
+
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] { return notify(info.Env(), stream_of(info, "synchronize").stream); });
 }
@@ -190,6 +218,7 @@ void export_streams(Napi::Env env, Napi::Object exports) {
   exports.Set("streamWrite", Napi::Function::New(env, write));
   exports.Set("streamUpload", Napi::Function::New(env, upload));
   exports.Set("streamRead", Napi::Function::New(env, read));
+  exports.Set("streamTransfer", Napi::Function::New(env, transfer));
   exports.Set("streamSynchronize", Napi::Function::New(env, synchronize));
   exports.Set("streamRecord", Napi::Function::New(env, record));
   exports.Set("streamWait", Napi::Function::New(env, wait));

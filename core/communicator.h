@@ -4,8 +4,9 @@
 // with as many ranks on the same machines. Over Gloo sums are taken in the order of the ranks, in float32, and rounded
 // once to the dtype; over NCCL as NCCL does. A communicator is used from one stream at a time.
 //
-// What goes wrong poisons the stream, as with any op: RANK_LOST when a rank has gone, COLLECTIVE_TIMEOUT with the ranks
-// that did not arrive. A communicator that has failed stays failed.
+// What goes wrong poisons the stream, as with any op: RANK_LOST when a rank has gone, COLLECTIVE_TIMEOUT with the
+// collective and, where the library can tell, the ranks that did not arrive. A communicator that has failed stays
+// failed.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,8 @@ class Communicator {
   // Setting up is in two steps: every rank hands its address to all others by some other way, and then all connect.
   using Address = std::vector<uint8_t>;
   virtual Address address() const = 0;
-  // Enqueued like a collective; addresses[r] is that of rank r.
-  virtual void connect(Stream& stream, const std::vector<Address>& addresses) = 0;
+  // addresses[r] is that of rank r. Waits for all of them, so it wants a thread that may wait; abort ends that too.
+  virtual void connect(const std::vector<Address>& addresses) = 0;
 
   // out = the `in` of all ranks, one behind the other. in may lie in its place in out.
   virtual void all_gather(Stream& stream, const Tensor& out, const Tensor& in) = 0;

@@ -1,11 +1,13 @@
 // What a device is to everybody above it: memory, streams, events and graphs. `cpu` and `cuda` mean the same here.
 #pragma once
 
+#include <chrono>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/ops.h"
@@ -22,6 +24,8 @@ class Error : public std::runtime_error {
   std::string code_;
 };
 
+class Communicator;  // core/communicator.h
+
 // A point in a stream's order, set by Stream::record and awaited by Stream::wait. Recording again moves it.
 class Event {
  public:
@@ -32,6 +36,13 @@ class Event {
 class Graph {
  public:
   virtual ~Graph() = default;
+};
+
+// A tensor that a function of the host works on, and how.
+struct HostOperand {
+  enum class Use { read, written, both };
+  Tensor tensor;
+  Use use;
 };
 
 // Takes work in order and returns at once. An op that fails poisons the stream until the next notify, whose callback
@@ -54,8 +65,11 @@ class Stream {
   virtual void read(void* destination, const Tensor& source) = 0;
 
   // Runs a function on the host when its turn comes, such as a collective over the network; what it throws poisons the
-  // stream. It must not wait for work of the device.
-  virtual void call(const char* name, std::function<void()> function) = 0;
+  // stream. It gets the operands in host memory, the tensors themselves or copies: what it reads is there when it
+  // begins, and what it has written is in the tensors when the stream goes on. It may wait as long as it likes, for
+  // anything but work of its own process that is enqueued later: other streams go on meanwhile.
+  using HostFunction = std::function<void(const std::vector<Tensor>& operands)>;
+  virtual void call(const char* name, const std::vector<HostOperand>& operands, HostFunction function) = 0;
 
   virtual void record(const std::shared_ptr<Event>& event) = 0;
   virtual void wait(const std::shared_ptr<Event>& event) = 0;
@@ -79,7 +93,10 @@ struct DeviceProperties {
   std::string isa;                             // which code was chosen: "avx512_bf16", "sm_90"
   int units = 0;                               // threads, or multiprocessors
   bool fast_bfloat16 = false;                  // bfloat16 matrix products in hardware
+  std::string id;                              // of a GPU: tells it from all others anywhere
   uint64_t total_memory = 0, free_memory = 0;  // bytes
+  // Of what others wrote and this device runs on: name and version, "oneDNN" and "2.6.3".
+  std::vector<std::pair<std::string, std::string>> libraries;
 };
 
 class Device {
@@ -91,6 +108,11 @@ class Device {
   virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
   virtual std::shared_ptr<Stream> make_stream() = 0;
   virtual std::shared_ptr<Event> make_event() = 0;
+  // For collectives by the device's own library, as NCCL; where it has none, and Gloo serves it, throws
+  // Error("UNSUPPORTED"). Also throws Error("LIBRARY_NOT_FOUND").
+  virtual std::shared_ptr<Communicator> make_communicator(int, int, std::chrono::milliseconds) {
+    throw Error("UNSUPPORTED", std::string("the device ") + type() + " has no collectives of its own; use Gloo's");
+  }
   // How many CPU threads an op may use; a GPU has nothing to set.
   virtual void set_threads(int) {}
 };

@@ -14,7 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/gloo.h"
 #include "cpu/isa.h"
+#include "cpu/onednn.h"
 
 namespace openalpaca::cpu {
 namespace {
@@ -130,9 +132,11 @@ class CpuStream : public Stream {
     enqueue({"read", [=] { std::memcpy(destination, source.raw(), source.bytes()); }});
   }
 
-  void call(const char* name, std::function<void()> function) override {
+  void call(const char* name, const std::vector<HostOperand>& operands, HostFunction function) override {
     refuse_capture(name);
-    enqueue({name, std::move(function)});
+    std::vector<Tensor> tensors;
+    for (const HostOperand& operand : operands) tensors.push_back(operand.tensor);
+    enqueue({name, [tensors, function = std::move(function)] { function(tensors); }});
   }
 
   // Events work on a poisoned stream: another stream may wait for them.
@@ -261,6 +265,7 @@ class CpuDevice : public Device {
     properties.total_memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     const std::string available = read_field("/proc/meminfo", "MemAvailable");
     properties.free_memory = available.empty() ? properties.total_memory : std::stoull(available) * 1024;
+    properties.libraries = {{"oneDNN", onednn_version()}, {"Gloo", gloo_version()}};
     return properties;
   }
 

@@ -3,6 +3,7 @@
 // then all in one place, to be added in the order of the ranks, and the bytes on the wire are those of a ring.
 #include "cpu/gloo.h"
 
+#include <gloo/config.h>
 #include <gloo/context.h>
 #include <gloo/transport/context.h>
 #include <gloo/transport/device.h>
@@ -18,6 +19,7 @@ namespace openalpaca::cpu {
 namespace {
 
 using gloo::transport::UnboundBuffer;
+using Use = HostOperand::Use;
 
 inline float to_float(uint16_t bfloat16) {
   const uint32_t bits = static_cast<uint32_t>(bfloat16) << 16;
@@ -100,48 +102,50 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   int size() const override { return size_; }
   Address address() const override { return mesh_->address(); }
 
-  void connect(Stream& stream, const std::vector<Address>& addresses) override {
-    stream.call("connect", [self = shared_from_this(), addresses] {
-      try {
-        self->mesh_->connect(addresses);
-      } catch (const std::exception& error) {
-        throw Error("CONNECTION_FAILED",
-                    "rank " + std::to_string(self->rank_) + " cannot reach the other ranks: " + error.what());
-      }
-    });
+  void connect(const std::vector<Address>& addresses) override {
+    try {
+      mesh_->connect(addresses);
+    } catch (const std::exception& error) {
+      throw Error("CONNECTION_FAILED",
+                  "rank " + std::to_string(rank_) + " cannot reach the other ranks: " + error.what());
+    }
   }
 
   void all_gather(Stream& stream, const Tensor& out, const Tensor& in) override {
-    enqueue(stream, Kind::all_gather, [=, this](Exchange& exchange) {
-      const Parts parts{out.numel(), in.numel()};
+    enqueue(stream, Kind::all_gather, {{out, Use::written}, {in, Use::read}}, [this](Exchange& exchange, auto& x) {
+      const Tensor &out = x[0], &in = x[1];
       char* own = out.data<char>() + rank_ * in.bytes();
       if (own != in.raw()) std::memmove(own, in.raw(), in.bytes());
-      gather(exchange, out, parts);
+      gather(exchange, out, {out.numel(), in.numel()});
     });
   }
   void reduce_scatter(Stream& stream, const Tensor& out, const Tensor& in) override {
-    enqueue(stream, Kind::reduce_scatter,
-            [=, this](Exchange& exchange) { reduce(exchange, out.raw(), in, {in.numel(), out.numel()}); });
+    enqueue(stream, Kind::reduce_scatter, {{out, Use::written}, {in, Use::read}}, [this](Exchange& exchange, auto& x) {
+      const Tensor &out = x[0], &in = x[1];
+      reduce(exchange, out.raw(), in, {in.numel(), out.numel()});
+    });
   }
   void all_reduce(Stream& stream, const Tensor& x) override {
-    enqueue(stream, Kind::all_reduce, [=, this](Exchange& exchange) {
+    enqueue(stream, Kind::all_reduce, {{x, Use::both}}, [this](Exchange& exchange, auto& operands) {
+      const Tensor& x = operands[0];
       const Parts parts{x.numel(), (x.numel() + size_ - 1) / size_};
       reduce(exchange, x.data<char>() + parts.begin(rank_) * size_of(x.dtype), x, parts);
       gather(exchange, x, parts);
     });
   }
   void broadcast(Stream& stream, const Tensor& x, int root) override {
-    enqueue(stream, Kind::broadcast, [=, this](Exchange& exchange) {
-      const size_t bytes = x.bytes();
+    const Use use = rank_ == root ? Use::read : Use::written;
+    enqueue(stream, Kind::broadcast, {{x, use}}, [this, root](Exchange& exchange, auto& operands) {
+      const Tensor& x = operands[0];
       for (int peer = 0; peer < size_; ++peer) {
-        if (peer != rank_ && rank_ == root) exchange.send(peer, x.raw(), bytes);
+        if (peer != rank_ && rank_ == root) exchange.send(peer, x.raw(), x.bytes());
       }
-      if (rank_ != root) exchange.receive(root, x.raw(), bytes);
+      if (rank_ != root) exchange.receive(root, x.raw(), x.bytes());
       exchange.finish();
     });
   }
   void barrier(Stream& stream) override {
-    enqueue(stream, Kind::barrier, [this](Exchange& exchange) {
+    enqueue(stream, Kind::barrier, {}, [this](Exchange& exchange, auto&) {
       std::vector<char> bytes(size_);
       for (int peer = 0; peer < size_; ++peer) {
         if (peer == rank_) continue;
@@ -278,11 +282,12 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   }
 
   template <class F>
-  void enqueue(Stream& stream, Kind kind, F&& collective) {
-    stream.call(kNames[static_cast<int>(kind)], [self = shared_from_this(), kind, collective] {
+  void enqueue(Stream& stream, Kind kind, const std::vector<HostOperand>& operands, F collective) {
+    const auto run = [self = shared_from_this(), kind, collective](const std::vector<Tensor>& tensors) {
       Exchange exchange(*self, kind);
-      collective(exchange);
-    });
+      collective(exchange, tensors);
+    };
+    stream.call(kNames[static_cast<int>(kind)], operands, run);
   }
 
   // Every rank's part of x goes to every other rank.
@@ -375,6 +380,11 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
 std::shared_ptr<Communicator> make_gloo(int rank, int size, const std::string& hostname,
                                         std::chrono::milliseconds timeout) {
   return std::make_shared<GlooCommunicator>(rank, size, hostname, timeout);
+}
+
+std::string gloo_version() {
+  return std::to_string(GLOO_VERSION_MAJOR) + "." + std::to_string(GLOO_VERSION_MINOR) + "." +
+         std::to_string(GLOO_VERSION_PATCH);
 }
 
 }  // namespace openalpaca::cpu

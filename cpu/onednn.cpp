@@ -139,4 +139,9 @@ const char* Gemm::run(const void* a, const void* b, void* c) const noexcept {
   }
 }
 
+std::string onednn_version() {
+  const dnnl_version_t& version = *dnnl_version();
+  return std::to_string(version.major) + "." + std::to_string(version.minor) + "." + std::to_string(version.patch);
+}
+
 }  // namespace openalpaca::cpu

@@ -4,10 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "core/tensor.h"
 
 namespace openalpaca::cpu {
+
+// Of the library that was loaded: "2.6.3".
+std::string onednn_version();
 
 // All that a product is, but for the addresses of its operands. Sizes are of op(a): [m, k], op(b): [k, n] and
 // c: [m, n], none of them 0; lda, ldb and ldc are the distances between stored rows, in elements.

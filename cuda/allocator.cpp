@@ -11,12 +11,16 @@ namespace openalpaca::cuda {
 namespace {
 
 constexpr size_t kAlignment = 256, kSlab = 2 << 20, kLargestInSlab = 1 << 20;
+// CUDA gives memory in pages of this size.
+constexpr size_t kPage = 2 << 20;
 
-// The next of 1, 1 1/8, … 1 7/8 times a power of two, in units of the alignment: an eighth is lost at most.
+// The next of 1, 1 1/8, … 1 7/8 times a power of two, in units of the alignment: an eighth is lost at most. From 16 MiB
+// on, where an eighth is more than a page, whole pages: such blocks are parameters and activations, made once, and a
+// large model fills the GPU with them.
 size_t round_up(size_t bytes) {
   const size_t least = std::max(bytes, kAlignment);
   size_t step = kAlignment;
-  while (step * 16 <= least) step *= 2;
+  while (step * 16 <= least && step < kPage) step *= 2;
   return (least + step - 1) / step * step;
 }
 

@@ -15,8 +15,8 @@
 namespace openalpaca::cuda {
 
 // Of device memory, or of page-locked host memory. Sizes are rounded up to one of eight steps between powers of two,
-// and a block is only given to a request of its own step, so blocks need never be split or joined. Blocks of up to 1
-// MiB are cut from slabs. Any thread may call.
+// and from 16 MiB on to 2 MiB; a block is only given to a request of its own step, so blocks need never be split or
+// joined. Blocks of up to 1 MiB are cut from slabs. Any thread may call.
 //
 // A block is free when its Storage has gone. That it is then no longer used by the GPU is the streams' business: they
 // hold the storages of what they have enqueued until it has passed (stream.h).

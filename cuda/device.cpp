@@ -9,6 +9,7 @@
 
 #include "cuda/allocator.h"
 #include "cuda/cublaslt.h"
+#include "cuda/nccl.h"
 #include "cuda/stream.h"
 
 namespace openalpaca::cuda {
@@ -25,7 +26,15 @@ std::string version_text(int version) {  // 13010 → 13.1
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-// How many GPUs there are, or an error that says why none can be used.
+std::string hexadecimal(const std::string& bytes) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string text;
+  for (const unsigned char byte : bytes) text += {kDigits[byte >> 4], kDigits[byte & 15]};
+  return text;
+}
+
+}  // namespace
+
 int count_devices() {
   int driver = 0, runtime = 0, count = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
@@ -52,6 +61,8 @@ int count_devices() {
   return count;
 }
 
+namespace {
+
 class CudaDevice : public Device {
  public:
   explicit CudaDevice(int ordinal) : context_(std::make_shared<Context>()) {
@@ -63,6 +74,7 @@ class CudaDevice : public Device {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, ordinal), "cudaGetDeviceProperties");
     name_ = properties.name;
+    id_.assign(properties.uuid.bytes, sizeof properties.uuid.bytes);
     total_memory_ = properties.totalGlobalMem;
     context_->ordinal = ordinal;
     context_->chip = {10 * properties.major + properties.minor, properties.multiProcessorCount,
@@ -90,7 +102,14 @@ class CudaDevice : public Device {
     properties.isa = "sm_" + std::to_string(context_->chip.compute_capability);
     properties.units = context_->chip.multiprocessors;
     properties.fast_bfloat16 = true;
+    properties.id = hexadecimal(id_);
     properties.total_memory = total_memory_;
+    int driver = 0, runtime = 0;
+    check(cudaDriverGetVersion(&driver), "properties");
+    check(cudaRuntimeGetVersion(&runtime), "properties");
+    properties.libraries = {{"CUDA of the driver", version_text(driver)},
+                            {"CUDA runtime", version_text(runtime)},
+                            {"cuBLASLt", open_cublaslt()}};
     size_t free = 0, total = 0;
     context_->activate("properties");
     check(cudaMemGetInfo(&free, &total), "properties");
@@ -99,6 +118,15 @@ class CudaDevice : public Device {
   }
 
   std::shared_ptr<Storage> allocate(size_t bytes) override { return context_->allocate(bytes); }
+  std::shared_ptr<Communicator> make_communicator(int rank, int size, std::chrono::milliseconds timeout) override {
+#if defined(OPENALPACA_WITH_NCCL)
+    return make_nccl(context_, rank, size, timeout);
+#else
+    throw Error("UNSUPPORTED",
+                "NCCL is not in this build: nccl.h was not found when it was made. Type: node scripts/fetch-cuda.mjs, "
+                "and build again; or use --backend gloo, which is slower");
+#endif
+  }
   std::shared_ptr<Event> make_event() override {
     context_->activate("event");
     return std::make_shared<CudaEvent>(cudaEventDisableTiming);
@@ -118,7 +146,7 @@ class CudaDevice : public Device {
   }
 
   const std::shared_ptr<Context> context_;
-  std::string name_;
+  std::string name_, id_;
   size_t total_memory_ = 0;
   std::vector<std::weak_ptr<CudaStream>> streams_;
 };

@@ -10,4 +10,8 @@ namespace openalpaca::cuda {
 // UNSUPPORTED_CHIP, LIBRARY_NOT_FOUND, or what check() makes of another error.
 std::shared_ptr<Device> open_device(int ordinal);
 
+// How many GPUs this process sees, one at least. Throws as open_device does where there is none. Unlike that, it takes
+// no memory of a GPU.
+int count_devices();
+
 }  // namespace openalpaca::cuda

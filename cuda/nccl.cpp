@@ -1,7 +1,7 @@
 // A collective of NCCL is a kernel that waits for the other ranks: when one of them is lost it waits for ever, and its
 // stream with it. So communicators are non-blocking, and a thread watches them: for errors that NCCL has found
-// (ncclCommGetAsyncError), for collectives that take longer than they may, and for abort(). Then it aborts the
-// communicator, which lets the kernels go, and poisons the stream, whose data are not what they should be.
+// (ncclCommGetAsyncError), for collectives that take longer than they may, and for abort(). Then it tells the stream,
+// whose data are not what they should be, and aborts the communicator, which lets the kernels go.
 //
 // Sums are NCCL's own: in the dtype of the operands, and in an order that depends on the number of ranks. For one
 // number of ranks on one machine it is the same on every run.
@@ -15,6 +15,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "cuda/library.h"
 
@@ -32,7 +33,6 @@ const LibraryNames kNames = {"NCCL", {"libnccl.so.2"}, {"nvidia/nccl/lib"}, "nvi
   X(ncclCommInitRankConfig) \
   X(ncclCommGetAsyncError)  \
   X(ncclCommAbort)          \
-  X(ncclCommDestroy)        \
   X(ncclAllGather)          \
   X(ncclReduceScatter)      \
   X(ncclAllReduce)          \
@@ -58,30 +58,38 @@ const Functions& nccl() {
   return functions;
 }
 
-void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw Error("CUDA_ERROR", std::string(what) + ": " + cudaGetErrorString(status));
-}
-
 ncclDataType_t type_of(const Tensor& tensor) {
   return tensor.dtype == DType::bfloat16 ? ncclBfloat16 : ncclFloat32;  // the binding lets no other pass
 }
 
-// A collective on its way: from `start` until `end` has passed.
+std::string explain(ncclResult_t status, ncclComm_t communicator, const char* what) {
+  const std::string details = nccl().ncclGetLastError(communicator);
+  return std::string(what) + ": " + nccl().ncclGetErrorString(status) + (details.empty() ? "" : " (" + details + ")");
+}
+
+// What is told of a status: that a rank has gone is seen as a connection that broke.
+Error error_of(ncclResult_t status, ncclComm_t communicator, const char* what) {
+  const bool lost = status == ncclRemoteError || status == ncclSystemError;
+  return Error(lost ? "RANK_LOST" : "NCCL_ERROR", explain(status, communicator, what));
+}
+
+// A collective on its way.
 struct Running {
   const char* name;
-  NativeStream* stream;
-  std::shared_ptr<CUevent_st> end;
-  Clock::time_point start;
+  std::shared_ptr<HostErrors> errors;
+  CudaEvent begin{cudaEventDisableTiming}, end{cudaEventDisableTiming};
+  std::optional<Clock::time_point>
+      begun;  // when it was seen to have begun: what it waits for on this GPU is no concern
 };
 
-class NcclCommunicator : public Communicator {
+class NcclCommunicator : public Communicator, public std::enable_shared_from_this<NcclCommunicator> {
  public:
-  NcclCommunicator(int ordinal, int rank, int size, std::chrono::milliseconds timeout)
-      : ordinal_(ordinal), rank_(rank), size_(size), timeout_(timeout) {
-    if (rank == 0) verify(nccl().ncclGetUniqueId(&id_), "ncclGetUniqueId");
-    check(cudaSetDevice(ordinal), "cudaSetDevice");
-    check(cudaMalloc(&barrier_, sizeof(float)), "cudaMalloc");
-    check(cudaMemset(barrier_, 0, sizeof(float)), "cudaMemset");
+  NcclCommunicator(std::shared_ptr<const Context> context, int rank, int size, std::chrono::milliseconds timeout)
+      : context_(std::move(context)), rank_(rank), size_(size), timeout_(timeout) {
+    const Functions& functions = nccl();  // every rank finds out here whether there is one
+    context_->activate("communicator");
+    if (rank == 0) verify(functions.ncclGetUniqueId(&id_), "ncclGetUniqueId");
+    barrier_ = context_->allocate(sizeof(float));
     watcher_ = std::thread([this] { watch(); });
   }
 
@@ -92,8 +100,8 @@ class NcclCommunicator : public Communicator {
     }
     changed_.notify_one();
     watcher_.join();
-    if (communicator_) failure_ ? nccl().ncclCommAbort(communicator_) : nccl().ncclCommDestroy(communicator_);
-    cudaFree(barrier_);
+    // Not ncclCommDestroy, which waits for the other ranks of the machine: they may have gone.
+    if (communicator_) nccl().ncclCommAbort(communicator_);
   }
 
   int rank() const override { return rank_; }
@@ -106,42 +114,41 @@ class NcclCommunicator : public Communicator {
     return bytes;
   }
 
-  // Waits for all ranks, and so belongs on a thread that may wait: setting up happens once.
-  void connect(Stream& stream, const std::vector<Address>& addresses) override {
-    enqueue(stream, "connect", {}, [this, &addresses](cudaStream_t) {
-      ncclUniqueId id;
-      std::memcpy(&id, addresses[0].data(), sizeof id);
-      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      config.blocking = 0;
-      check(cudaSetDevice(ordinal_), "cudaSetDevice");
-      const ncclResult_t status = nccl().ncclCommInitRankConfig(&communicator_, size_, id, rank_, &config);
-      settle(status, "ncclCommInitRankConfig");
-    });
+  void connect(const std::vector<Address>& addresses) override {
+    std::lock_guard calling(calls_);
+    context_->activate("connect");
+    ncclUniqueId id;
+    std::memcpy(&id, addresses[0].data(), sizeof id);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    settle(nccl().ncclCommInitRankConfig(&communicator_, size_, id, rank_, &config), "connect");
   }
 
   void all_gather(Stream& stream, const Tensor& out, const Tensor& in) override {
-    enqueue(stream, "all_gather", {out, in}, [&](cudaStream_t on) {
+    enqueue(stream, "all_gather", {out.storage, in.storage}, [&](cudaStream_t on) {
       return nccl().ncclAllGather(in.raw(), out.raw(), in.numel(), type_of(in), communicator_, on);
     });
   }
   void reduce_scatter(Stream& stream, const Tensor& out, const Tensor& in) override {
-    enqueue(stream, "reduce_scatter", {out, in}, [&](cudaStream_t on) {
+    enqueue(stream, "reduce_scatter", {out.storage, in.storage}, [&](cudaStream_t on) {
       return nccl().ncclReduceScatter(in.raw(), out.raw(), out.numel(), type_of(in), ncclSum, communicator_, on);
     });
   }
   void all_reduce(Stream& stream, const Tensor& x) override {
-    enqueue(stream, "all_reduce", {x}, [&](cudaStream_t on) {
+    enqueue(stream, "all_reduce", {x.storage}, [&](cudaStream_t on) {
       return nccl().ncclAllReduce(x.raw(), x.raw(), x.numel(), type_of(x), ncclSum, communicator_, on);
     });
   }
   void broadcast(Stream& stream, const Tensor& x, int root) override {
-    enqueue(stream, "broadcast", {x}, [&](cudaStream_t on) {
+    enqueue(stream, "broadcast", {x.storage}, [&](cudaStream_t on) {
       return nccl().ncclBroadcast(x.raw(), x.raw(), x.numel(), type_of(x), root, communicator_, on);
     });
   }
+  // A sum that nobody reads.
   void barrier(Stream& stream) override {
     enqueue(stream, "barrier", {}, [&](cudaStream_t on) {
-      return nccl().ncclAllReduce(barrier_, barrier_, 1, ncclFloat32, ncclSum, communicator_, on);
+      void* x = barrier_->data();
+      return nccl().ncclAllReduce(x, x, 1, ncclFloat32, ncclSum, communicator_, on);
     });
   }
 
@@ -154,28 +161,43 @@ class NcclCommunicator : public Communicator {
   }
 
  private:
-  // `call` enqueues on the CUDA stream and may return NCCL's status.
+  // `call` enqueues on the CUDA stream and returns NCCL's status.
   template <class F>
-  void enqueue(Stream& stream, const char* name, const std::vector<Tensor>& operands, F&& call) {
+  void enqueue(Stream& stream, const char* name, std::vector<std::shared_ptr<void>> kept, F&& call) {
+    kept.push_back(shared_from_this());
     auto& native = dynamic_cast<NativeStream&>(stream);
-    native.native(name, operands, [&](cudaStream_t on) {
+    native.native(name, kept, [&](cudaStream_t on, const std::shared_ptr<HostErrors>& errors) {
       std::lock_guard calling(calls_);
       throw_failure();
-      if constexpr (std::is_void_v<decltype(call(on))>) {
-        call(on);
-      } else {
+      if (!communicator_) throw Error("NOT_CONNECTED", std::string(name) + ": the communicator is not connected");
+      auto running = std::make_unique<Running>();
+      running->name = name;
+      running->errors = errors;
+      try {
+        check(cudaEventRecord(running->begin.get(), on), name);
         settle(call(on), name);
-        cudaEvent_t event = nullptr;
-        check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
-        const std::shared_ptr<CUevent_st> end(event, [](cudaEvent_t e) { cudaEventDestroy(e); });
-        check(cudaEventRecord(event, on), "cudaEventRecord");
-        {
-          std::lock_guard lock(mutex_);
-          running_.push_back({name, &native, end, Clock::now()});
-        }
-        changed_.notify_one();
+        check(cudaEventRecord(running->end.get(), on), name);
+      } catch (const Error& error) {
+        give_up(error);  // there may be a kernel that will never end
+        throw;
       }
+      {
+        std::lock_guard lock(mutex_);
+        running_.push_back(std::move(running));
+      }
+      changed_.notify_one();
     });
+  }
+
+  // With calls_ held. Whoever waits for a stream must find the error, so it is there before the kernels are let go.
+  void give_up(const Error& error) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = error;
+      for (const auto& running : running_) running->errors->add(std::make_exception_ptr(*failure_));
+      running_.clear();
+    }
+    if (communicator_) nccl().ncclCommAbort(std::exchange(communicator_, nullptr));
   }
 
   void throw_failure() {
@@ -183,84 +205,91 @@ class NcclCommunicator : public Communicator {
     if (failure_) throw *failure_;
   }
 
-  static std::string explain(ncclResult_t status, ncclComm_t communicator, const char* what) {
-    return std::string(what) + ": " + nccl().ncclGetErrorString(status) + " (" + nccl().ncclGetLastError(communicator) +
-           ")";
-  }
   void verify(ncclResult_t status, const char* what) const {
-    if (status != ncclSuccess) throw Error("NCCL_ERROR", explain(status, communicator_, what));
+    if (status != ncclSuccess) throw error_of(status, communicator_, what);
   }
 
-  // A call of a non-blocking communicator may still be under way when it returns.
+  // A call of a non-blocking communicator may still be under way when it returns: one that connects waits for the other
+  // ranks; one that enqueues does so from a thread of NCCL's, within microseconds.
   void settle(ncclResult_t status, const char* what) {
-    const auto deadline = Clock::now() + timeout_;
+    const auto start = Clock::now();
     while (status == ncclInProgress) {
       throw_failure();
-      if (Clock::now() > deadline) {
-        throw Error("COLLECTIVE_TIMEOUT", std::string(what) + ": not all of the " + std::to_string(size_) +
-                                              " ranks arrived in time; look for what they are doing, or raise "
-                                              "collective_timeout");
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      const auto waited = Clock::now() - start;
+      if (waited > timeout_) throw timeout(what);
+      if (waited > std::chrono::milliseconds(1)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
       verify(nccl().ncclCommGetAsyncError(communicator_, &status), what);
     }
     verify(status, what);
   }
 
-  void watch() {
-    cudaSetDevice(ordinal_);
-    std::unique_lock lock(mutex_);
-    while (!stopping_) {
-      changed_.wait_for(lock, std::chrono::milliseconds(running_.empty() ? 1000 : 20));
-      while (!running_.empty() && cudaEventQuery(running_.front().end.get()) == cudaSuccess) {
-        running_.pop_front();
-        if (!running_.empty()) running_.front().start = Clock::now();  // it has waited for the one before
-      }
-      if (running_.empty()) continue;
-      if (!failure_) failure_ = find_failure(running_.front());
-      if (!failure_) continue;
-      // No call may be using the communicator; one that waits sees the failure and ends.
-      lock.unlock();
-      std::lock_guard calling(calls_);
-      lock.lock();
-      // Lets the kernels go that wait for the other ranks.
-      nccl().ncclCommAbort(std::exchange(communicator_, nullptr));
-      for (const Running& running : running_) running.stream->poison(*failure_);
-      running_.clear();
-    }
-  }
-
-  std::optional<Error> find_failure(const Running& oldest) const {
-    ncclResult_t status = ncclSuccess;
-    nccl().ncclCommGetAsyncError(communicator_, &status);
-    if (status != ncclSuccess && status != ncclInProgress) {
-      const char* code = status == ncclRemoteError || status == ncclSystemError ? "RANK_LOST" : "NCCL_ERROR";
-      return Error(code, explain(status, communicator_, oldest.name));
-    }
-    if (Clock::now() - oldest.start < timeout_) return std::nullopt;
-    return Error("COLLECTIVE_TIMEOUT", std::string(oldest.name) + ": not all of the " + std::to_string(size_) +
-                                           " ranks arrived within " + std::to_string(timeout_.count() / 1000) +
+  // NCCL does not know which ranks they are.
+  Error timeout(const char* what) const {
+    const std::string seconds = std::to_string(std::chrono::duration<double>(timeout_).count());
+    return Error("COLLECTIVE_TIMEOUT", std::string(what) + ": not all of the " + std::to_string(size_) +
+                                           " ranks arrived within " + seconds.substr(0, seconds.find('.') + 2) +
                                            " s; look for what they are doing, or raise collective_timeout");
   }
 
-  const int ordinal_, rank_, size_;
+  void watch() {
+    cudaSetDevice(context_->ordinal);
+    std::unique_lock lock(mutex_);
+    while (!stopping_) {
+      if (running_.empty()) {
+        changed_.wait(lock);
+      } else {
+        changed_.wait_for(lock, std::chrono::milliseconds(20));
+      }
+      while (!failure_ && !running_.empty() && cudaEventQuery(running_.front()->end.get()) == cudaSuccess) {
+        running_.pop_front();
+      }
+      if (running_.empty()) continue;
+      if (!failure_) failure_ = find_failure(*running_.front());
+      if (!failure_) continue;
+      // No call may be using the communicator; one that waits sees the failure and ends.
+      const Error failure = *failure_;
+      lock.unlock();
+      {
+        std::lock_guard calling(calls_);
+        give_up(failure);
+      }
+      lock.lock();
+    }
+  }
+
+  std::optional<Error> find_failure(Running& oldest) const {
+    ncclResult_t status = ncclSuccess;
+    nccl().ncclCommGetAsyncError(communicator_, &status);
+    if (status != ncclSuccess && status != ncclInProgress) return error_of(status, communicator_, oldest.name);
+    const cudaError_t state = cudaEventQuery(oldest.end.get());
+    if (state != cudaSuccess && state != cudaErrorNotReady) {
+      return Error("DEVICE_LOST", std::string(oldest.name) + ": " + cudaGetErrorString(state));
+    }
+    if (!oldest.begun && cudaEventQuery(oldest.begin.get()) == cudaSuccess) oldest.begun = Clock::now();
+    if (!oldest.begun || Clock::now() - *oldest.begun < timeout_) return std::nullopt;
+    return timeout(oldest.name);
+  }
+
+  const std::shared_ptr<const Context> context_;
+  const int rank_, size_;
   const std::chrono::milliseconds timeout_;
   ncclUniqueId id_ = {};
+  std::shared_ptr<Storage> barrier_;  // one number, for all to add up
+  std::mutex calls_;                  // held while the communicator is used; taken before mutex_
   ncclComm_t communicator_ = nullptr;
-  void* barrier_ = nullptr;  // one number, for all to add up
-  std::mutex calls_;         // held while the communicator is used; taken before mutex_
-  std::mutex mutex_;         // guards what follows
+  std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::optional<Error> failure_;
-  std::deque<Running> running_;
+  std::deque<std::unique_ptr<Running>> running_;
   bool stopping_ = false;
   std::thread watcher_;  // last: starts when the rest is ready
 };
 
 }  // namespace
 
-std::shared_ptr<Communicator> make_nccl(int ordinal, int rank, int size, std::chrono::milliseconds timeout) {
-  return std::make_shared<NcclCommunicator>(ordinal, rank, size, timeout);
+std::shared_ptr<Communicator> make_nccl(std::shared_ptr<const Context> context, int rank, int size,
+                                        std::chrono::milliseconds timeout) {
+  return std::make_shared<NcclCommunicator>(std::move(context), rank, size, timeout);
 }
 
 }  // namespace openalpaca::cuda

@@ -1,12 +1,11 @@
 // Collectives between GPUs over NCCL, whose library is opened when the first communicator is made.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <chrono>
 #include <functional>
 
 #include "core/communicator.h"
+#include "cuda/context.h"
 
 namespace openalpaca::cuda {
 
@@ -14,15 +13,17 @@ namespace openalpaca::cuda {
 class NativeStream {
  public:
   virtual ~NativeStream() = default;
-  // Calls `enqueue` at once with the stream's handle, by the rules for ops: passed over on a poisoned stream, and what
-  // it throws poisons. The operands' memory lives until the work has run.
-  virtual void native(const char* name, const std::vector<Tensor>& operands,
-                      const std::function<void(cudaStream_t)>& enqueue) = 0;
-  // Poisons the stream from any thread, for work that ended without having been done.
-  virtual void poison(const Error& error) = 0;
+  // `errors` is where to put what goes wrong later, before the stream has come to the end of the work.
+  using NativeFunction = std::function<void(cudaStream_t stream, const std::shared_ptr<HostErrors>& errors)>;
+  // Calls `enqueue` at once, by the rules for ops: passed over on a poisoned stream, and what it throws poisons. What
+  // is in `kept` lives until the work has run.
+  virtual void native(const char* name, const std::vector<std::shared_ptr<void>>& kept,
+                      const NativeFunction& enqueue) = 0;
 };
 
-// For the GPU `ordinal`. A collective that takes longer than `timeout` fails. Throws Error("LIBRARY_NOT_FOUND").
-std::shared_ptr<Communicator> make_nccl(int ordinal, int rank, int size, std::chrono::milliseconds timeout);
+// For a GPU that no other rank has. A collective that takes longer than `timeout` fails. Throws
+// Error("LIBRARY_NOT_FOUND").
+std::shared_ptr<Communicator> make_nccl(std::shared_ptr<const Context> context, int rank, int size,
+                                        std::chrono::milliseconds timeout);
 
 }  // namespace openalpaca::cuda

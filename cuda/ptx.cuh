@@ -95,8 +95,7 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// ---- registers
-// ---------------------------------------------------------------------------------------------------------
+// ---- registers ------------------------------------------------------------------------------------------------------
 
 // The same value, of which the compiler knows nothing: what is made of it, such as a row of bfloat16 in float32, is
 // made anew at each use and does not take up registers in between.

@@ -28,30 +28,19 @@ struct Tensors {
   void same_length(const char*, const Tensor&, const char*, const Tensor&) {}
 };
 
-// A copy between two places of the host in the stream's turn, unless a fault was found before.
+// A copy between two places of the host in the stream's turn, unless something went wrong before.
 struct HostCopy {
   void* to;
   const void* from;
   size_t bytes;
   std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
+  std::shared_ptr<HostErrors> errors;
 };
 
 void copy_on_host(void* data) {
   const auto* copy = static_cast<const HostCopy*>(data);
-  if (copy->fault && static_cast<const Fault*>(copy->fault->data())->op != 0) return;
+  if (copy->errors->first() || (copy->fault && static_cast<const Fault*>(copy->fault->data())->op != 0)) return;
   std::memcpy(copy->to, copy->from, copy->bytes);
-}
-
-// CUDA has no way back for an exception: the watcher tells of it.
-void run_host_call(void* data) {
-  auto& call = *static_cast<HostCall*>(data);
-  try {
-    call.function();
-  } catch (const Error&) {
-    call.error = std::current_exception();
-  } catch (const std::exception& error) {
-    call.error = std::make_exception_ptr(Error("OP_FAILED", std::string(call.name) + ": " + error.what()));
-  }
 }
 
 }  // namespace
@@ -116,16 +105,13 @@ void Watcher::pass(Passing& passing) {
   try {
     if (passing.event) check(cudaEventSynchronize(passing.event->get()), "synchronize");
     if (passing.fault) error = error_of(*static_cast<const Fault*>(passing.fault->data()));
-    for (const auto& call : passing.calls) {
-      if (!error) error = call->error;
-    }
+    if (!error && passing.host_errors) error = passing.host_errors->first();
   } catch (const Error&) {
     error = std::current_exception();
   }
   if (!error) error = passing.error;  // faults are of ops before the one that could not be enqueued
   if (!error_) error_ = error;
   passing.fault.reset();
-  passing.calls.clear();
   passing.kept.clear();
   passing.event.reset();
   if (passing.callback) passing.callback(std::exchange(error_, nullptr));
@@ -149,6 +135,7 @@ CudaStream::~CudaStream() {
   }
   watcher_.stop();
   cudaStreamSynchronize(stream_);
+  host_calls_.reset();
   cudaStreamDestroy(stream_);
   cudaGetLastError();
 }
@@ -159,6 +146,7 @@ void CudaStream::abandon() {
   cudaSetDevice(context_->ordinal);
   cudaStreamSynchronize(stream_);  // what a GPU has in its queue cannot be taken back
   watcher_.stop();
+  host_calls_.reset();
 }
 
 // Their numbers in fault words.
@@ -235,7 +223,8 @@ void CudaStream::write(const Tensor& destination, const void* source) {
     keep(destination.storage);
     for (size_t at = 0; at < destination.bytes(); at += kBounce) {
       const size_t bytes = std::min(kBounce, destination.bytes() - at);
-      auto copy = std::make_shared<HostCopy>(HostCopy{bounce(), static_cast<const char*>(source) + at, bytes, nullptr});
+      const auto* from = static_cast<const char*>(source) + at;
+      auto copy = std::make_shared<HostCopy>(HostCopy{bounce(), from, bytes, nullptr, host_errors_});
       check(cudaLaunchHostFunc(stream_, copy_on_host, copy.get()), "write");
       keep(copy);
       check(
@@ -270,19 +259,59 @@ void CudaStream::read(void* destination, const Tensor& source) {
       const size_t bytes = std::min(kBounce, source.bytes() - at);
       check(cudaMemcpyAsync(bounce(), static_cast<char*>(source.raw()) + at, bytes, cudaMemcpyDeviceToHost, stream_),
             "read");
-      auto copy = std::make_shared<HostCopy>(HostCopy{static_cast<char*>(destination) + at, bounce(), bytes, fault});
+      auto* to = static_cast<char*>(destination) + at;
+      auto copy = std::make_shared<HostCopy>(HostCopy{to, bounce(), bytes, fault, host_errors_});
       check(cudaLaunchHostFunc(stream_, copy_on_host, copy.get()), "read");
       keep(copy);
     }
   });
 }
 
-void CudaStream::call(const char* name, std::function<void()> function) {
+// Calls come one after the other, so that one piece of memory serves them all.
+const std::shared_ptr<Storage>& CudaStream::staging(size_t bytes) {
+  if (!staging_ || staging_->bytes() < bytes) {
+    keep(std::move(staging_));
+    staging_ = context_->host_memory->allocate(bytes, context_->reclaim);
+  }
+  return staging_;
+}
+
+void CudaStream::call(const char* name, const std::vector<HostOperand>& operands, HostFunction function) {
   refuse_capture(name);
   guarded([&] {
-    auto call = std::make_shared<HostCall>(HostCall{name, std::move(function), nullptr});
-    check(cudaLaunchHostFunc(stream_, run_host_call, call.get()), name);
-    calls_.push_back(std::move(call));
+    std::vector<Tensor> copies;
+    size_t bytes = 0;
+    for (const auto& [tensor, use] : operands) {
+      copies.push_back(tensor);
+      copies.back().offset = bytes;
+      constexpr size_t kAlignment = 256;
+      bytes += (tensor.bytes() + kAlignment - 1) / kAlignment * kAlignment;
+    }
+    for (Tensor& copy : copies) copy.storage = staging(bytes);
+    using Use = HostOperand::Use;
+    for (size_t i = 0; i < operands.size(); ++i) {
+      const auto& [tensor, use] = operands[i];
+      keep(tensor.storage);
+      if (use == Use::written || tensor.bytes() == 0) continue;
+      check(cudaMemcpyAsync(copies[i].raw(), tensor.raw(), tensor.bytes(), cudaMemcpyDeviceToHost, stream_), name);
+    }
+    if (!host_calls_) host_calls_ = std::make_unique<HostCalls>(context_);
+    auto run = [function = std::move(function), copies] { function(copies); };
+    host_calls_->enqueue(stream_, name, std::move(run), host_errors_);
+    for (size_t i = 0; i < operands.size(); ++i) {
+      const auto& [tensor, use] = operands[i];
+      if (use == Use::read || tensor.bytes() == 0) continue;
+      check(cudaMemcpyAsync(tensor.raw(), copies[i].raw(), tensor.bytes(), cudaMemcpyHostToDevice, stream_), name);
+    }
+  });
+}
+
+void CudaStream::native(const char* name, const std::vector<std::shared_ptr<void>>& kept,
+                        const NativeFunction& enqueue) {
+  refuse_capture(name);
+  guarded([&] {
+    for (const auto& owner : kept) keep(owner);
+    enqueue(stream_, host_errors_);
   });
 }
 
@@ -359,8 +388,10 @@ void CudaStream::flush(std::function<void(std::exception_ptr)> callback) {
   } catch (const Error&) {
     if (!error_) error_ = std::current_exception();
   }
-  if (callback) passing.error = std::exchange(error_, nullptr);
-  passing.calls = std::exchange(calls_, {});
+  if (callback) {
+    passing.error = std::exchange(error_, nullptr);
+    passing.host_errors = std::exchange(host_errors_, std::make_shared<HostErrors>());
+  }
   passing.kept = std::exchange(kept_, {});
   is_kept_.clear();
   passing.callback = std::move(callback);

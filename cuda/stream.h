@@ -23,32 +23,11 @@
 #include <unordered_set>
 #include <vector>
 
-#include "core/device.h"
-#include "cuda/allocator.h"
-#include "cuda/launcher.h"
+#include "cuda/context.h"
+#include "cuda/host_calls.h"
+#include "cuda/nccl.h"
 
 namespace openalpaca::cuda {
-
-// What a device gives its streams.
-struct Context {
-  int ordinal = 0;
-  Chip chip;
-  std::shared_ptr<Allocator> device_memory, host_memory;
-  std::function<void()> reclaim;  // waits for what is enqueued and lets go of its memory
-
-  std::shared_ptr<Storage> allocate(size_t bytes) const { return device_memory->allocate(bytes, reclaim); }
-  void activate(const char* what) const { check(cudaSetDevice(ordinal), what); }
-};
-
-class CudaEvent : public Event {
- public:
-  explicit CudaEvent(unsigned flags);
-  ~CudaEvent() override;
-  cudaEvent_t get() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 // Device memory of one stream or graph for its ops: the pieces that it has grown out of are kept by `keep`, because ops
 // that are enqueued or recorded use them.
@@ -66,19 +45,12 @@ class CudaGraph : public Graph {
   std::vector<std::shared_ptr<void>> kept;
 };
 
-// A function of the host in a stream's turn, and what it threw.
-struct HostCall {
-  const char* name;
-  std::function<void()> function;
-  std::exception_ptr error;
-};
-
 // Work on its way, up to an event, and what has to happen when it has passed.
 struct Passing {
   std::shared_ptr<CudaEvent> event;  // nullptr where recording it failed
   std::vector<std::shared_ptr<void>> kept;
   std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
-  std::vector<std::shared_ptr<HostCall>> calls;
+  std::shared_ptr<HostErrors> host_errors;
   std::exception_ptr error;  // of the enqueueing itself
   std::function<void(std::exception_ptr)> callback;
 };
@@ -107,7 +79,7 @@ class Watcher {
   std::thread thread_;
 };
 
-class CudaStream : public Stream {
+class CudaStream : public Stream, public NativeStream {
  public:
   explicit CudaStream(std::shared_ptr<const Context> context);
   ~CudaStream() override;
@@ -119,7 +91,8 @@ class CudaStream : public Stream {
   void write(const Tensor& destination, const void* source) override;
   void write(const Tensor& destination, std::shared_ptr<std::vector<uint8_t>> source) override;
   void read(void* destination, const Tensor& source) override;
-  void call(const char* name, std::function<void()> function) override;
+  void call(const char* name, const std::vector<HostOperand>& operands, HostFunction function) override;
+  void native(const char* name, const std::vector<std::shared_ptr<void>>& kept, const NativeFunction& enqueue) override;
   void record(const std::shared_ptr<Event>& event) override;
   void wait(const std::shared_ptr<Event>& event) override;
   void begin_capture() override;
@@ -143,19 +116,22 @@ class CudaStream : public Stream {
   void keep(std::shared_ptr<void> owner);
   void* workspace(size_t bytes);
   void* bounce();
+  const std::shared_ptr<Storage>& staging(size_t bytes);
   void flush(std::function<void(std::exception_ptr)> callback);
 
   const std::shared_ptr<const Context> context_;
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<Storage> fault_;  // one Fault, in device memory
   Workspace workspace_;
-  std::shared_ptr<Storage> bounce_;  // page-locked memory that large copies go through
+  std::shared_ptr<Storage> bounce_;   // page-locked memory that large copies go through
+  std::shared_ptr<Storage> staging_;  // and that which holds the operands of calls
   std::shared_ptr<CudaGraph> capture_;
   std::exception_ptr error_;
   std::vector<std::shared_ptr<void>> kept_;
-  std::vector<std::shared_ptr<HostCall>> calls_;  // since the last flush
+  std::shared_ptr<HostErrors> host_errors_ = std::make_shared<HostErrors>();  // since the last notify
   std::unordered_set<const void*> is_kept_;
   bool abandoned_ = false;
+  std::unique_ptr<HostCalls> host_calls_;  // since the first call
   Watcher watcher_;
 };
 

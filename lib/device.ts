@@ -31,6 +31,22 @@ export function backends(): Backend[] {
   })
 }
 
+/**
+ * How many devices of a type this process sees. Unlike opening one it takes no memory of a GPU.
+ * @throws {OpenAlpacaError} a code and the reason, where there is none
+ */
+export function countDevices(type: DeviceType): number {
+  return native.deviceCount(type)
+}
+
+let gpu = 0
+
+/** Makes `cuda` the GPU of this number among those that the process sees; to be called before one is opened. */
+export function chooseGpu(number: number): void {
+  if (opened.has('cuda')) throw new Error('a GPU has been opened already')
+  gpu = number
+}
+
 const opened = new Map<DeviceType, Device>()
 
 /**
@@ -47,7 +63,7 @@ export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device 
   }
   let device = opened.get(type)
   if (!device) {
-    device = new Device(type, native.deviceOpen(type))
+    device = new Device(type, native.deviceOpen(type === 'cuda' ? `cuda:${gpu}` : type))
     opened.set(type, device)
   }
   return device
@@ -133,6 +149,14 @@ export class Stream {
   /** Fills `data`, which has the tensor's number of bytes. */
   read(tensor: Tensor, data: HostArray): Promise<void> {
     return native.streamRead(this.handle, tensor.handle, data)
+  }
+
+  /**
+   * Copies between this stream's device and a tensor of the CPU, which must not change, or be used, until the promise is
+   * settled; both have the same dtype and length.
+   */
+  transfer(destination: Tensor, source: Tensor): Promise<void> {
+    return native.streamTransfer(this.handle, destination.handle, source.handle)
   }
 
   synchronize(): Promise<void> {

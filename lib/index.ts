@@ -1,5 +1,6 @@
 /** openalpaca-native: full fine-tuning and inference of LLaMA models from Node.js. */
-export { type Inspection, type InspectOptions, inspect } from './checkpoint/inspect.js'
+export { type InspectOptions, inspect } from './checkpoint/inspect.js'
+export type { Inspection } from './checkpoint/inspection.js'
 export { type ConvertedWeights, type MakeShardsOptions, makeShards } from './checkpoint/make-shards.js'
 export { type ZeroToFp32Options, zeroToFp32 } from './checkpoint/zero-to-fp32.js'
 export { type Instruction, readInstructions } from './data/instructions.js'

@@ -28,13 +28,18 @@ export interface DeviceProperties {
   units: number
   /** Whether bfloat16 matrix products run in hardware. */
   fastBfloat16: boolean
+  /** Tells a GPU from all others anywhere; of the CPU empty. */
+  id: string
   /** Bytes. */
   totalMemory: number
   freeMemory: number
+  /** What others wrote and the device runs on, with the version that was loaded: `oneDNN`, `cuBLASLt`. */
+  libraries: Record<string, string>
 }
 
 interface Addon {
   deviceOpen(type: string): DeviceHandle
+  deviceCount(type: string): number
   deviceProperties(device: DeviceHandle): DeviceProperties
   deviceSetThreads(device: DeviceHandle, threads: number): void
   tensorCreate(device: DeviceHandle, dtype: DType, shape: readonly number[]): TensorHandle
@@ -45,6 +50,7 @@ interface Addon {
   streamWrite(stream: StreamHandle, tensor: TensorHandle, data: HostArray): void
   streamUpload(stream: StreamHandle, tensor: TensorHandle, data: HostArray): Promise<void>
   streamRead(stream: StreamHandle, tensor: TensorHandle, data: HostArray): Promise<void>
+  streamTransfer(stream: StreamHandle, destination: TensorHandle, source: TensorHandle): Promise<void>
   streamSynchronize(stream: StreamHandle): Promise<void>
   streamRecord(stream: StreamHandle, event: EventHandle): void
   streamWait(stream: StreamHandle, event: EventHandle): void
@@ -54,13 +60,14 @@ interface Addon {
   streamsAbandon(): void
   communicatorCreate(
     device: DeviceHandle,
+    backend: 'nccl' | 'gloo',
     rank: number,
     size: number,
     hostname: string,
     timeoutMilliseconds: number,
   ): CommunicatorHandle
   communicatorAddress(communicator: CommunicatorHandle): Uint8Array
-  communicatorConnect(communicator: CommunicatorHandle, stream: StreamHandle, addresses: Uint8Array[]): void
+  communicatorConnect(communicator: CommunicatorHandle, addresses: Uint8Array[]): Promise<void>
   communicatorAllGather(c: CommunicatorHandle, stream: StreamHandle, out: TensorHandle, input: TensorHandle): void
   communicatorReduceScatter(c: CommunicatorHandle, stream: StreamHandle, out: TensorHandle, input: TensorHandle): void
   communicatorAllReduce(communicator: CommunicatorHandle, stream: StreamHandle, x: TensorHandle): void

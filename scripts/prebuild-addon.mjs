@@ -1,24 +1,14 @@
 #!/usr/bin/env node
-// What prebuildify calls in place of node-gyp: compiles the addon with cmake-js, and puts the libraries that a machine
-// may lack beside it. The addon finds them by its rpath; an RPATH, unlike a RUNPATH, also serves their own needs.
+// What prebuildify calls in place of node-gyp: has cmake-js build the addon, or leaves it as it is when it is current,
+// and puts it where prebuildify looks, which is the only .node there.
 
 import { execFileSync } from 'node:child_process'
-import { copyFileSync, rmSync } from 'node:fs'
+import { copyFileSync, mkdirSync } from 'node:fs'
 import path from 'node:path'
-import { cmakeJs, jobs, root } from './toolchain.mjs'
+import { root } from './toolchain.mjs'
 
-const release = path.join(root, 'build', 'Release')
-const bundled = /^\s*(lib(?:dnnl|gomp|OpenCL)\.so\.\d+) => (\S+)/gm
+const destination = path.resolve('build', 'Release') // in the folder that prebuildify runs in
 
-rmSync(path.join(root, 'build'), { recursive: true, force: true })
-execFileSync(
-  process.execPath,
-  [
-    ...[cmakeJs(), 'build', '--directory', root, '--parallel', String(jobs)],
-    '--CDCMAKE_BUILD_RPATH=$ORIGIN',
-    '--CDCMAKE_SHARED_LINKER_FLAGS=-Wl,--disable-new-dtags',
-  ],
-  { cwd: root, stdio: 'inherit' },
-)
-const needs = execFileSync('ldd', [path.join(release, 'openalpaca.node')], { encoding: 'utf8' })
-for (const [, name, file] of needs.matchAll(bundled)) copyFileSync(file, path.join(release, name))
+execFileSync(process.execPath, [path.join(root, 'scripts', 'setup.mjs')], { stdio: 'inherit' })
+mkdirSync(destination, { recursive: true })
+copyFileSync(path.join(root, 'build', 'Release', 'openalpaca.node'), path.join(destination, 'openalpaca.node'))

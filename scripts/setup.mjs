@@ -3,14 +3,13 @@
 // npm packages, which is what the linters need; with --tests, also the emulated GPU that tests run on.
 
 import { spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
+import { addonSources, nativeSources, typescriptIsCurrent, typescriptStamp, typescriptState } from './state.mjs'
 import { cmakeJs, howToInstall, isDebian, jobs, missing, root, toolchain } from './toolchain.mjs'
 
 const build = path.join(root, 'build')
 const lockFile = path.join(root, '.setup.lock')
-const main = path.join(root, 'dist', 'cli', 'main.js')
 
 class SetupError extends Error {}
 
@@ -18,27 +17,6 @@ const say = (text) => process.stderr.write(`setup: ${text}\n`)
 const readText = (file) => (fs.existsSync(file) ? fs.readFileSync(file, 'utf8') : undefined)
 
 // ---- what is there already ----------------------------------------------------------------------------------------
-
-/** A hash over the names and contents of files, and of the files in folders whose names match. */
-function hashFiles(names, pattern) {
-  const hash = createHash('sha256')
-  for (const name of names) {
-    const file = path.join(root, name)
-    const stat = fs.statSync(file, { throwIfNoEntry: false })
-    if (stat?.isDirectory())
-      hash.update(
-        hashFiles(
-          fs
-            .readdirSync(file)
-            .sort()
-            .map((entry) => path.join(name, entry)),
-          pattern,
-        ),
-      )
-    else if (stat && pattern.test(name)) hash.update(`${name}\0`).update(fs.readFileSync(file))
-  }
-  return hash.digest('hex')
-}
 
 // npm keeps a copy of the lock file in node_modules, less what it left out.
 function packagesAreCurrent() {
@@ -52,38 +30,26 @@ function packagesAreCurrent() {
 }
 
 const release = (name) => path.join(build, 'Release', name)
-const sources = ['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding']
 const nativeAddon = {
   name: 'the native addon',
   target: 'openalpaca',
   file: release('openalpaca.node'),
   stamp: path.join(build, '.native-stamp'),
-  sources,
+  sources: addonSources,
 }
 const emulatedGpu = {
   name: 'the emulated GPU of the tests',
   target: 'emulated',
   file: release('libopenalpaca_emulated.so'),
   stamp: path.join(build, '.emulated-stamp'),
-  sources: [...sources, 'test/emulator'],
+  sources: [...addonSources, 'test/emulator'],
 }
 const nativeState = ({ sources }) => ({
   toolchain: toolchain(),
-  sources: hashFiles(sources, /\.(txt|cmake|cpp|h|cu|cuh)$/),
+  sources: nativeSources(sources),
 })
 const nativeIsCurrent = (native) =>
   fs.existsSync(native.file) && readText(native.stamp) === JSON.stringify(nativeState(native))
-
-const typescriptStamp = path.join(build, '.typescript-stamp')
-const typescriptState = () =>
-  hashFiles(
-    [
-      ...['tsconfig.json', 'tsconfig.build.json', 'tsconfig.bench.json', 'tsconfig.fuzz.json', 'package-lock.json'],
-      ...['lib', 'bench', 'test/fuzz'],
-    ],
-    /\.(json|m?ts)$/,
-  )
-const typescriptIsCurrent = () => fs.existsSync(main) && readText(typescriptStamp) === typescriptState()
 
 // ---- running other programs ---------------------------------------------------------------------------------------
 
@@ -194,13 +160,12 @@ async function buildNative(native) {
     const args = [cmakeJs(), command, '--out', build, '--parallel', String(jobs), ...options]
     return run(what, process.execPath, args, path.join(build, `${command}-${native.target}.log`))
   }
-  // Configured for what a clone can build at most; a package that is being installed has no tests.
-  const emulator = fs.existsSync(path.join(root, 'test', 'emulator')) ? ['--CDOPENALPACA_EMULATOR=ON'] : []
-  await cmake(`configuring ${native.name}`, 'configure', ...emulator)
+  const emulator = '--CDOPENALPACA_EMULATOR=ON' // configured for all that there is, whatever is built now
+  await cmake(`configuring ${native.name}`, 'configure', emulator)
   const choice = /^-- (CUDA device: .*)$/m.exec(readText(path.join(build, `configure-${native.target}.log`)))
   if (choice && native === nativeAddon) say(choice[1])
   fs.writeFileSync(native.stamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
-  await cmake(`building ${native.name} (${jobs} at a time)`, 'build', ...emulator, '--target', native.target)
+  await cmake(`building ${native.name} (${jobs} at a time)`, 'build', emulator, '--target', native.target)
   fs.writeFileSync(native.stamp, JSON.stringify(state))
 }
 

@@ -54,6 +54,19 @@ export function howToInstall(lacking) {
   return `install ${lacking.map(({ elsewhere }) => elsewhere).join(', ')} (Debian's names: ${packages})`
 }
 
+/** Whether there is an nvcc where cuda/build.cmake looks for one. */
+export function hasNvcc() {
+  const { CUDACXX, CUDA_HOME, CUDA_PATH } = process.env
+  const homes = [CUDA_HOME, CUDA_PATH, '/usr/local/cuda'].filter(Boolean)
+  const packages = path.join(root, '.cuda')
+  const fetched = existsSync(packages) ? readdirSync(packages, { recursive: true }) : []
+  return (
+    which(CUDACXX || 'nvcc', 'nvcc') !== undefined ||
+    homes.some((home) => existsSync(path.join(home, 'bin', 'nvcc'))) ||
+    fetched.some((file) => file.endsWith('/bin/nvcc'))
+  )
+}
+
 /** What cuda/build.cmake makes its choice from. */
 const cudaChoice = () => [
   process.env.OPENALPACA_CUDA ?? 'AUTO',

@@ -1,85 +1,76 @@
 /**
- * The checkpoint tools on a generated checkpoint, beside a loop that reads and writes the same bytes in large pieces
- * and does nothing with them. A line names what is done next.
+ * A checkpoint tool on a generated checkpoint, or beside it a loop that reads and writes as many bytes in large pieces
+ * and does nothing with them.
  */
 import { open, readdir, rm } from 'node:fs/promises'
 import path from 'node:path'
+import { DirectReader, DirectWriter } from '#lib/checkpoint/direct-io.js'
 import { makeShards } from '#lib/checkpoint/make-shards.js'
 import { openModelWeights } from '#lib/checkpoint/model-files.js'
 import { readAll } from '#lib/checkpoint/stream.js'
-import type { CheckpointChild, CheckpointTask } from '../configs.js'
+import { zeroToFp32 } from '#lib/checkpoint/zero-to-fp32.js'
+import { convertModel } from '#lib/model/convert.js'
+import { type CheckpointChild, type CheckpointTask, checkpointTasks } from '../configs.js'
 import { childOptions, serve } from './serve.js'
 
-const { model, scratch, plain } = childOptions<CheckpointChild>()
+const { task, input, scratch, plain } = childOptions<CheckpointChild>()
 const piece = 2 ** 22
-const target = path.join(scratch, plain ? 'plain' : 'ours')
+const output = path.join(scratch, plain ? 'plain' : 'ours')
 
-/** All weight files of a directory, piece by piece. @returns bytes */
-async function readPlainly(directory: string): Promise<number> {
+/** Reads the weight files of a directory and gives each piece. */
+async function readPieces(take: (bytes: Uint8Array) => Promise<unknown>): Promise<void> {
   const memory = Buffer.allocUnsafeSlow(piece)
-  let bytes = 0
-  for (const name of (await readdir(directory)).filter((name) => /\.(safetensors|bin|raw)$/.test(name))) {
-    const file = await open(path.join(directory, name))
-    for (let read = 1; read > 0; bytes += read) read = (await file.read(memory, 0, piece)).bytesRead
-    await file.close()
-  }
-  return bytes
-}
-
-/** Copies all weight files into one, flushed to the disk. @returns bytes */
-async function copyPlainly(directory: string, to: string): Promise<number> {
-  const memory = Buffer.allocUnsafeSlow(piece)
-  let bytes = 0
-  const out = await open(to, 'w')
-  for (const name of (await readdir(directory)).filter((name) => name.endsWith('.safetensors'))) {
-    const file = await open(path.join(directory, name))
+  for (const name of (await readdir(input)).filter((name) => /\.(safetensors|bin)$/.test(name))) {
+    const file = await open(path.join(input, name))
     for (;;) {
       const { bytesRead } = await file.read(memory, 0, piece)
       if (bytesRead === 0) break
-      await out.write(memory, 0, bytesRead)
-      bytes += bytesRead
+      await take(memory.subarray(0, bytesRead))
     }
     await file.close()
   }
-  await out.sync()
-  await out.close()
-  return bytes
 }
 
-async function readWeights(directory: string): Promise<number> {
-  const source = await openModelWeights(directory)
-  let bytes = 0
-  await readAll(source, source.tensors.keys(), (_name, _offset, chunk) => {
-    bytes += chunk.length
-  })
+async function writePlainly(part: number, readsBack: boolean): Promise<void> {
+  const file = await open(output, 'w+')
+  const writer = await DirectWriter.open(output, file, Number.POSITIVE_INFINITY)
+  if (!writer) throw new Error(`${scratch} is on a file system without direct I/O: set TMPDIR to another`)
+  await readPieces((bytes) => writer.write(bytes.subarray(0, Math.floor(bytes.length * part))))
+  await writer.end()
+  await file.sync()
+  const { size } = await file.stat()
+  const reader = readsBack ? await DirectReader.open(output, file, size) : undefined
+  const memory = Buffer.allocUnsafeSlow(piece)
+  for (let at = 0; reader && at < size; ) at += await reader.read(at, memory)
+  await (reader ?? file).close()
+}
+
+function plainly(): Promise<void> {
+  const { written, verifies } = checkpointTasks[task]
+  return written > 0 ? writePlainly(written, verifies) : readPieces(async () => {})
+}
+
+async function readWeights(): Promise<void> {
+  const source = await openModelWeights(input)
+  await readAll(source, source.tensors.keys(), () => {})
   await source.close()
-  return bytes
 }
 
-const plainly: Record<CheckpointTask, () => Promise<number>> = {
-  read: () => readPlainly(model),
-  shard: async () => {
-    const bytes = await copyPlainly(model, `${target}.raw`)
-    await readPlainly(scratch)
-    return bytes
-  },
-  convert: () => plainly.shard(),
+const ours: Record<CheckpointTask, () => Promise<unknown>> = {
+  read: readWeights,
+  shard: () => makeShards({ modelPath: input, output, format: 'bin' }),
+  back: () => makeShards({ modelPath: input, output, format: 'safetensors' }),
+  convert: () => makeShards({ modelPath: input, output, dtype: 'bfloat16' }),
+  merge: () => zeroToFp32({ checkpoint: input, output }),
+  gguf: () => convertModel(input, output, { to: 'gguf', dtype: 'bfloat16' }),
 }
 
-const ours: Record<CheckpointTask, () => Promise<number>> = {
-  read: () => readWeights(model),
-  shard: async () =>
-    (await makeShards({ modelPath: model, output: target, format: 'bin', maxShardSize: '500MB' })).totalSize,
-  // Half as many bytes are written as are read: counted are those that are read.
-  convert: async () => 2 * (await makeShards({ modelPath: model, output: target, dtype: 'bfloat16' })).totalSize,
-}
-
-async function repetition(line: string) {
+async function repetition() {
   const start = performance.now()
-  const bytes = await (plain ? plainly : ours)[line as CheckpointTask]()
+  await (plain ? plainly() : ours[task]())
   const seconds = (performance.now() - start) / 1000
-  for (const left of [target, `${target}.raw`]) await rm(left, { recursive: true, force: true })
-  return { rate: bytes / seconds }
+  await rm(output, { recursive: true, force: true })
+  return { seconds }
 }
 
 void serve(repetition)

@@ -9,6 +9,6 @@ export async function join({ rank, size, port }: Member, stage: Stage) {
   const device = openBenchDevice()
   const stream = device.createStream()
   const rendezvous = await Rendezvous.join({ rank, size, port, address: '127.0.0.1', timeout: 300 })
-  const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: 300 })
+  const communicator = await Communicator.connect(rendezvous, device, { timeout: 300 })
   return { device, stream, communicator, group: RankGroup.of(device, communicator, stream, stage, rendezvous) }
 }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { CheckpointError } from '../errors.js'
+import { DirectWriter } from './direct-io.js'
 import { writeError } from './disk.js'
 import type { WeightDType } from './types.js'
 
@@ -37,16 +38,19 @@ export class FileSink {
   /** Bytes written. */
   position = 0
   readonly #hash: ReturnType<typeof createHash> | undefined
+  #patches: { position: number; bytes: Uint8Array }[] = []
 
   constructor(
     private readonly handle: FileHandle,
+    private readonly direct: DirectWriter | undefined,
     checksum: boolean,
   ) {
     this.#hash = checksum ? createHash('sha256') : undefined
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; ) {
+    if (this.direct) await this.direct.write(bytes)
+    for (let at = 0; !this.direct && at < bytes.length; ) {
       const { bytesWritten } = await this.handle.write(bytes, at, Math.min(WRITE_BYTES, bytes.length - at))
       at += bytesWritten
     }
@@ -58,20 +62,23 @@ export class FileSink {
     }
   }
 
-  /** Writes over a few bytes at an earlier position. */
-  async patch(position: number, bytes: Uint8Array): Promise<void> {
+  /** Writes over a few bytes at an earlier position, when all else is written. */
+  patch(position: number, bytes: Uint8Array): void {
     if (this.#hash) throw new Error('The checksum covers what was written there before')
-    await this.handle.write(bytes, 0, bytes.length, position) // a positioned write does not move the file's position
+    this.#patches.push({ position, bytes })
   }
 
-  digest(): string | undefined {
+  /** Writes what is left. @returns the checksum, if it was asked for */
+  async end(): Promise<string | undefined> {
+    await this.direct?.end()
+    for (const { position, bytes } of this.#patches) await this.handle.write(bytes, 0, bytes.length, position)
     return this.#hash?.digest('hex')
   }
 }
 
 /**
  * Writes a file by `produce` and flushes it to the disk. What is half-written when an error comes is removed.
- * @param bytesNeeded about the size that it will have, for messages
+ * @param bytesNeeded about the size that it will have, for messages, and to choose how to write
  * @throws CheckpointError when the disk is full or may not be written, and what `produce` throws
  */
 export async function writeFlushed(
@@ -81,15 +88,19 @@ export async function writeFlushed(
 ): Promise<WrittenFile> {
   try {
     const handle = await open(path, 'w')
+    let direct: DirectWriter | undefined
     try {
-      const sink = new FileSink(handle, checksum)
+      direct = await DirectWriter.open(path, handle, bytesNeeded)
+      const sink = new FileSink(handle, direct, checksum)
       await produce(sink)
+      const sha256 = await sink.end()
       await handle.sync()
-      return { bytes: sink.position, sha256: sink.digest() }
+      return { bytes: sink.position, sha256 }
     } catch (error) {
       await rm(path, { force: true })
       throw error
     } finally {
+      await direct?.close()
       await handle.close()
     }
   } catch (error) {

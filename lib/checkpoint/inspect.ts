@@ -5,43 +5,14 @@ import { type ConfigJson, readConfig } from '../model/config.js'
 import { openCheckpointWeights } from '../train/checkpoint-weights.js'
 import { hashFile, manifestName, parseManifest } from '../train/manifest.js'
 import { findDeepSpeedFiles, openDeepSpeedZero3 } from './deepspeed-zero3.js'
+import { inspectGguf, isGguf } from './inspect-gguf.js'
+import { type InspectedTensor, type Inspection, totalsOf } from './inspection.js'
 import { findModelFiles, openModelWeights } from './model-files.js'
-import { isRotaryBuffer } from './names.js'
 import { openSafetensors } from './safetensors.js'
 import { openTorchBin } from './torch-bin.js'
-import type { TensorInfo, WeightSource } from './types.js'
+import type { WeightSource } from './types.js'
 import { readError } from './weight-file.js'
 import { findDamagedEntries } from './zip.js'
-
-export type InspectedKind = 'weight file' | 'model directory' | 'training checkpoint' | 'DeepSpeed checkpoint'
-
-/** What a file or a directory holds. */
-export interface Inspection {
-  path: string
-  kind: InspectedKind
-  /** The weight files with their bytes on the disk. */
-  files: { name: string; bytes: number }[]
-  /** In the order of the files; a sharded checkpoint's as they are when they are put together. */
-  tensors: TensorInfo[]
-  /** Elements of all tensors, tied ones and the buffers of old checkpoints not counted. */
-  parameters: number
-  /** Elements by type. */
-  dtypes: Record<string, number>
-  /** Bytes of all tensors, tied ones counted once. */
-  bytes: number
-  /** config.json, where there is one. */
-  config?: ConfigJson
-  /** Of tokenizer.model, where there is one. */
-  tokenizer?: { file: string; vocabSize: number }
-  /** A training checkpoint's steps and ranks. */
-  training?: { step?: number; ranks: number }
-  /** What the check of checksums was made with; null where the form has none, or they were not asked for. */
-  checksums: 'SHA-256' | 'CRC-32' | null
-  /** Whatever is missing, damaged or does not fit, one sentence each. */
-  problems: string[]
-  /** Whether there is no problem. */
-  whole: boolean
-}
 
 export interface InspectOptions {
   /** Read all of a file that has checksums and compare them; true when left out. */
@@ -58,12 +29,16 @@ type Findings = Pick<Inspection, 'kind' | 'checksums' | 'training'> & {
 }
 
 /**
- * Looks at a weight file, a model directory, or a training checkpoint, ours or DeepSpeed's: reads what describes the
- * tensors and, where the form has checksums, everything. What is wrong with it is listed, not thrown.
+ * Looks at a weight file, a GGUF file, a model directory, or a training checkpoint, ours or DeepSpeed's: reads what
+ * describes the tensors and, where the form has checksums, everything. What is wrong with it is listed, not thrown.
  * @throws CheckpointError when there is nothing there, or nothing that is known
  */
 export async function inspect(where: string, { checksums = true }: InspectOptions = {}): Promise<Inspection> {
-  const findings = await recognise(where)
+  const stats = await stat(where).catch((error) => {
+    throw readError(where, error)
+  })
+  if (stats.isFile() && (await isGguf(where))) return inspectGguf(where)
+  const findings = stats.isDirectory() ? await recognise(where) : weightFile(where)
   const { directory, fileNames } = findings
   const problems: string[] = []
   const tensors = (await attempt(problems, () => listTensors(findings))) ?? []
@@ -75,9 +50,6 @@ export async function inspect(where: string, { checksums = true }: InspectOption
   }
   if (checksums && problems.length === 0) problems.push(...((await attempt(problems, findings.verify)) ?? []))
 
-  const counted = tensors.filter(({ name, sameAs }) => sameAs === undefined && !isRotaryBuffer(name))
-  const dtypes: Record<string, number> = {}
-  for (const { dtype, shape } of counted) dtypes[dtype] = (dtypes[dtype] ?? 0) + elements(shape)
   const files: Inspection['files'] = []
   for (const name of fileNames) {
     const stats = await stat(path.join(directory, name)).catch(() => undefined)
@@ -88,9 +60,7 @@ export async function inspect(where: string, { checksums = true }: InspectOption
     kind: findings.kind,
     files,
     tensors,
-    parameters: counted.reduce((sum, { shape }) => sum + elements(shape), 0),
-    dtypes,
-    bytes: tensors.filter(({ sameAs }) => sameAs === undefined).reduce((sum, { bytes }) => sum + bytes, 0),
+    ...totalsOf(tensors),
     ...(config && { config }),
     ...(tokenizer && { tokenizer }),
     ...(findings.training && { training: findings.training }),
@@ -112,10 +82,6 @@ async function attempt<T>(problems: string[], task: () => Promise<T>): Promise<T
 }
 
 async function recognise(where: string): Promise<Findings> {
-  const stats = await stat(where).catch((error) => {
-    throw readError(where, error)
-  })
-  if (!stats.isDirectory()) return weightFile(where)
   const names = await readdir(where)
   if (names.includes(manifestName)) return trainingCheckpoint(where)
   if (names.includes('latest') || names.some((name) => name.endsWith('_model_states.pt'))) return deepSpeed(where)
@@ -124,7 +90,7 @@ async function recognise(where: string): Promise<Findings> {
   ) {
     return modelDirectory(where)
   }
-  const inside = names.filter((name) => /^checkpoint-\d+$/.test(name)).at(-1)
+  const inside = names.filter((name) => /^checkpoint-\d+$|\.gguf$/.test(name)).at(-1)
   throw new CheckpointError(
     `${where} holds neither a model nor a checkpoint${inside ? `; it has ${inside} in it, which may be asked about` : ''}`,
   )
@@ -210,7 +176,7 @@ async function deepSpeed(directory: string): Promise<Findings> {
   }
 }
 
-async function listTensors({ open }: Findings): Promise<TensorInfo[]> {
+async function listTensors({ open }: Findings): Promise<InspectedTensor[]> {
   const source = await open()
   const tensors = [...source.tensors.values()].map(({ name, dtype, shape, bytes, sameAs }) => {
     return { name, dtype, shape, bytes, ...(sameAs !== undefined && { sameAs }) }
@@ -231,15 +197,11 @@ async function optionalTokenizer(directory: string): Promise<Inspection['tokeniz
   return { file: 'tokenizer.model', vocabSize: (await LlamaTokenizer.fromPretrained(directory)).vocabSize }
 }
 
-async function compareWithConfig(config: ConfigJson, tensors: TensorInfo[], where: string): Promise<string[]> {
+async function compareWithConfig(config: ConfigJson, tensors: InspectedTensor[], where: string): Promise<string[]> {
   const file = path.join(where, 'config.json')
   const { misfits } = await import('../model/fit.js')
   const problems = misfits(config, tensors, file)
   const shown = problems.slice(0, 5)
   const more = problems.length - shown.length
   return [...shown, ...(more > 0 ? [`${more} more tensors do not fit`] : [])].map((problem) => `${file}: ${problem}`)
-}
-
-function elements(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1)
 }

@@ -27,10 +27,9 @@ const MAX_INDEX_BYTES = 100_000_000
  * is listed is what the files hold, with the `rotary_emb.inv_freq` of old checkpoints, which a model has no use for.
  * @throws CheckpointError when there are no weights, a shard or a tensor is missing or met twice, or a file is damaged
  */
-export async function openModelWeights(directory: string): Promise<WeightSource> {
+export async function openModelWeights(directory: string, pool = new HandlePool()): Promise<WeightSource> {
   await finishInterruptedReplacement(directory)
   const { files, weightMap } = await findModelFiles(directory)
-  const pool = new HandlePool()
   const opened = await Promise.allSettled(files.map((name) => openWeightFile(path.join(directory, name), pool)))
   const sources = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
   try {

@@ -6,6 +6,8 @@ import { StoredZipWriter } from './zip-writer.js'
 export interface WriteTorchBinOptions {
   /** See StoredZipWriter; for tests. */
   zip64From?: number
+  /** Told the CRC-32 of each tensor's bytes; those of tied tensors come once. */
+  onChecksum?(tensor: string, crc: number): void
 }
 
 /** A tensor with the storage that holds its values. */
@@ -28,7 +30,7 @@ const STORAGE_NAMES = new Map([...STORAGE_DTYPES].map(([storage, dtype]) => [dty
 export async function writeTorchBin(
   path: string,
   tensors: Iterable<TensorToWrite>,
-  { zip64From }: WriteTorchBinOptions = {},
+  { zip64From, onChecksum }: WriteTorchBinOptions = {},
 ): Promise<WrittenFile> {
   const placed = placeTensors([...tensors])
   const pickle = pickleStateDict(placed)
@@ -38,7 +40,8 @@ export async function writeTorchBin(
     await zip.addBytes('archive/data.pkl', pickle)
     await zip.addBytes('archive/byteorder', Buffer.from('little'))
     for (const { tensor, bytes, key } of stored) {
-      await zip.add(`archive/data/${key}`, bytes, (write) => writeTensorData({ write }, tensor, bytes))
+      const crc = await zip.add(`archive/data/${key}`, bytes, (write) => writeTensorData({ write }, tensor, bytes))
+      onChecksum?.(tensor.name, crc)
     }
     await zip.addBytes('archive/version', Buffer.from('3\n'))
     await zip.end()

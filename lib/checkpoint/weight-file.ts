@@ -1,14 +1,26 @@
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { CheckpointError } from '../errors.js'
+import { DirectReader } from './direct-io.js'
+
+/** An open file. */
+interface Reader {
+  /** @returns how many bytes there were, at least one unless the file ends */
+  read(position: number, into: Uint8Array): Promise<number>
+  close(): Promise<void>
+}
 
 /** Open files of which at most `limit` are kept; beyond it the idle one that was used longest ago is closed. */
 export class HandlePool {
-  readonly #entries = new Map<string, { handle: Promise<FileHandle>; users: number }>()
+  readonly #entries = new Map<string, { handle: Promise<Reader>; users: number }>()
 
-  constructor(readonly limit = 16) {}
+  /** @param direct reads large files from the disk itself, and not from the page cache; see DirectReader */
+  constructor(
+    readonly limit = 16,
+    readonly direct = false,
+  ) {}
 
   /** Runs `task` with the file open. */
-  async use<T>(path: string, openFile: () => Promise<FileHandle>, task: (handle: FileHandle) => Promise<T>) {
+  async use<T>(path: string, openFile: () => Promise<Reader>, task: (handle: Reader) => Promise<T>) {
     const entry = this.#entries.get(path) ?? { handle: openFile(), users: 0 }
     this.#entries.delete(path)
     this.#entries.set(path, entry)
@@ -41,6 +53,18 @@ export class HandlePool {
     if (this.#entries.size <= this.limit) return
     const idle = [...this.#entries].find(([, entry]) => entry.users === 0)
     if (idle) await this.close(idle[0])
+  }
+}
+
+class CachedReader implements Reader {
+  constructor(private readonly handle: FileHandle) {}
+
+  async read(position: number, into: Uint8Array): Promise<number> {
+    return (await this.handle.read(into, 0, into.length, position)).bytesRead
+  }
+
+  close(): Promise<void> {
+    return this.handle.close()
   }
 }
 
@@ -87,7 +111,7 @@ export class WeightFile {
       () => this.#openUnchanged(),
       async (handle) => {
         for (let done = 0; done < into.length; ) {
-          const { bytesRead } = await handle.read(into, done, into.length - done, position + done).catch((error) => {
+          const bytesRead = await handle.read(position + done, into.subarray(done)).catch((error) => {
             throw readError(this.path, error)
           })
           if (bytesRead === 0) throw this.cutShort(position + into.length)
@@ -109,12 +133,15 @@ export class WeightFile {
     )
   }
 
-  async #openUnchanged(): Promise<FileHandle> {
+  async #openUnchanged(): Promise<Reader> {
     const handle = await open(this.path, 'r').catch((error) => {
       throw readError(this.path, error)
     })
     const { size, mtimeMs } = await handle.stat()
-    if (size === this.size && mtimeMs === this.modified) return handle
+    if (size === this.size && mtimeMs === this.modified) {
+      const direct = this.pool.direct ? await DirectReader.open(this.path, handle, size) : undefined
+      return direct ?? new CachedReader(handle)
+    }
     await handle.close()
     throw new CheckpointError(`${this.path} was changed by another program while it was read; try again`)
   }

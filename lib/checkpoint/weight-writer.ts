@@ -12,6 +12,7 @@ import { tensorChunks } from './stream.js'
 import { openTorchBin } from './torch-bin.js'
 import { writeTorchBin } from './torch-writer.js'
 import { tensorBytes, type WeightSource } from './types.js'
+import { HandlePool } from './weight-file.js'
 
 /** What a tensor must be when it is read back. */
 export interface TensorChecksum {
@@ -33,6 +34,26 @@ export interface WeightsOptions {
 
 /** While one is flushed to the disk, another is written. */
 const FILES_AT_ONCE = 2
+
+/** When read back: while the bytes of one are compared, those of others come. */
+const TENSORS_AT_ONCE = 3
+
+/** Does something with each of a list, so many at a time. The first error ends it, when nothing is under way any more. */
+async function eachOf<T>(list: readonly T[], atOnce: number, task: (item: T) => Promise<void>): Promise<void> {
+  const waiting = list.values()
+  let failed = false
+  const work = async () => {
+    for (const item of waiting) {
+      if (failed) return
+      await task(item).catch((error) => {
+        failed = true
+        throw error
+      })
+    }
+  }
+  const results = await Promise.allSettled(Array.from({ length: atOnce }, work))
+  for (const result of results) if (result.status === 'rejected') throw result.reason
+}
 
 /** How the tensors would be split over files. */
 export function planWeights(tensors: readonly TensorToWrite[], { format, maxShardSize }: WeightsOptions): ShardPlan {
@@ -56,20 +77,11 @@ export async function writeWeights(
 ): Promise<WrittenWeights> {
   const plan = planWeights(tensors, options)
   const checksums = new Map<string, TensorChecksum>()
-  const byName = new Map(tensors.map((tensor) => [tensor.name, withChecksum(tensor, checksums)]))
-  const waiting = [...plan.files]
-  let failed = false
-  const work = async () => {
-    for (let file = waiting.shift(); file && !failed; file = waiting.shift()) {
-      const contents = file.tensors.map((tensor) => byName.get(tensor)!)
-      await writeFileOf(options.format, path.join(directory, file.name), contents).catch((error) => {
-        failed = true
-        throw error
-      })
-    }
-  }
-  const results = await Promise.allSettled(Array.from({ length: FILES_AT_ONCE }, work))
-  for (const result of results) if (result.status === 'rejected') throw result.reason
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
+  await eachOf(plan.files, FILES_AT_ONCE, async (file) => {
+    const contents = file.tensors.map((tensor) => byName.get(tensor)!)
+    await writeFileOf(options.format, path.join(directory, file.name), contents, checksums)
+  })
   if (plan.index) await writeFile(path.join(directory, WEIGHT_FILES[options.format].index), plan.index)
   return { plan, checksums }
 }
@@ -81,16 +93,28 @@ export async function writeWeightFile(
   format: WeightFormat,
 ): Promise<ReadonlyMap<string, TensorChecksum>> {
   const checksums = new Map<string, TensorChecksum>()
-  await writeFileOf(
-    format,
-    file,
-    tensors.map((tensor) => withChecksum(tensor, checksums)),
-  )
+  await writeFileOf(format, file, tensors, checksums)
   return checksums
 }
 
-function writeFileOf(format: WeightFormat, file: string, tensors: readonly TensorToWrite[]) {
-  return format === 'bin' ? writeTorchBin(file, tensors) : writeSafetensors(file, tensors)
+function writeFileOf(
+  format: WeightFormat,
+  file: string,
+  tensors: readonly TensorToWrite[],
+  checksums: Map<string, TensorChecksum>,
+) {
+  if (format === 'safetensors') {
+    return writeSafetensors(
+      file,
+      tensors.map((tensor) => withChecksum(tensor, checksums)),
+    )
+  }
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
+  const onChecksum = (name: string, crc: number) => {
+    const { dtype, shape } = byName.get(name)!
+    checksums.set(name, { dtype, shape, crc })
+  }
+  return writeTorchBin(file, tensors, { onChecksum }) // which computes them anyway
 }
 
 function withChecksum(tensor: TensorToWrite, checksums: Map<string, TensorChecksum>): TensorToWrite {
@@ -119,14 +143,15 @@ export async function verifyWeights(
   { format, signal }: { format?: WeightFormat; signal?: AbortSignal } = {},
 ): Promise<void> {
   const open = { bin: openTorchBin, safetensors: openSafetensors, directory: openModelWeights }[format ?? 'directory']
-  const source: WeightSource = await open(where)
+  // From the disk itself: what the page cache holds is what was written for certain.
+  const source: WeightSource = await open(where, new HandlePool(undefined, true))
   try {
     const fail = (what: string) =>
       new CheckpointError(`${where} was not written rightly: ${printable(what)}; the disk or the memory may be faulty`)
     if (source.tensors.size !== tensors.length) {
       throw fail(`it holds ${source.tensors.size} tensors instead of ${tensors.length}`)
     }
-    for (const { name, sameAs } of tensors) {
+    const check = async ({ name, sameAs }: TensorToWrite) => {
       signal?.throwIfAborted()
       const expected = checksums.get(name) ?? checksums.get(sameAs!)
       const actual = source.tensors.get(name)
@@ -136,6 +161,7 @@ export async function verifyWeights(
         throw fail(`the values of ${name} are others`)
       }
     }
+    await eachOf(tensors, TENSORS_AT_ONCE, check)
   } finally {
     await source.close()
   }

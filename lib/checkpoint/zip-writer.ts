@@ -38,9 +38,10 @@ export class StoredZipWriter {
   /**
    * Adds an entry.
    * @param size the bytes that `produce` will write, no more and no fewer
+   * @returns their CRC-32
    * @throws RangeError when they were others
    */
-  async add(name: string, size: number, produce: (write: EntryWriter) => Promise<void>): Promise<void> {
+  async add(name: string, size: number, produce: (write: EntryWriter) => Promise<void>): Promise<number> {
     const entry: Entry = { name: Buffer.from(name), crc: 0, size, headerAt: this.sink.position }
     await this.sink.write(this.#localHeader(entry))
     const start = this.sink.position
@@ -50,12 +51,13 @@ export class StoredZipWriter {
     })
     const written = this.sink.position - start
     if (written !== size) throw new RangeError(`${name} should have ${size} bytes, and ${written} were written`)
-    await this.sink.patch(entry.headerAt + 14, fields([4, entry.crc]))
+    this.sink.patch(entry.headerAt + 14, fields([4, entry.crc]))
     this.#entries.push(entry)
+    return entry.crc
   }
 
   /** Adds an entry whose bytes are at hand. */
-  addBytes(name: string, bytes: Uint8Array): Promise<void> {
+  addBytes(name: string, bytes: Uint8Array): Promise<number> {
     return this.add(name, bytes.length, (write) => write(bytes))
   }
 

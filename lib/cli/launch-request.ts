@@ -1,4 +1,4 @@
-import { backends } from '../device.js'
+import { countDevices } from '../device.js'
 import type { NodePlace, RankPlace } from '../parallel/environment.js'
 import type { LaunchOptions } from '../parallel/launcher.js'
 import type { Recipe } from '../train/recipe-schema.js'
@@ -7,29 +7,50 @@ import { UsageError } from './failure.js'
 /**
  * What the launcher has to start, where this process is to be the launcher: with --gpus or --ranks, or on a machine of
  * a Kubernetes job. undefined where it is itself a rank, or trains alone.
+ * @param countGpus throws, with the reason, where there is none
  * @throws {UsageError} for more processes than there can be
  */
-export function launchRequest(recipe: Recipe, place: RankPlace | NodePlace | undefined): LaunchOptions | undefined {
-  const { gpus, ranks, device } = recipe
+export function launchRequest(
+  recipe: Recipe,
+  place: RankPlace | NodePlace | undefined,
+  countGpus = () => countDevices('cuda'),
+): LaunchOptions | undefined {
+  const { gpus, ranks, device, backend } = recipe
   if (place?.kind === 'rank') return undefined
   if (gpus !== undefined && ranks !== undefined) throw new UsageError('use --gpus or --ranks, not both')
   const count = ranks ?? place?.ranksPerNode ?? gpus ?? 1
   const nodes = place && place.nodes > 1 ? place : undefined
   if (count === 1 && !nodes) return undefined
-  const onGpus = ranks === undefined && device !== 'cpu'
-  if (ranks !== undefined && device === 'cuda') throw new UsageError('--ranks is for the CPU: use --gpus with cuda')
   if (gpus !== undefined && device === 'cpu') throw new UsageError('--gpus is not for the CPU: use --ranks')
-  const cuda = backends().find((backend) => backend.device === 'cuda')
-  if (onGpus && !cuda?.available) {
+  if (backend === 'nccl' && device === 'cpu') throw new UsageError('--backend nccl is not for the CPU: use gloo')
+  let [present, reason] = [0, '']
+  try {
+    if (device !== 'cpu') present = countGpus()
+  } catch (error) {
+    reason = (error as Error).message
+  }
+  // With --ranks, `auto` may find the CPU, and processes may share a GPU.
+  const needsGpus = device === 'cuda' || (device === 'auto' && ranks === undefined)
+  if (needsGpus && present === 0) {
     throw new UsageError(
-      `this machine has no GPU to use (${cuda?.reason ?? 'none was found'}); to train in ${count} processes on its CPU: ` +
+      `this machine has no GPU to use (${reason}); to train in ${count} processes on its CPU: ` +
         `--device cpu --ranks ${count}`,
     )
+  }
+  const fewer = `this machine has ${present} GPU${present === 1 ? '' : 's'}`
+  if (ranks === undefined && device !== 'cpu' && count > present) {
+    throw new UsageError(
+      `${fewer}, and ${count} processes are to have one each: use --gpus ${present}, or let them share with ` +
+        `--device cuda --ranks ${count}, which is slower`,
+    )
+  }
+  if (backend === 'nccl' && count > present) {
+    throw new UsageError(`${fewer}, and NCCL refuses to share one: use --gpus ${present}, or --backend gloo`)
   }
   return {
     args: process.argv.slice(1),
     ranks: count,
-    gpus: onGpus,
+    gpus: present,
     nodes: nodes && { count: nodes.nodes, rank: nodes.nodeRank, address: nodes.address, port: nodes.port },
     maxRestarts: recipe.save_path === undefined ? 0 : recipe.max_restarts,
     restartArgs: ['--resume', 'auto'],

@@ -164,7 +164,7 @@ function zeroToFp32Command(): Command {
 function inspectCommand(): Command {
   return new Command('inspect')
     .description(
-      'Tells what a weight file, a model or a checkpoint holds, and whether it is whole (exit code 0, else 1).',
+      'Tells what a weight file, GGUF file, model or checkpoint holds, and whether it is whole (exit code 0, else 1).',
     )
     .argument('<path>', 'file or directory')
     .option('--json', 'everything, as JSON')

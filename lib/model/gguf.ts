@@ -1,7 +1,7 @@
 /**
  * A LLaMA as a GGUF file: names, metadata and the order of rows as llama.cpp's convert_hf_to_gguf.py makes them.
  */
-import { type CastDType, castBytes, isCastable } from '../checkpoint/cast.js'
+import { type CastDType, castChunks, isCastable } from '../checkpoint/cast.js'
 import type { GgufTensorType } from '../checkpoint/gguf-format.js'
 import { type GgufTensorToWrite, type GgufValue, writeGguf } from '../checkpoint/gguf-writer.js'
 import { Q8_0_BLOCK, quantizeQ8_0 } from '../checkpoint/q8_0.js'
@@ -149,14 +149,20 @@ function tensorToWrite(
     name: ggufName(info.name),
     type,
     shape: info.shape,
-    async *data() {
-      for await (const piece of isRotated
-        ? interleavedHeads(weights, info, headDim)
-        : tensorChunks(weights, info.name)) {
-        yield encode(piece, info.dtype as CastDType, type)
-        onRead(piece.length)
-      }
+    data() {
+      const pieces = isRotated ? interleavedHeads(weights, info, headDim) : tensorChunks(weights, info.name)
+      const plain = PLAIN_DTYPES[type]
+      const from = info.dtype as CastDType
+      const counted = counting(pieces, onRead)
+      return plain ? castChunks(counted, from, plain) : quantized(castChunks(counted, from, 'float32'))
     },
+  }
+}
+
+async function* counting(pieces: AsyncIterable<Uint8Array>, onRead: (bytes: number) => void) {
+  for await (const piece of pieces) {
+    yield piece
+    onRead(piece.length)
   }
 }
 
@@ -167,12 +173,11 @@ function storedType(shape: readonly number[], type: GgufModelType): GgufTensorTy
 
 const PLAIN_DTYPES: Partial<Record<GgufTensorType, CastDType>> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
 
-function encode(piece: Uint8Array, from: CastDType, type: GgufTensorType): Uint8Array {
-  const plain = PLAIN_DTYPES[type]
-  if (plain) return castBytes(piece, from, plain)
-  const floats = castBytes(piece, from, 'float32')
-  const aligned = floats.byteOffset % 4 === 0 ? floats : floats.slice()
-  return quantizeQ8_0(new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4))
+async function* quantized(floats: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  for await (const piece of floats) {
+    const aligned = piece.byteOffset % 4 === 0 ? piece : piece.slice()
+    yield quantizeQ8_0(new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4))
+  }
 }
 
 /**

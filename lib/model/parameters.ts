@@ -2,7 +2,7 @@
 import { isRotaryBuffer } from '../checkpoint/names.js'
 import { type ElementRange, sliceSource } from '../checkpoint/slice.js'
 import type { TensorInfo, WeightSource } from '../checkpoint/types.js'
-import type { Device } from '../device.js'
+import { type Device, openDevice } from '../device.js'
 import { CheckpointError } from '../errors.js'
 import * as ops from '../ops.js'
 import { RankGroup } from '../parallel/group.js'
@@ -37,6 +37,7 @@ export class Parameters implements Disposable {
   readonly tensors: ModelTensors
   readonly weights: ShardedWeights
   private masterBuffers?: Tensor[]
+  private hostMasters = false
   private readonly places = new Map<string, Place>()
 
   /** Memory for weights, to be filled by `initialize` or `load`. */
@@ -60,10 +61,10 @@ export class Parameters implements Disposable {
   }
 
   /** Zeroed buffers like those that this rank owns. */
-  allocate(dtype: DType): Tensor[] {
+  allocate(dtype: DType, device = this.device): Tensor[] {
     return this.buffers.map(({ length }) => {
-      const buffer = this.device.tensor(dtype, [length])
-      ops.fill(this.device.stream, { x: buffer, value: 0 })
+      const buffer = device.tensor(dtype, [length])
+      ops.fill(device.stream, { x: buffer, value: 0 })
       return buffer
     })
   }
@@ -75,8 +76,8 @@ export class Parameters implements Disposable {
 
   /** The float32 weights to train: the weights themselves, or a copy that is made when it is first asked for. */
   get masters(): Tensor[] {
-    if (this.dtype === 'float32') return this.buffers
     if (!this.masterBuffers) {
+      if (this.dtype === 'float32') return this.buffers
       this.masterBuffers = this.allocate('float32')
       this.masterBuffers.forEach((dst, i) => {
         ops.cast(this.device.stream, { dst, src: this.buffers[i] })
@@ -89,8 +90,41 @@ export class Parameters implements Disposable {
     return this.dtype === 'float32' || this.masterBuffers !== undefined
   }
 
+  /** Where the masters are, and are updated. */
+  get masterDevice(): Device {
+    return this.masterBuffers?.[0].device ?? this.device
+  }
+
+  /** The masters are a copy of their own in the CPU's memory. */
+  get mastersOnHost(): boolean {
+    return this.hostMasters
+  }
+
+  /** Moves the masters to the CPU's memory; nothing if they are there. */
+  async moveMastersToHost(): Promise<void> {
+    if (this.hostMasters) return
+    const host = openDevice('cpu')
+    const masters = this.masters
+    const moved = masters.map(({ length }) => host.tensor('float32', [length]))
+    for (const [i, master] of masters.entries()) await this.device.stream.transfer(moved[i], master)
+    for (const buffer of this.masterBuffers ?? []) buffer.dispose()
+    this.masterBuffers = moved
+    this.hostMasters = true
+  }
+
   /** To be called when the masters have changed: rounds them to the weights. */
-  updateFromMasters(): void {
+  async updateFromMasters(): Promise<void> {
+    if (!this.hostMasters) return this.roundMasters()
+    for (const [i, master] of this.masters.entries()) {
+      using rounded = this.masterDevice.tensor(this.dtype, master.shape)
+      ops.cast(this.masterDevice.stream, { dst: rounded, src: master })
+      await this.masterDevice.stream.synchronize()
+      await this.device.stream.transfer(this.buffers[i], rounded)
+    }
+    this.weights.invalidate()
+  }
+
+  private roundMasters(): void {
     this.masterBuffers?.forEach((src, i) => {
       ops.cast(this.device.stream, { dst: this.buffers[i], src })
     })
@@ -119,7 +153,7 @@ export class Parameters implements Disposable {
         ops.cast(stream, { dst: x, src: whole.view([range.count], range.start) })
       }
     }
-    this.updateFromMasters()
+    this.roundMasters()
   }
 
   private draw(x: Tensor, seed: number, streamId: number): void {
@@ -137,7 +171,7 @@ export class Parameters implements Disposable {
     for (const [name, { count }] of ranges) if (count === 0) ranges.delete(name)
     const views = [...ranges].map(([name, range]) => [name, this.ownedView(targets, range)] as const)
     await uploadTensors(sliceSource(source, ranges), new Map(views), signal)
-    this.updateFromMasters()
+    await this.updateFromMasters()
     await this.device.stream.synchronize()
   }
 
@@ -180,8 +214,11 @@ export class Parameters implements Disposable {
   /** A whole unit, put together from what the ranks own of it in buffers of this layout. All ranks have to call it. */
   private async whole(unit: number, buffers: Tensor[]): Promise<Tensor> {
     const { device, group } = this
-    const input = buffers[unit]
-    const out = device.tensor(input.dtype, [input.length * group.size])
+    const own = buffers[unit]
+    const out = device.tensor(own.dtype, [own.length * group.size])
+    const input = out.view([own.length], group.rank * own.length)
+    if (own.device === device) ops.cast(device.stream, { dst: input, src: own })
+    else await device.stream.transfer(input, own)
     const complete = device.createEvent()
     device.stream.record(complete)
     group.stream.wait(complete)

@@ -1,6 +1,7 @@
 /** Moves tensors between weight files and device memory in pieces, so that the host holds no more than a few of them. */
 import { readAll } from '../checkpoint/stream.js'
 import type { WeightSource } from '../checkpoint/types.js'
+import type { Stream } from '../device.js'
 import * as ops from '../ops.js'
 import { bytesPerElement, type DType, type Tensor } from '../tensor.js'
 
@@ -42,16 +43,30 @@ export async function uploadTensors(
   }
 }
 
-/** A flat tensor's elements in another dtype, piece by piece. */
-export async function* readPieces(tensor: Tensor, dtype: DType): AsyncGenerator<Uint8Array> {
+/** A flat tensor's elements in a dtype, piece by piece. */
+export async function* readPieces(
+  tensor: Tensor,
+  dtype: DType,
+  stream = tensor.device.stream,
+): AsyncGenerator<Uint8Array> {
   const { device } = tensor
+  if (dtype === tensor.dtype) return yield* copyPieces(tensor, stream)
   using stage = device.tensor(dtype, [Math.min(pieceLength, tensor.length)])
   for (let start = 0; start < tensor.length; start += pieceLength) {
     const count = Math.min(pieceLength, tensor.length - start)
     const piece = stage.view([count])
-    ops.cast(device.stream, { dst: piece, src: tensor.view([count], start) })
+    ops.cast(stream, { dst: piece, src: tensor.view([count], start) })
     const bytes = new Uint8Array(count * bytesPerElement(dtype))
-    await device.stream.read(piece, bytes)
+    await stream.read(piece, bytes)
+    yield bytes
+  }
+}
+
+async function* copyPieces(tensor: Tensor, stream: Stream): AsyncGenerator<Uint8Array> {
+  for (let start = 0; start < tensor.length; start += pieceLength) {
+    const piece = tensor.view([Math.min(pieceLength, tensor.length - start)], start)
+    const bytes = new Uint8Array(piece.byteLength)
+    await stream.read(piece, bytes)
     yield bytes
   }
 }

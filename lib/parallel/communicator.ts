@@ -12,6 +12,16 @@ process.prependListener('exit', () => {
   for (const communicator of alive) communicator.abort(new ParallelError('ABORTED', 'the process ends'))
 })
 
+/** The library that carries collectives: NCCL between GPUs; Gloo over TCP, by way of the host's memory, on any device. */
+export type Backend = 'nccl' | 'gloo'
+
+interface ConnectOptions {
+  /** Seconds that a collective waits for the other ranks. @default 600 */
+  timeout?: number
+  /** @default 'auto': NCCL where each rank has a GPU of its own, else Gloo */
+  backend?: Backend | 'auto'
+}
+
 /**
  * What the ranks of a run do together: collectives on float32 or bfloat16 tensors, enqueued on a stream like ops. All
  * ranks make the same calls in the same order; every rank gets the same bits, on every run. A rank that is lost, or
@@ -21,6 +31,7 @@ export class Communicator implements Disposable {
   private constructor(
     readonly rank: number,
     readonly size: number,
+    readonly backend: Backend,
     private readonly handle: CommunicatorHandle,
   ) {
     alive.add(this)
@@ -28,27 +39,26 @@ export class Communicator implements Disposable {
 
   /**
    * Connects all ranks.
-   * @param timeout seconds that a collective waits for the other ranks
-   * @throws {OpenAlpacaError} `CONNECTION_FAILED`, or that of the rendezvous
+   * @throws {OpenAlpacaError} `CONNECTION_FAILED`, `GPU_SHARED` when NCCL is asked for and two ranks have one GPU,
+   * `LIBRARY_NOT_FOUND` when it is missing, or an error of the rendezvous
    */
   static async connect(
     rendezvous: Rendezvous,
     device: Device,
-    stream: Stream,
-    { timeout = 600 }: { timeout?: number } = {},
+    { timeout = 600, backend: asked = 'auto' }: ConnectOptions = {},
   ): Promise<Communicator> {
     const { rank, size, address, lost } = rendezvous
-    const handle = native.communicatorCreate(device.handle, rank, size, address, Math.ceil(1000 * timeout))
+    const backend = await chooseBackend(rendezvous, device, asked)
+    // Otherwise NCCL connects when a kind of collective is first enqueued, which then waits for the other ranks.
+    if (backend === 'nccl') process.env.NCCL_RUNTIME_CONNECT ??= '0'
+    const milliseconds = Math.ceil(1000 * timeout)
+    const handle = native.communicatorCreate(device.handle, backend, rank, size, address, milliseconds)
     const own = Buffer.from(native.communicatorAddress(handle)).toString('base64')
     const addresses = await rendezvous.exchange('communicator', own)
-    const communicator = new Communicator(rank, size, handle)
+    const communicator = new Communicator(rank, size, backend, handle)
     lost.addEventListener('abort', () => communicator.abort(lost.reason), { once: true })
-    native.communicatorConnect(
-      handle,
-      stream.handle,
-      addresses.map((text) => Buffer.from(text, 'base64')),
-    )
-    await stream.synchronize()
+    const bytes = addresses.map((text) => Buffer.from(text, 'base64'))
+    await native.communicatorConnect(handle, bytes)
     return communicator
   }
 
@@ -89,6 +99,26 @@ export class Communicator implements Disposable {
   [Symbol.dispose](): void {
     this.dispose()
   }
+}
+
+/**
+ * All ranks find the same.
+ * @throws {ParallelError} `GPU_SHARED`, `UNSUPPORTED`
+ */
+async function chooseBackend(rendezvous: Rendezvous, device: Device, asked: Backend | 'auto'): Promise<Backend> {
+  const { id, name } = device.properties
+  await rendezvous.agree({ 'the type of device': device.type })
+  const ids = await rendezvous.exchange('devices', id)
+  if (asked === 'gloo' || (asked === 'auto' && device.type === 'cpu')) return 'gloo'
+  if (device.type === 'cpu') throw new ParallelError('UNSUPPORTED', 'NCCL is for GPUs: use --backend gloo with the CPU')
+  const second = ids.findIndex((other, rank) => ids.indexOf(other) < rank)
+  if (second < 0) return 'nccl'
+  if (asked === 'auto') return 'gloo'
+  throw new ParallelError(
+    'GPU_SHARED',
+    `ranks ${ids.indexOf(ids[second])} and ${second} of ${ids.length} have one GPU (${name}), which NCCL refuses: start ` +
+      'as many ranks as there are GPUs, or use --backend gloo, which is slower',
+  )
 }
 
 /** What a group of ranks needs of a communicator. */

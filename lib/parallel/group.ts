@@ -9,7 +9,7 @@ import type { Rendezvous } from './rendezvous.js'
 export type Stage = 0 | 1 | 2 | 3
 
 /** What a group needs of the rendezvous once its ranks have met. */
-export type Meeting = Pick<Rendezvous, 'exchange' | 'agree' | 'fail' | 'close'>
+export type Meeting = Pick<Rendezvous, 'exchange' | 'agree' | 'explain' | 'fail' | 'close'>
 
 interface Members {
   device: Device
@@ -25,14 +25,24 @@ export class RankGroup implements Disposable {
     readonly size: number,
     readonly stage: Stage,
     private readonly members?: Members,
+    /** Blocks whose weights are fetched ahead of the one being computed, in stage 3. */
+    readonly prefetchBlocks = 1,
   ) {}
 
   static readonly alone = new RankGroup(0, 1, 0)
 
   /** @param stream the communication stream, on which all collectives of the group are enqueued */
-  static of(device: Device, communicator: Collectives, stream: Stream, stage: Stage, rendezvous: Meeting): RankGroup {
+  static of(
+    device: Device,
+    communicator: Collectives,
+    stream: Stream,
+    stage: Stage,
+    rendezvous: Meeting,
+    { prefetchBlocks }: { prefetchBlocks?: number } = {},
+  ): RankGroup {
     const { rank, size } = communicator
-    return new RankGroup(rank, size, size === 1 ? 0 : stage, { device, communicator, stream, rendezvous })
+    const members = { device, communicator, stream, rendezvous }
+    return new RankGroup(rank, size, size === 1 ? 0 : stage, members, prefetchBlocks)
   }
 
   /** Where there are other ranks. */
@@ -87,6 +97,11 @@ export class RankGroup implements Disposable {
   /** @throws {ParallelError} `RANKS_DISAGREE` unless all ranks have the same values; it names the one that differs */
   async agree(values: Record<string, unknown>): Promise<void> {
     if (this.members && this.size > 1) await this.members.rendezvous.agree(values)
+  }
+
+  /** A failed collective's error with the ranks that are its cause; any other error is returned as it is. */
+  async explain(error: unknown): Promise<unknown> {
+    return this.members && this.size > 1 ? await this.members.rendezvous.explain(error) : error
   }
 
   /** Tells the other ranks why this one ends, and lets go of what waits for them. */

@@ -11,8 +11,8 @@ export interface LaunchOptions {
   args: string[]
   /** Ranks of this machine. */
   ranks: number
-  /** Each has a GPU of its own. */
-  gpus: boolean
+  /** GPUs of this machine, which the ranks get in turn; 0 where they use none. */
+  gpus: number
   /** This machine among those of the run. */
   nodes?: { count: number; rank: number; address: string; port: number }
   /** How often a run whose rank was lost is started again, with `restartArgs` added. */
@@ -128,6 +128,7 @@ interface Place {
 function start({ args, ranks, gpus }: LaunchOptions, { rank, localRank, size, address, port }: Place): ChildProcess {
   const threads = Math.max(1, Math.floor(os.availableParallelism() / ranks))
   const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',')
+  const gpu = localRank % gpus
   const child = spawn(process.execPath, args, {
     // Rank 0 has the display; what the others print is shown line by line, with their number.
     stdio: ['ignore', rank === 0 ? 'inherit' : 'pipe', 'pipe', 'ipc'],
@@ -141,7 +142,7 @@ function start({ args, ranks, gpus }: LaunchOptions, { rank, localRank, size, ad
       MASTER_PORT: String(port),
       TORCHELASTIC_USE_AGENT_STORE: undefined,
       [launchedBy]: String(process.pid),
-      ...(gpus && { CUDA_VISIBLE_DEVICES: visible?.[localRank] ?? String(localRank) }),
+      ...(gpus > 0 && { CUDA_VISIBLE_DEVICES: visible?.[gpu] ?? String(gpu) }),
     },
   })
   for (const [from, to] of [

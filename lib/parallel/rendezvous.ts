@@ -24,6 +24,7 @@ export interface RendezvousOptions {
 type ToServer =
   | { join: number; size: number }
   | { key: string; value: unknown }
+  | { stuck: string | null }
   | { failed: string }
   | { leaving: true }
 type ToClient =
@@ -31,6 +32,7 @@ type ToClient =
   | { refused: string; code: string }
   | { key: string; values: unknown[] }
   | { key: string; missing: number[] }
+  | { silent: number[]; complaint: string }
   | { lost: number; message: string; code: string }
   | { leaving: true }
 
@@ -57,6 +59,9 @@ function receive<Message>(socket: net.Socket, handle: (message: Message) => void
   })
 }
 
+/** Seconds in which ranks that are alive tell that they wait as well, once one has run out of patience. */
+const patience = 15
+
 const listed = (ranks: number[]) => `rank${ranks.length > 1 ? 's' : ''} ${ranks.join(', ')}`
 
 /** Rank 0's side. */
@@ -64,6 +69,11 @@ class Server {
   private readonly sockets: (net.Socket | undefined)[]
   private readonly left = new Set<number>()
   private readonly exchanges = new Map<string, Map<number, unknown>>()
+  /** Whose collectives have failed: they are alive, and not what the others wait for. */
+  private readonly stuck = new Set<number>()
+  /** What the first rank said whose collective ran out of time. */
+  private complaint?: string
+  private verdict?: ToClient
   private readonly timers = new Set<NodeJS.Timeout>()
 
   private constructor(
@@ -122,6 +132,8 @@ class Server {
         socket.destroy()
       } else if ('key' in message) {
         this.collect(rank, message.key, message.value)
+      } else if ('stuck' in message) {
+        this.hear(rank, message.stuck)
       } else if ('failed' in message) {
         this.left.add(rank)
         this.tellLost(rank, `failed: ${message.failed}`)
@@ -163,13 +175,41 @@ class Server {
       this.exchanges.set(key, fresh)
       this.after(this.timeout, () => {
         const missing = [...this.sockets.keys()].filter((other) => !fresh.has(other))
-        if (missing.length > 0) this.broadcast({ key, missing })
+        if (missing.length === 0) return
+        const silent = missing.filter((other) => !this.stuck.has(other))
+        this.broadcast({ key, missing: silent.length > 0 ? silent : missing })
       })
     }
     values.set(rank, value)
     if (values.size < this.size) return
     this.exchanges.delete(key)
     this.broadcast({ key, values: [...this.sockets.keys()].map((other) => values.get(other)) })
+  }
+
+  /**
+   * A rank's collective has failed; `complaint` is what it says where it ran out of time. From its seat, ranks that wait
+   * for a third one have not arrived either. Those to be named are the ones that do not come forward as waiting.
+   */
+  private hear(rank: number, complaint: string | null): void {
+    this.stuck.add(rank)
+    if (this.verdict) send(this.sockets[rank]!, this.verdict)
+    else if (complaint !== null && this.complaint === undefined) {
+      this.complaint = complaint
+      this.after(Math.min(this.timeout, patience), () => this.judge())
+    }
+    if (this.silent().length <= 1) this.judge()
+  }
+
+  /** The ranks that wait neither in a collective nor in an exchange, as far as is known. */
+  private silent(): number[] {
+    const waiting = new Set([...this.stuck, ...[...this.exchanges.values()].flatMap((values) => [...values.keys()])])
+    return [...this.sockets.keys()].filter((rank) => !waiting.has(rank))
+  }
+
+  private judge(): void {
+    if (this.verdict || this.complaint === undefined) return
+    this.verdict = { silent: this.silent(), complaint: this.complaint }
+    this.broadcast(this.verdict)
   }
 
   tellLost(rank: number, what: string): void {
@@ -198,6 +238,8 @@ export class Rendezvous {
   private readonly waiting = new Map<string, { resolve(values: unknown[]): void; reject(error: Error): void }>()
   private exchanges = 0
   private closed = false
+  /** Aborted when it is settled which ranks a collective waits for in vain; the reason is that error. */
+  private readonly judged = new AbortController()
 
   private constructor(
     private readonly options: RendezvousOptions,
@@ -250,6 +292,8 @@ export class Rendezvous {
     else if ('missing' in message) {
       const text = `${listed(message.missing)} of ${this.size} did not come to "${message.key}"`
       this.lose('COLLECTIVE_TIMEOUT', `${text} within ${this.options.timeout ?? 300} s`)
+    } else if ('silent' in message) {
+      if (!this.judged.signal.aborted) this.judged.abort(this.inArrears(message.silent, message.complaint))
     } else if ('lost' in message) {
       if (message.lost !== this.rank) this.lose(message.code, message.message)
     } else this.closed = true
@@ -296,6 +340,35 @@ export class Rendezvous {
           `${all[rank][name] || 'none'}; start all of them with the same flags, files and version`,
       )
     }
+  }
+
+  /**
+   * A failed collective's error as all ranks agree on it: a rank that others wait for, because it waits for a third
+   * one, is not named. Any other error is returned as it is.
+   */
+  async explain(error: unknown): Promise<unknown> {
+    const { code, message } = error as { code?: unknown; message: string }
+    if (code !== 'COLLECTIVE_TIMEOUT' && code !== 'RANK_LOST') return error
+    const { lost } = this
+    const judged = this.judged.signal
+    if (!lost.aborted && !judged.aborted) {
+      const timedOut = code === 'COLLECTIVE_TIMEOUT'
+      send(this.socket, { stuck: timedOut ? message : null })
+      const limit = AbortSignal.timeout(1000 * Math.min(this.options.timeout ?? 300, patience) + 5000)
+      await once(AbortSignal.any([lost, judged, limit]), 'abort')
+      // Rank 0, which judges, has not even answered.
+      if (!lost.aborted && !judged.aborted && timedOut) return this.inArrears([0], message)
+    }
+    return judged.aborted ? judged.reason : lost.aborted ? lost.reason : error
+  }
+
+  /** @param complaint the sentence of a collective that ran out of time */
+  private inArrears(ranks: number[], complaint: string): ParallelError {
+    const those = /ranks? \d+(, \d+)* of \d+ did not arrive|not all of the \d+ ranks arrived/
+    // Where all wait, each for others, what one of them sees is all there is to say.
+    const exact =
+      ranks.length > 0 ? complaint.replace(those, `${listed(ranks)} of ${this.size} did not arrive`) : complaint
+    return new ParallelError('COLLECTIVE_TIMEOUT', exact)
   }
 
   /** Tells the other ranks why this one ends. */

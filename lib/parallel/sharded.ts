@@ -18,9 +18,6 @@ import * as ops from '../ops.js'
 import type { DType, Tensor } from '../tensor.js'
 import type { RankGroup } from './group.js'
 
-/** Blocks that are fetched ahead of the one being computed: one hides the communication wherever it can be hidden. */
-const ahead = 1
-
 /** A buffer that units take in turns. */
 interface Slot {
   buffer: Tensor
@@ -36,14 +33,21 @@ interface Slot {
 /**
  * The slot of each unit: its own; or, when they are shared, blocks in turns, and the embedding and the head, which are
  * never needed at once unless they are tied, another.
+ * @param turns buffers for the blocks
  */
-function slotsFor(layout: Layout, group: RankGroup, device: Device, dtype: DType, shared: boolean): Slot[] {
+function slotsFor(
+  layout: Layout,
+  group: RankGroup,
+  device: Device,
+  dtype: DType,
+  { shared, turns }: { shared: boolean; turns: number },
+): Slot[] {
   const { units } = layout
   const tied = layout.head.parameters.length === 1
   const name = (unit: number) => {
     if (!shared) return `${unit}`
     if (unit === 0 || unit === units.length - 1) return tied ? `${unit}` : 'ends'
-    return `block ${unit % (ahead + 1)}`
+    return `block ${unit % turns}`
   }
   const lengths = new Map<string, number>()
   for (const [unit, { length }] of units.entries()) {
@@ -97,7 +101,7 @@ export class ShardedWeights implements UnitWeights, Disposable {
     this.tied = layout.head.parameters.length === 1
     this.compute = device.stream
     this.changed = device.createEvent()
-    this.slots = slotsFor(layout, group, device, dtype, scattered)
+    this.slots = slotsFor(layout, group, device, dtype, { shared: scattered, turns: group.prefetchBlocks + 1 })
     this.buffers = units.map(({ length }, unit) => this.slots[unit].buffer.view([group.paddedLength(length)]))
     this.shards = units.map(({ length }, unit) => {
       if (!scattered) return ownPart(this.buffers[unit], group, length)
@@ -126,6 +130,7 @@ export class ShardedWeights implements UnitWeights, Disposable {
       this.compute.wait(this.slots[needed].arrived)
     }
     // Nothing needs the embedding's weights on the way down.
+    const ahead = this.group.prefetchBlocks
     for (let next = unit + onwards, n = 0; n < ahead && next > 0 && next <= last; next += onwards, n++)
       this.gather(next)
   }
@@ -184,7 +189,8 @@ export class ShardedGradients implements UnitGradients, Disposable {
     this.tied = layout.head.parameters.length === 1
     this.compute = device.stream
     this.done = device.createEvent()
-    this.slots = slotsFor(layout, group, device, 'float32', this.scattered)
+    // While one unit's gradients are summed over the ranks, the next one's are computed.
+    this.slots = slotsFor(layout, group, device, 'float32', { shared: this.scattered, turns: 2 })
     this.buffers = units.map(({ length }, unit) => this.slots[unit].buffer.view([group.paddedLength(length)]))
     this.sums = units.map(({ length }, unit) =>
       this.scattered

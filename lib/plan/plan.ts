@@ -91,17 +91,21 @@ class DryRun implements Disposable {
     const properties = {
       name: hardware.name,
       isa: '',
+      id: '',
       units: 1,
       fastBfloat16: true,
       totalMemory: hardware.memory,
       freeMemory: hardware.memory,
+      libraries: {},
     }
     this.timeline = new Timeline(hardware.shared_cores)
     this.device = new DryDevice(type, properties, this.timeline, costs)
     const { device } = this
     void device.stream // the first is the one that computes
     this.communicator = new DryCommunicator(ranks, costs)
-    const group = RankGroup.of(device, this.communicator, device.createStream(), recipe.zero_stage as Stage, nobody)
+    const group = RankGroup.of(device, this.communicator, device.createStream(), recipe.zero_stage as Stage, nobody, {
+      prefetchBlocks: recipe.prefetch_blocks,
+    })
     this.model = LlamaForCausalLM.fromConfig(config.json, { device, dtype, group, masterWeights: true })
     this.optimizer = new AdamW(this.model.parameters, {
       beta1: recipe.adam_beta1,
@@ -151,6 +155,7 @@ class DryRun implements Disposable {
 const nobody = {
   exchange: async <T>(_what: string, value: T) => [value],
   agree: async () => {},
+  explain: async (error: unknown) => error,
   fail: () => {},
   close: () => {},
 }

@@ -1,4 +1,5 @@
 import path from 'node:path'
+import { printable } from '../checkpoint/describe.js'
 import { openSafetensors } from '../checkpoint/safetensors.js'
 import { SegmentedSource, type SegmentedTensor, sliceOf, wholeOf } from '../checkpoint/segments.js'
 import { tensorBytes, type WeightSource } from '../checkpoint/types.js'
@@ -13,7 +14,8 @@ import { readManifest } from './manifest.js'
  */
 export async function openCheckpointWeights(directory: string): Promise<WeightSource> {
   const manifest = await readManifest(directory)
-  const fail = (what: string) => new CheckpointError(`${directory} is not whole: ${what}; use another checkpoint`)
+  const fail = (what: string) =>
+    new CheckpointError(`${directory} is not whole: ${printable(what)}; use another checkpoint`)
   const files = Object.keys(manifest.files).filter((name) => /^rank-\d{5}-of-\d{5}\.safetensors$/.test(name))
   if (files.length !== manifest.world_size) {
     throw fail(`its manifest lists the files of ${files.length} of its ${manifest.world_size} ranks`)

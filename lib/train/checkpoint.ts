@@ -12,6 +12,7 @@ import { writeDirectoryAtomically } from '../checkpoint/atomic.js'
 import { openSafetensors } from '../checkpoint/safetensors.js'
 import { writeSafetensors } from '../checkpoint/safetensors-writer.js'
 import { type ElementRange, sliceSource } from '../checkpoint/slice.js'
+import type { Stream } from '../device.js'
 import { CheckpointError } from '../errors.js'
 import { configJson } from '../model/config.js'
 import type { Parameters } from '../model/parameters.js'
@@ -39,7 +40,7 @@ export interface CheckpointState {
 const orderKeys = ['seed', 'batch_size', 'max_length', 'validation_size'] as const
 
 /** Every flat buffer of the state by its name in the file, such as `master.model.layers.0`. */
-function stateTensors({ parameters, optimizer }: CheckpointState): Map<string, Tensor> {
+export function stateTensors({ parameters, optimizer }: CheckpointState): Map<string, Tensor> {
   const kinds: [string, Tensor[]][] = [
     ['master', parameters.masters],
     ['m', optimizer.m],
@@ -52,6 +53,23 @@ function stateTensors({ parameters, optimizer }: CheckpointState): Map<string, T
   )
 }
 
+/** Whether this rank has a file of its own in the checkpoint: all have, unless each has everything. */
+export function writesShard({ parameters: { group } }: CheckpointState): boolean {
+  return group.stage > 0 || group.rank === 0
+}
+
+/** The tensors of a state as they were, and the stream to read them with. */
+export interface StateCopy {
+  tensors: ReadonlyMap<string, Tensor>
+  stream: Stream
+}
+
+interface SaveOptions {
+  keepLast: number
+  /** Written in place of the state, which then may change. */
+  copy?: StateCopy
+}
+
 /**
  * Writes `checkpoint-<step>` in `savePath`, whole or not at all, and then removes all but the last few.
  * @returns the directory
@@ -60,19 +78,19 @@ function stateTensors({ parameters, optimizer }: CheckpointState): Map<string, T
 export async function saveCheckpoint(
   savePath: string,
   state: CheckpointState,
-  { keepLast }: { keepLast: number },
+  { keepLast, copy }: SaveOptions,
 ): Promise<string> {
   const { group } = state.parameters
   const directory = path.join(savePath, `checkpoint-${state.step}`)
   if (group.rank > 0) {
     const [temporary] = await group.exchange<string>('the place of the checkpoint', '')
-    await gatherFiles(state, temporary)
+    await gatherFiles(state, temporary, copy)
   } else {
     const bytesNeeded = [...stateTensors(state).values()].reduce((sum, { byteLength }) => sum + byteLength, 0)
     const ranks = group.stage === 0 ? 1 : group.size
     const produce = async (temporary: string) => {
       await group.exchange('the place of the checkpoint', path.resolve(temporary))
-      await writeDescription(temporary, state, await gatherFiles(state, temporary))
+      await writeDescription(temporary, state, await gatherFiles(state, temporary, copy))
     }
     await writeDirectoryAtomically(directory, produce, { bytesNeeded: ranks * bytesNeeded })
     const stale = (await listCheckpoints(savePath)).filter((other) => other !== directory).slice(keepLast - 1)
@@ -83,11 +101,15 @@ export async function saveCheckpoint(
 }
 
 /** Writes this rank's file, and returns those of all ranks. @throws {CheckpointError} when a rank cannot write its own */
-async function gatherFiles(state: CheckpointState, directory: string): Promise<Manifest['files']> {
+async function gatherFiles(
+  state: CheckpointState,
+  directory: string,
+  copy: StateCopy | undefined,
+): Promise<Manifest['files']> {
   const { group } = state.parameters
   let own: { files?: Manifest['files']; problem?: string } = { files: {} }
   try {
-    if (group.stage > 0 || group.rank === 0) own = { files: await writeShard(state, directory) }
+    if (writesShard(state)) own = { files: await writeShard(state, directory, copy) }
   } catch (error) {
     own = { problem: `rank ${group.rank}: ${(error as Error).message}` }
     if (group.size === 1) throw error
@@ -99,14 +121,18 @@ async function gatherFiles(state: CheckpointState, directory: string): Promise<M
 }
 
 /** The safetensors file with what this rank owns of masters and moments. */
-async function writeShard(state: CheckpointState, directory: string): Promise<Manifest['files']> {
+async function writeShard(
+  state: CheckpointState,
+  directory: string,
+  copy: StateCopy | undefined,
+): Promise<Manifest['files']> {
   const { rank, size, stage } = state.parameters.group
   const file = shardName(rank, stage === 0 ? 1 : size)
-  const tensors = [...stateTensors(state)].map(([name, tensor]) => ({
+  const tensors = [...(copy?.tensors ?? stateTensors(state))].map(([name, tensor]) => ({
     name,
     dtype: 'float32' as const,
     shape: tensor.shape,
-    data: () => readPieces(tensor, 'float32'),
+    data: () => readPieces(tensor, 'float32', copy?.stream),
   }))
   const written = await writeSafetensors(path.join(directory, file), tensors, { checksum: true })
   return { [file]: { bytes: written.bytes, sha256: written.sha256! } }
@@ -189,7 +215,7 @@ export async function loadCheckpoint(directory: string, state: CheckpointState):
   }
   const [other] = (await group.exchange('the checkpoint that was read', problem ?? '')).filter(Boolean)
   if (other) throw new CheckpointError(other)
-  state.parameters.updateFromMasters()
+  await state.parameters.updateFromMasters()
   state.optimizer.steps = manifest.step
   await state.parameters.device.stream.synchronize()
   return manifest.step

@@ -196,12 +196,31 @@ function translateLength(params: Reader, values: Partial<RecipeInput>, notes: st
 function translateMemory(reader: Reader, values: Partial<RecipeInput>, notes: string[]): void {
   const zero = reader.section('zero_optimization')
   set(values, 'zero_stage', zero.take('stage'))
+  translateOffload(zero, values, notes)
+  const prefetch = zero.take('stage3_prefetch_bucket_size') ?? zero.take('prefetch_bucket_size')
+  if (prefetch === 0) values.prefetch_blocks = 0
+  else if (typeof prefetch === 'number') {
+    notes.push('stage3_prefetch_bucket_size is not used: weights are fetched by whole blocks, prefetch_blocks of them')
+  }
+  const buckets = ['allgather_bucket_size', 'reduce_bucket_size'].filter((key) => zero.take(key) !== undefined)
+  if (buckets.length > 0) notes.push(`${buckets.join(', ')} are not used: a transformer block is the bucket`)
   const rest = zero.takeRest()
   if (rest.length > 0) notes.push(`zero_optimization: ${rest.join(', ')} are not used`)
   if (reader.has('activation_checkpointing')) {
     reader.take('activation_checkpointing')
     notes.push('activation_checkpointing is not used: the model always recomputes what is cheap in the backward pass')
   }
+}
+
+function translateOffload(zero: Reader, values: Partial<RecipeInput>, notes: string[]): void {
+  const legacy = zero.take('cpu_offload') === true
+  const optimizer = zero.section('offload_optimizer')
+  const where = optimizer.take('device') ?? (zero.has('offload_optimizer') ? 'cpu' : undefined)
+  optimizer.takeRest() // how it is done
+  if (legacy || where === 'cpu' || where === 'nvme') values.offload = 'optimizer'
+  else if (where === 'none') values.offload = 'none'
+  if (where === 'nvme')
+    notes.push('offload_optimizer to nvme is not offered: masters and moments are in memory instead')
 }
 
 function isSection(value: unknown): value is Section {

@@ -1,6 +1,8 @@
+import type { Stream } from '../device.js'
 import type { Parameters } from '../model/parameters.js'
 import * as ops from '../ops.js'
 import type { Tensor } from '../tensor.js'
+import { HostUpdate } from './host-update.js'
 
 export interface AdamWOptions {
   beta1: number
@@ -9,12 +11,16 @@ export interface AdamWOptions {
   weightDecay: number
 }
 
-/** AdamW over a model's flat buffers, with float32 moments and masters; one op a unit and step. */
+/**
+ * AdamW over a model's flat buffers, with float32 moments and masters; one op a unit and step. It works where the masters
+ * are: on the model's device, or on the CPU.
+ */
 export class AdamW implements Disposable {
   /** First and second moments, one a unit. */
   readonly m: Tensor[]
   readonly v: Tensor[]
   private readonly squares: Tensor
+  private readonly host?: HostUpdate
   /** Steps done. */
   steps = 0
 
@@ -22,8 +28,9 @@ export class AdamW implements Disposable {
     private readonly parameters: Parameters,
     private readonly options: AdamWOptions,
   ) {
-    this.m = parameters.allocate('float32')
-    this.v = parameters.allocate('float32')
+    this.m = parameters.allocate('float32', parameters.masterDevice)
+    this.v = parameters.allocate('float32', parameters.masterDevice)
+    if (parameters.mastersOnHost) this.host = new HostUpdate(parameters)
     this.squares = parameters.device.tensor('float32', [this.m.length])
   }
 
@@ -38,30 +45,26 @@ export class AdamW implements Disposable {
   }
 
   /** One update of the masters and the weights; the gradients are multiplied by `gradScale` first. */
-  step(gradients: Tensor[], lr: number, gradScale: number): void {
+  async step(gradients: Tensor[], lr: number, gradScale: number): Promise<void> {
     const { device, buffers, masters, dtype } = this.parameters
     const { beta1, beta2, epsilon: eps, weightDecay } = this.options
     this.steps++
-    gradients.forEach((grad, i) => {
-      ops.adamW(device.stream, {
-        weights: dtype === 'float32' ? undefined : buffers[i],
-        master: masters[i],
-        m: this.m[i],
-        v: this.v[i],
-        grad,
-        lr,
-        beta1,
-        beta2,
-        eps,
-        weightDecay,
-        gradScale,
-        step: this.steps,
-      })
-    })
+    const update = (stream: Stream, unit: number, grad: Tensor, weights: Tensor | undefined) => {
+      const [master, m, v] = [masters[unit], this.m[unit], this.v[unit]]
+      const rates = { lr, beta1, beta2, eps, weightDecay, gradScale, step: this.steps }
+      ops.adamW(stream, { weights, master, m, v, grad, ...rates })
+    }
+    if (this.host) await this.host.run(gradients, update)
+    else {
+      for (const [unit, grad] of gradients.entries()) {
+        update(device.stream, unit, grad, dtype === 'float32' ? undefined : buffers[unit])
+      }
+    }
     this.parameters.weights.invalidate()
   }
 
   dispose(): void {
+    this.host?.dispose()
     for (const tensor of [...this.m, ...this.v, this.squares]) tensor.dispose()
   }
 

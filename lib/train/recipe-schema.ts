@@ -103,13 +103,26 @@ export const recipeGroups = {
   },
   'Several GPUs or processes': {
     gpus: count(1).optional().describe('Trains on so many GPUs of this machine, a process each'),
-    ranks: count(1).optional().describe('Trains in so many processes on the CPU (device cpu)'),
+    ranks: count(1)
+      .optional()
+      .describe('Trains in so many processes on the CPU, or with device cuda on the GPUs there are'),
+    backend: z
+      .enum(['auto', 'nccl', 'gloo'])
+      .default('auto')
+      .describe('What carries collectives; auto is nccl where each rank has a GPU of its own, else gloo'),
     zero_stage: z
       .int()
       .min(0)
       .max(3)
       .default(3)
       .describe('What the ranks share among them: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing'),
+    prefetch_blocks: count(0)
+      .default(1)
+      .describe('Transformer blocks whose weights are fetched ahead in stage 3; each needs a buffer for a block'),
+    offload: z
+      .enum(['none', 'optimizer'])
+      .default('none')
+      .describe("optimizer keeps master weights and moments in the CPU's memory, and updates them there"),
     collective_timeout: z.number().positive().default(600).describe('Seconds that ranks wait for one that hangs'),
     max_restarts: count(0).default(0).describe('How often a run that has lost a rank goes on from its last checkpoint'),
   },
@@ -120,6 +133,10 @@ export const recipeGroups = {
     sample_prompts: z.array(samplePrompt).default([]).describe('Instructions to answer during training'),
     sample_length: count(1).default(64).describe('Most tokens in a sample answer'),
     checkpoint_every: count(0).default(100).describe('Steps between checkpoints; 0 writes none on the way'),
+    checkpoint_in_background: z
+      .boolean()
+      .default(true)
+      .describe('Write checkpoints while training goes on, from a copy in host memory: 12 bytes a parameter'),
     keep_last: count(1).default(2).describe('Checkpoints that are kept; older ones are deleted'),
   },
 } as const

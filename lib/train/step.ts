@@ -114,7 +114,7 @@ export async function trainStep(
         'Look at these rows, or lower the learning rate',
     )
   }
-  optimizer.step(backprop.gradients, options.lr, clipScale(gradNorm, options.maxGradNorm))
+  await optimizer.step(backprop.gradients, options.lr, clipScale(gradNorm, options.maxGradNorm))
   return { ...batchLoss(instances, loss, correct), gradNorm }
 }
 

@@ -11,7 +11,8 @@ import type { LlamaForCausalLM } from '../model/llama.js'
 import type { RankGroup } from '../parallel/group.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
-import { type CheckpointState, loadCheckpoint, resolveResume, saveCheckpoint } from './checkpoint.js'
+import { type CheckpointState, loadCheckpoint, resolveResume } from './checkpoint.js'
+import { CheckpointWriter } from './checkpoint-writer.js'
 import type { EndEvent, TrainEvent, TrainSubscriber } from './events.js'
 import { measurePeakFlops, trainingFlops } from './flops.js'
 import { AdamW } from './optimizer.js'
@@ -82,6 +83,7 @@ export class Trainer {
   async train(options: TrainOptions = {}): Promise<TrainResult> {
     const instructions = this.data ?? (await readInstructions(this.recipe.data_path!))
     const data = await this.prepare(instructions)
+    if (this.recipe.offload === 'optimizer') await this.model.parameters.moveMastersToHost()
     using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
     return await run.train()
   }
@@ -117,6 +119,7 @@ class Run implements Disposable {
   private readonly plan: BatchPlan
   private readonly maxTokens: number
   private readonly fingerprint: string
+  private readonly writer?: CheckpointWriter
   private readonly started = performance.now()
   /** Optimizer steps done, and to do in all. */
   private step = 0
@@ -149,6 +152,13 @@ class Run implements Disposable {
       weightDecay: recipe.weight_decay,
     })
     this.backprop = model.backprop(paddedTokens(this.maxTokens))
+    if (recipe.save_path) {
+      this.writer = new CheckpointWriter({
+        savePath: recipe.save_path,
+        keepLast: recipe.keep_last,
+        onWritten: (written) => this.emit({ type: 'checkpoint', ...written }),
+      })
+    }
   }
 
   async train(): Promise<TrainResult> {
@@ -164,11 +174,14 @@ class Run implements Disposable {
           epoch,
         )
         await this.heedStop()
+        this.writer?.check()
         await this.afterStep()
       }
       await this.heedStop()
       await this.finish()
-    } catch (error) {
+    } catch (cause) {
+      const error = await this.group.explain(cause)
+      await this.keepCheckpoint(error)
       this.emitEnd('failed', (error as Error).message)
       throw error
     }
@@ -231,7 +244,15 @@ class Run implements Disposable {
     const due = (every: number) => every > 0 && this.step % every === 0
     if (due(recipe.validation_every)) await this.validate()
     if (due(recipe.sample_every)) await this.sample()
-    if (due(recipe.checkpoint_every)) await this.checkpoint()
+    if (!due(recipe.checkpoint_every)) return
+    if (recipe.checkpoint_in_background) await this.writer?.begin(this.checkpointState())
+    else await this.checkpoint()
+  }
+
+  /** A run that fails still has the checkpoint that it had begun, unless it needs ranks that are lost. */
+  private async keepCheckpoint(error: unknown): Promise<void> {
+    if (['RANK_LOST', 'COLLECTIVE_TIMEOUT'].includes((error as { code: string }).code)) return
+    await this.writer?.finish().catch(() => {}) // the first error is to be told
   }
 
   /** A completed run is validated and sampled; one that was stopped keeps its place in a checkpoint. */
@@ -244,6 +265,7 @@ class Run implements Disposable {
     await this.validate()
     await this.sample()
     if (this.recipe.checkpoint_every > 0) await this.checkpoint()
+    await this.writer?.finish()
     this.emitEnd('completed')
   }
 
@@ -281,11 +303,7 @@ class Run implements Disposable {
   }
 
   private async checkpoint(): Promise<void> {
-    const { save_path, keep_last } = this.recipe
-    if (!save_path) return
-    const start = performance.now()
-    const path = await saveCheckpoint(save_path, this.checkpointState(), { keepLast: keep_last })
-    this.emit({ type: 'checkpoint', step: this.step, path, seconds: (performance.now() - start) / 1000 })
+    await this.writer?.write(this.checkpointState())
   }
 
   private async resume(): Promise<void> {
@@ -332,6 +350,7 @@ class Run implements Disposable {
   }
 
   dispose(): void {
+    this.writer?.dispose()
     this.optimizer.dispose()
     this.backprop.dispose()
   }

@@ -1,9 +1,8 @@
 # libopenalpaca_emulated.so: the CUDA device and its kernels, compiled as plain C++ with the emulator's headers before
-# CUDA's; and emulator-selftest, kernels with mistakes for the emulator to find.
+# CUDA's; a twin of libnccl.so.2; and emulator-selftest, kernels with mistakes for the emulator to find.
 set(EMULATOR_SOURCES test/emulator/emulator.cpp test/emulator/symbols.cpp test/emulator/runtime.cpp test/emulator/ptx.cpp)
 set(EMULATED_HOST ${CUDA_HOST})
-# cuBLASLt has a twin, NCCL has none.
-list(REMOVE_ITEM EMULATED_HOST ${CMAKE_SOURCE_DIR}/cuda/nccl.cpp ${CMAKE_SOURCE_DIR}/cuda/cublaslt.cpp ${CMAKE_SOURCE_DIR}/cuda/library.cpp)
+list(REMOVE_ITEM EMULATED_HOST ${CMAKE_SOURCE_DIR}/cuda/cublaslt.cpp) # it has a twin
 list(APPEND EMULATED_HOST test/emulator/cublaslt.cpp test/emulator/device.cpp)
 
 # The same .cu is nvcc's source in the addon, so here it is included by a file of another name.
@@ -36,10 +35,16 @@ endif()
 find_package(Threads REQUIRED)
 add_library(openalpaca_emulator OBJECT ${EMULATOR_SOURCES})
 add_library(openalpaca_emulated SHARED ${EMULATED_KERNELS} ${EMULATED_HOST} $<TARGET_OBJECTS:openalpaca_emulator>)
+target_compile_definitions(openalpaca_emulated PRIVATE OPENALPACA_WITH_NCCL)
+# Not where the addon looks for the real one.
+add_library(emulated_nccl SHARED test/emulator/nccl.cpp)
+set_target_properties(emulated_nccl PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emulated
+  OUTPUT_NAME nccl SUFFIX .so.2 BUILD_RPATH "$ORIGIN/../Release")
+target_link_libraries(emulated_nccl PRIVATE openalpaca_emulated)
 add_executable(emulator-selftest ${selftest} $<TARGET_OBJECTS:openalpaca_emulator>)
 target_sources(emulator-selftest PRIVATE cuda/errors.cpp)
 set_target_properties(emulator-selftest PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emulated)
-foreach(target openalpaca_emulator openalpaca_emulated emulator-selftest)
+foreach(target openalpaca_emulator openalpaca_emulated emulated_nccl emulator-selftest)
   target_compile_definitions(${target} PRIVATE OPENALPACA_EMULATOR)
   target_include_directories(${target} BEFORE PRIVATE test/emulator/include)
   # -fno-ipa-icf: kernels that compile to the same code keep their names. GCC has no other word for #pragma unroll.
@@ -48,7 +53,7 @@ foreach(target openalpaca_emulator openalpaca_emulated emulator-selftest)
     target_compile_options(${target} PRIVATE -fsanitize=${OPENALPACA_EMULATOR_SANITIZE} -fno-omit-frame-pointer)
   endif()
 endforeach()
-foreach(target openalpaca_emulated emulator-selftest)
+foreach(target openalpaca_emulated emulated_nccl emulator-selftest)
   target_link_libraries(${target} PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
   if(OPENALPACA_EMULATOR_SANITIZE)
     target_link_options(${target} PRIVATE -fsanitize=${OPENALPACA_EMULATOR_SANITIZE})
@@ -57,4 +62,4 @@ endforeach()
 # Every op must be there when it is linked, not when it is first called.
 target_link_options(openalpaca_emulated PRIVATE -Wl,--no-undefined)
 
-add_custom_target(emulated DEPENDS openalpaca_emulated emulator-selftest)
+add_custom_target(emulated DEPENDS openalpaca_emulated emulated_nccl emulator-selftest)

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -193,6 +194,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   const emulator::Chip& chip = emulator::chip();
   *properties = {};
   std::snprintf(properties->name, sizeof(properties->name), "emulated GPU");
+  const char* gpu = std::getenv("OPENALPACA_EMULATOR_GPU");
+  properties->uuid.bytes[0] = static_cast<char>(gpu ? std::atoi(gpu) : 0);
   size_t free;
   cudaMemGetInfo(&free, &properties->totalGlobalMem);
   properties->sharedMemPerBlockOptin = chip.shared_per_block;
@@ -319,6 +322,10 @@ cudaError_t cudaMallocHost(void** memory, size_t bytes) {
   return *memory ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) { return cudaMallocHost(memory, bytes); }
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
+  *device = host;
+  return cudaSuccess;
+}
 cudaError_t cudaFreeHost(void* memory) {
   std::free(memory);
   return cudaSuccess;
@@ -384,8 +391,62 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) { return note(event->state->wait_for(event->state->last())); }
 
+namespace {
+
+// Takes functions in the order in which streams come to them. It is never destroyed: streams may outlive main.
+class HostThread {
+ public:
+  static void call(cudaHostFn_t function, void* data) {
+    static HostThread& thread = *new HostThread;
+    std::packaged_task<void()> task([=] { function(data); });
+    std::future<void> done = task.get_future();
+    {
+      const std::lock_guard lock(thread.mutex_);
+      thread.queue_.push_back(std::move(task));
+    }
+    thread.changed_.notify_one();
+    done.get();
+  }
+
+ private:
+  HostThread() {
+    std::thread([this] {
+      for (;;) {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return !queue_.empty(); });
+        std::packaged_task<void()> task = std::move(queue_.front());
+        queue_.pop_front();
+        lock.unlock();
+        task();
+      }
+    }).detach();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::packaged_task<void()>> queue_;
+};
+
+// CUresult cuStreamWaitValue32(…, CU_STREAM_WAIT_VALUE_GEQ).
+int stream_wait_value(cudaStream_t stream, unsigned long long address, uint32_t value, unsigned) {
+  auto& flag = *reinterpret_cast<uint32_t*>(address);
+  return emulator::enqueue(stream, [&flag, value] {
+    while (static_cast<int32_t>(std::atomic_ref(flag).load(std::memory_order_acquire) - value) < 0) {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  });
+}
+
+}  // namespace
+
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
-  return emulator::enqueue(stream, [=] { function(data); });
+  return emulator::enqueue(stream, [=] { HostThread::call(function, data); });
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult*) {
+  if (std::string(symbol) != "cuStreamWaitValue32") return note(cudaErrorInvalidValue);
+  *function = reinterpret_cast<void*>(stream_wait_value);
+  return cudaSuccess;
 }
 
 // ---- graphs ---------------------------------------------------------------------------------------------------------

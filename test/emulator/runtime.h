@@ -69,8 +69,17 @@ enum cudaDeviceAttr {
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
 constexpr unsigned cudaHostAllocDefault = 0;
 
+#define CUDART_VERSION 13000
+
+enum cudaDriverEntryPointFlags { cudaEnableDefault = 0 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0 };
+
+struct cudaUUID_t {
+  char bytes[16];
+};
 struct cudaDeviceProp {
   char name[256];
+  cudaUUID_t uuid;  // OPENALPACA_EMULATOR_GPU names the GPU that a process sees, where tests need several
   size_t totalGlobalMem, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
   int major, minor, multiProcessorCount;
 };
@@ -102,6 +111,7 @@ cudaError_t cudaFree(void* memory);
 cudaError_t cudaMallocHost(void** memory, size_t bytes);
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned flags);
 template <class T>
 cudaError_t cudaMalloc(T** memory, size_t bytes) {
   return cudaMalloc(reinterpret_cast<void**>(memory), bytes);
@@ -123,7 +133,11 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
+// One thread calls the functions of all streams, as CUDA may do it.
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data);
+// Has cuStreamWaitValue32 alone.
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult* result);
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
@@ -149,7 +163,7 @@ namespace openalpaca::emulator {
 // Puts a kernel into a stream's queue, or says why CUDA would refuse it.
 cudaError_t launch(const Launch& launch, cudaStream_t stream, std::function<void()> body);
 // Puts a function of the host into a stream's queue; in a capture, into the graph. What it throws fails the stream.
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> function);
+__attribute__((visibility("default"))) cudaError_t enqueue(cudaStream_t stream, std::function<void()> function);
 
 template <class T>
 void number_argument(T&, int) {}

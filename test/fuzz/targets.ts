@@ -124,8 +124,10 @@ export function createTargets(fixtures: string): Record<string, Target> {
       place: (directory, bytes) => {
         writeFileSync(path.join(directory, 'model.gguf'), Buffer.concat([bytes, Buffer.alloc(5000)]))
       },
-      async use(directory) {
-        const source = await readGguf(path.join(directory, 'model.gguf'))
+      async use(directory, _output, dice) {
+        const file = path.join(directory, 'model.gguf')
+        if (dice.below(4) === 0) await inspect(file)
+        const source = await readGguf(file)
         try {
           for (const { name, bytes } of source.tensors.values()) {
             await source.read(name, 0, Buffer.alloc(Math.min(bytes, 64)))

@@ -87,6 +87,21 @@ describe('training shared among ranks', () => {
     expectClose(first.losses, whole.losses, 5e-3)
   })
 
+  it('gives the same bits however many blocks are fetched ahead, in as many buffers and one more', async () => {
+    const ahead = (prefetchBlocks: number) => train(2, 3, { model: 'gqa', steps: 3, prefetchBlocks })
+    const [[none], [one], [many]] = await Promise.all([ahead(0), ahead(1), ahead(9)])
+    expect([none.hash, many.hash]).toEqual([one.hash, one.hash])
+    const block = one.memory.gathered_weights - none.memory.gathered_weights
+    expect(block).toBeGreaterThan(0)
+    expect(many.memory.gathered_weights).toBeGreaterThanOrEqual(one.memory.gathered_weights)
+  })
+
+  it('gives the same bits with masters and moments on the host', async () => {
+    const options = { dtype: 'bfloat16', steps: 3 }
+    const [[there], [here]] = await Promise.all([train(2, 3, { ...options, offload: true }), train(2, 3, options)])
+    expect(there).toEqual(here)
+  })
+
   it.each([
     { stage: 0, shared: [] },
     { stage: 1, shared: ['masters', 'moments'] },

@@ -5,16 +5,18 @@ import { cast, fill, randomNormal } from '#lib/ops.js'
 import { Communicator } from '#lib/parallel/communicator.js'
 import { Rendezvous } from '#lib/parallel/rendezvous.js'
 
-const { rank, size, port, lengths, repeats = 1 } = JSON.parse(process.argv[2])
-const device = openDevice('cpu')
+const { rank, size, port, lengths, repeats = 1, device: type = 'cpu' } = JSON.parse(process.argv[2])
+const device = openDevice(type)
+const host = openDevice('cpu') // numbers are drawn on it: another device has other logarithms
 const stream = device.createStream()
 const rendezvous = await Rendezvous.join({ rank, size, port, address: '127.0.0.1', timeout: 30 })
-const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: 30 })
+const communicator = await Communicator.connect(rendezvous, device, { timeout: 30 })
 
 const print = (value) => console.log(JSON.stringify(value))
-const tensor = (dtype, n, seed) => {
-  const x = device.tensor(dtype, [n])
-  randomNormal(stream, { x, std: 1, seed, streamId: n })
+const tensor = async (dtype, n, seed) => {
+  const [x, drawn] = [device.tensor(dtype, [n]), host.tensor(dtype, [n])]
+  randomNormal(host.stream, { x: drawn, std: 1, seed, streamId: n })
+  stream.write(x, await drawn.toArray())
   return x
 }
 /** The bits as a hash, which tells everything, and the first elements, to look at. */
@@ -26,7 +28,7 @@ const read = async (x) => {
 for (let repeat = 0; repeat < repeats; repeat++) {
   for (const dtype of ['float32', 'bfloat16']) {
     for (const n of lengths) {
-      const shard = tensor(dtype, n, rank)
+      const shard = await tensor(dtype, n, rank)
       const all = device.tensor(dtype, [n * size])
       communicator.allGather(stream, { out: all, input: shard })
       // The same in place.
@@ -36,16 +38,16 @@ for (let repeat = 0; repeat < repeats; repeat++) {
       cast(stream, { dst: own, src: shard })
       communicator.allGather(stream, { out: placed, input: own })
 
-      const terms = tensor(dtype, n * size, 100 + rank)
+      const terms = await tensor(dtype, n * size, 100 + rank)
       const sum = device.tensor(dtype, [n])
       communicator.reduceScatter(stream, { out: sum, input: terms })
       const inPlace = terms.view([n], rank * n)
       communicator.reduceScatter(stream, { out: inPlace, input: terms })
 
-      const total = tensor(dtype, n, 200 + rank)
+      const total = await tensor(dtype, n, 200 + rank)
       communicator.allReduce(stream, total)
       const root = size - 1
-      const shared = tensor(dtype, n, 300 + rank)
+      const shared = await tensor(dtype, n, 300 + rank)
       communicator.broadcast(stream, shared, root)
       communicator.barrier(stream)
       const results = { all, placed, sum, inPlace, total, shared }

@@ -9,13 +9,14 @@ const { rank, size, port, fault, culprit = 1, timeout = 30 } = JSON.parse(proces
 const print = (value) => console.log(JSON.stringify(value))
 const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
+let rendezvous
 try {
   const device = openDevice('cpu')
   const stream = device.createStream()
   const said = fault === 'size' && rank === culprit ? size + 1 : size
-  const rendezvous = await Rendezvous.join({ rank, size: said, port, address: '127.0.0.1', timeout })
+  rendezvous = await Rendezvous.join({ rank, size: said, port, address: '127.0.0.1', timeout })
   await rendezvous.agree({ version: '1', learning_rate: fault === 'recipe' && rank === culprit ? 2e-4 : 1e-4 })
-  const communicator = await Communicator.connect(rendezvous, device, stream, { timeout })
+  const communicator = await Communicator.connect(rendezvous, device, { timeout })
   const shard = device.tensor('float32', [1000])
   const all = device.tensor('float32', [1000 * size])
   fill(stream, { x: shard, value: rank })
@@ -30,12 +31,19 @@ try {
       process.exit(1)
     }
   }
+  // The culprit's part of a collective has reached the last rank, which waits in the next one, and not the others.
+  if (fault === 'hang') {
+    if (rank === size - 1) communicator.allGather(stream, { out: all, input: shard })
+    else communicator.broadcast(stream, shard, culprit)
+    await stream.synchronize()
+  }
   // A rank that never computes, so that what is lost shows in a collective.
   for (let i = 0; i < 1e6; i++) {
     communicator.reduceScatter(stream, { out: shard, input: all })
     await stream.synchronize()
   }
-} catch ({ code, message }) {
+} catch (error) {
+  const { code, message } = rendezvous ? await rendezvous.explain(error) : error
   print({ code, message })
   process.exit(1)
 }

@@ -26,6 +26,8 @@ const {
   maxTokens = 512,
   steps = 20,
   fault,
+  offload = false,
+  prefetchBlocks,
 } = JSON.parse(process.argv[2])
 const golden = JSON.parse(readFileSync(path.join(fixtures, 'trajectory.json'), 'utf8'))
 const instances = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8')
@@ -41,7 +43,7 @@ const device = openDevice('cpu')
 device.setThreads(1)
 const stream = device.createStream()
 const rendezvous = await Rendezvous.join({ rank, size, port, address: '127.0.0.1', timeout: 60 })
-const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: 60 })
+const communicator = await Communicator.connect(rendezvous, device, { timeout: 60 })
 
 if (fault === 'slow' || fault === 'computation does not wait') {
   // The communication is slow: each collective comes after a few milliseconds of work.
@@ -93,7 +95,7 @@ device.tensor = (...args) => {
 }
 
 const losses = []
-const group = RankGroup.of(device, communicator, stream, stage, rendezvous)
+const group = RankGroup.of(device, communicator, stream, stage, rendezvous, { prefetchBlocks })
 const model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), {
   device,
   dtype,
@@ -101,6 +103,7 @@ const model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), {
   masterWeights: true,
 })
 const { parameters } = model
+if (offload) await parameters.moveMastersToHost()
 const [beta1, beta2] = golden.betas
 const optimizer = new AdamW(parameters, { beta1, beta2, epsilon: golden.eps, weightDecay: golden.weight_decay })
 const backprop = model.backprop(paddedTokens(maxTokens))

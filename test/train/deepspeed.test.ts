@@ -54,7 +54,8 @@ describe('a DeepSpeed file', () => {
     expect(said).toMatch(/fp16 is not offered/)
     expect(said).toMatch(/train_micro_batch_size_per_gpu/)
     expect(said).toMatch(/total_num_steps 10000 .*--warmup_steps 10/)
-    expect(said).toMatch(/zero_optimization: contiguous_gradients, allgather_bucket_size are not used/)
+    expect(said).toMatch(/zero_optimization: contiguous_gradients are not used/)
+    expect(said).toMatch(/allgather_bucket_size are not used: a transformer block is the bucket/)
     expect(resolveRecipe([layer])).toMatchObject({ batch_size: 64, warmup_ratio: 0.1 })
   })
 
@@ -123,7 +124,7 @@ describe('a DeepSpeed file', () => {
       optimizer: { type: 'Lamb', params: { max_coeff: 1, adam_w_mode: false } },
       bf16: { enabled: true, immediate_grad_update: true },
       activation_checkpointing: { partition_activations: true },
-      zero_optimization: { stage: 2, offload_optimizer: { device: 'cpu' } },
+      zero_optimization: { stage: 2, offload_param: { device: 'cpu' } },
     })
     for (const name of [
       'wall_clock_breakdown',
@@ -132,10 +133,27 @@ describe('a DeepSpeed file', () => {
       'adam_w_mode',
       'bf16.immediate_grad_update',
       'activation_checkpointing',
-      'offload_optimizer',
+      'offload_param',
     ]) {
       expect(notes).toContain(name)
     }
+  })
+
+  test('keeps the optimizer on the CPU, and fetches nothing ahead, where it says so', () => {
+    const zero = (section: object) => translate({ zero_optimization: section })
+    expect(zero({ offload_optimizer: { device: 'cpu', pin_memory: true } })).toMatchObject({
+      values: { offload: 'optimizer' },
+      notes: '',
+    })
+    expect(zero({ cpu_offload: true }).values).toEqual({ offload: 'optimizer' })
+    expect(zero({ offload_optimizer: { device: 'none' } }).values).toEqual({ offload: 'none' })
+    expect(zero({ offload_optimizer: { device: 'nvme', nvme_path: '/x' } })).toMatchObject({
+      values: { offload: 'optimizer' },
+      notes: expect.stringContaining('nvme is not offered'),
+    })
+    expect(zero({ stage3_prefetch_bucket_size: 0 })).toMatchObject({ values: { prefetch_blocks: 0 }, notes: '' })
+    expect(zero({ stage3_prefetch_bucket_size: 5e7 }).notes).toContain('prefetch_blocks of them')
+    expect(zero({ stage3_prefetch_bucket_size: 'auto' })).toMatchObject({ values: {}, notes: '' })
   })
 
   test('with a wrong value is named by the error', () => {

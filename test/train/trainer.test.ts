@@ -86,7 +86,11 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
   )
 
   it('reports the start, each step, validations, samples, checkpoints and the end, in order', async () => {
-    const { events } = await run({ samplePrompts: ['Name three colours.'], sampleLength: 4 })
+    const { events } = await run({
+      checkpointInBackground: false,
+      samplePrompts: ['Name three colours.'],
+      sampleLength: 4,
+    })
     const kinds = events.map((event) => (event.type === 'step' ? `step ${event.step}` : event.type))
     expect(kinds.join(', ')).toBe(
       'start, step 1, step 2, step 3, checkpoint, step 4, validation, step 5, step 6, checkpoint, step 7, step 8, ' +

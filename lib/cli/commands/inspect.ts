@@ -1,5 +1,6 @@
 import { formatBytes, printable } from '../../checkpoint/describe.js'
-import { type Inspection, inspect } from '../../checkpoint/inspect.js'
+import { inspect } from '../../checkpoint/inspect.js'
+import type { InspectedTensor, Inspection } from '../../checkpoint/inspection.js'
 import { formatCount } from '../../format.js'
 import { paint } from '../terminal.js'
 
@@ -18,7 +19,7 @@ export async function runInspect(where: string, { json, quick, tensors }: Inspec
 }
 
 function describe(inspection: Inspection, listTensors: boolean): string {
-  const { kind, tensors, files, config, tokenizer, training } = inspection
+  const { kind, tensors, files, config, tokenizer, training, gguf } = inspection
   const types = Object.entries(inspection.dtypes).map(([dtype, count]) => `${formatCount(count)} ${dtype}`)
   const onDisk = files.reduce((sum, { bytes }) => sum + bytes, 0)
   const tied = tensors.filter(({ sameAs }) => sameAs !== undefined)
@@ -29,14 +30,24 @@ function describe(inspection: Inspection, listTensors: boolean): string {
     `  files       ${files.length === 1 ? files[0]!.name : `${files.length} files`}, ${formatBytes(onDisk)}`,
     `  tensors     ${tensors.length}, ${formatBytes(inspection.bytes)}${tied.length > 0 ? `, ${tied.length} tied` : ''}`,
     `  parameters  ${formatCount(inspection.parameters)}${types.length > 0 ? ` (${types.join(', ')})` : ''}`,
+    ...(gguf ? [`  format      ${describeGguf(gguf)}`] : []),
     ...(config ? [`  config      ${describeConfig(config)}`] : []),
-    ...(tokenizer ? [`  tokenizer   ${tokenizer.file}, ${tokenizer.vocabSize} tokens`] : []),
+    ...(tokenizer ? [`  tokenizer   ${describeTokenizer(tokenizer)}`] : []),
     `  checksums   ${describeChecksums(inspection)}`,
   ]
   if (listTensors) lines.push(...tensors.map(describeTensor))
   const whole = paint(process.stdout, inspection.whole ? 'green' : 'red', inspection.whole ? 'whole' : 'not whole')
   lines.push(`  ${whole}`, ...inspection.problems.map((problem) => `    ${printable(problem)}`))
   return lines.join('\n')
+}
+
+function describeGguf({ version, architecture, metadata }: NonNullable<Inspection['gguf']>): string {
+  const name = typeof metadata['general.name'] === 'string' ? `, "${metadata['general.name']}"` : ''
+  return printable(`version ${version}, architecture ${architecture}${name}`)
+}
+
+function describeTokenizer({ file, vocabSize, model }: NonNullable<Inspection['tokenizer']>): string {
+  return printable(`${model === undefined ? file : `inside, of the kind "${model}"`}, ${vocabSize} tokens`)
 }
 
 function describeConfig(config: NonNullable<Inspection['config']>): string {
@@ -52,7 +63,7 @@ function describeChecksums({ checksums, whole }: Inspection): string {
   return whole ? `${checksums}, all right` : checksums
 }
 
-function describeTensor({ name, dtype, shape, bytes, sameAs }: Inspection['tensors'][number]): string {
+function describeTensor({ name, dtype, shape, bytes, sameAs }: InspectedTensor): string {
   const tie = sameAs === undefined ? '' : `, tied to ${printable(sameAs)}`
   return `    ${printable(name)}  ${dtype} [${shape.join(', ')}]  ${formatBytes(bytes)}${tie}`
 }

@@ -44,7 +44,8 @@ export async function train(asked: Recipe, options: { preview?: number } = {}): 
   using group = await joinRun(place, recipe)
   try {
     return await trainRank(asked, recipe, data, tokenizer, group)
-  } catch (error) {
+  } catch (cause) {
+    const error = await group.explain(cause)
     group.fail(errorLine(error).replace('error: ', ''))
     throw error
   }

@@ -1,0 +1,81 @@
+/**
+ * Writes the checkpoints of a run while it goes on: what is to be written is copied to memory of its own in the host,
+ * and training changes the state meanwhile. Of the copy there is one: the next checkpoint waits for this one.
+ */
+import { type Device, openDevice, type Stream } from '../device.js'
+import type { Tensor } from '../tensor.js'
+import { type CheckpointState, type StateCopy, saveCheckpoint, stateTensors, writesShard } from './checkpoint.js'
+
+interface Options {
+  savePath: string
+  keepLast: number
+  /** Told when a checkpoint lies complete at `path`; `seconds` since it was begun. */
+  onWritten(event: { step: number; path: string; seconds: number }): void
+}
+
+export class CheckpointWriter implements Disposable {
+  private readonly host: Device
+  /** Reads the copy; the host's own stream may be busy with training. */
+  private readonly stream: Stream
+  private copies = new Map<string, Tensor>()
+  private writing?: Promise<void>
+  private failure?: { error: unknown }
+
+  constructor(private readonly options: Options) {
+    this.host = openDevice('cpu')
+    this.stream = this.host.createStream()
+  }
+
+  /** Writes a checkpoint, after the one that is being written. */
+  async write(state: CheckpointState): Promise<void> {
+    await this.finish()
+    await this.save(state)
+  }
+
+  /** Copies the state, and leaves the rest to go on by itself. */
+  async begin(state: CheckpointState): Promise<void> {
+    await this.finish()
+    if (writesShard(state)) await this.copy(state)
+    this.writing = this.save(state, { tensors: this.copies, stream: this.stream }).catch((error) => {
+      this.failure = { error }
+    })
+  }
+
+  /** @throws what has gone wrong with the checkpoint that was begun */
+  check(): void {
+    const { failure } = this
+    this.failure = undefined
+    if (failure) throw failure.error
+  }
+
+  /** Waits for the checkpoint that was begun. @throws as `check` */
+  async finish(): Promise<void> {
+    await this.writing
+    this.writing = undefined
+    this.check()
+  }
+
+  private async save(state: CheckpointState, copy?: StateCopy): Promise<void> {
+    const { savePath, keepLast, onWritten } = this.options
+    const start = performance.now()
+    const path = await saveCheckpoint(savePath, state, { keepLast, copy })
+    onWritten({ step: state.step, path, seconds: (performance.now() - start) / 1000 })
+  }
+
+  private async copy(state: CheckpointState): Promise<void> {
+    await state.parameters.device.stream.synchronize()
+    for (const [name, tensor] of stateTensors(state)) {
+      const copy = this.copies.get(name) ?? this.host.tensor(tensor.dtype, tensor.shape)
+      this.copies.set(name, copy)
+      await tensor.device.stream.transfer(copy, tensor)
+    }
+  }
+
+  dispose(): void {
+    for (const copy of this.copies.values()) copy.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}

@@ -1,0 +1,69 @@
+// Who wrote the libraries that a prebuilt addon takes with it, and under which terms. Debian keeps that with every
+// package, so a prebuilt addon is made on Debian or Ubuntu.
+
+import { execFileSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import { findModule } from './toolchain.mjs'
+
+const dpkg = (...args) => execFileSync('dpkg-query', args, { encoding: 'utf8' }).trim()
+
+/** The Debian package of a library's file: { package, version, source, sourceVersion, copyright }. */
+export function origin(file) {
+  // Debian has packages that know their files by the old name of their folder, /lib.
+  const [name] = dpkg('--search', `*${file.replace(/^\/usr/, '')}`).split(': ')
+  const format = ['Package', 'Version', 'source:Package', 'source:Version'].map((field) => `\${${field}}`).join('\n')
+  const [debian, version, source, sourceVersion] = dpkg('--show', `--showformat=${format}`, name).split('\n')
+  const copyright = path.join('/usr/share/doc', debian, 'copyright')
+  if (!existsSync(copyright)) throw new Error(`${copyright} is missing; apt-get install --reinstall ${debian}`)
+  return { package: debian, version, source, sourceVersion, copyright }
+}
+
+const rule = '='.repeat(80)
+const section = (title, text) => `${rule}\n${title}\n${rule}\n\n${text.trim()}\n`
+
+const cudaNotice = `Copyright NVIDIA Corporation. Linked into the addon, under the CUDA Toolkit End User License Agreement,
+https://docs.nvidia.com/cuda/eula/, whose attachment A names it among the parts that may be distributed.`
+
+function ofModule(name, file) {
+  const folder = path.dirname(findModule(name))
+  const { version } = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8'))
+  return section(
+    `${name} ${version}, whose headers the addon is compiled with`,
+    readFileSync(path.join(folder, file), 'utf8'),
+  )
+}
+
+/**
+ * The text that goes with the libraries.
+ *
+ * @param libraries [{ name, origin }]
+ * @param cuda whether the addon has the CUDA device
+ */
+export function notices(libraries, cuda) {
+  const bySource = new Map()
+  for (const library of libraries) {
+    const { source } = library.origin
+    bySource.set(source, [...(bySource.get(source) ?? []), library])
+  }
+  const parts = [
+    'openalpaca-native is licensed under Apache-2.0 (LICENSE). The prebuilt addon takes the following with it, each under\n' +
+      'terms of its own. The libraries are Debian’s, unchanged, and can be replaced by others of the same name.\n',
+  ]
+  const terms = new Set()
+  for (const [source, members] of bySource) {
+    const { sourceVersion, copyright } = members[0].origin
+    const text = readFileSync(copyright, 'utf8')
+    const from = `Source: https://snapshot.debian.org/package/${source}/${sourceVersion}/`
+    const title = `${members.map(({ name }) => name).join(', ')}: ${source} ${sourceVersion}\n${from}`
+    for (const [, licence] of text.matchAll(/common-licenses\/(L?GPL-[\d.]*\d)/g)) terms.add(licence)
+    parts.push(section(title, text))
+  }
+  if (cuda) parts.push(section('The CUDA runtime', cudaNotice))
+  parts.push(ofModule('node-addon-api', 'LICENSE.md'), ofModule('node-api-headers', 'LICENSE'))
+  for (const licence of [...terms].sort()) {
+    const file = path.join('/usr/share/common-licenses', licence)
+    if (existsSync(file)) parts.push(section(licence, readFileSync(file, 'utf8')))
+  }
+  return parts.join('\n')
+}

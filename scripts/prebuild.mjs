@@ -1,0 +1,72 @@
+#!/usr/bin/env node
+// Makes prebuilds/<platform>-<arch>/, which the published package holds: the addon with both devices, the libraries that
+// a machine may lack, their notices, and build.json, which says what was built from what. The CUDA device is in it
+// wherever there is an nvcc; OPENALPACA_CUDA=OFF leaves it out.
+
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import prebuildify from 'prebuildify'
+import { baseLibraries, dynamicSection, foreignLibraries, oldestSystem } from './elf.mjs'
+import { notices, origin } from './notices.mjs'
+import { addonSources, nativeSources } from './state.mjs'
+import { hasNvcc, root } from './toolchain.mjs'
+
+const staging = path.join(root, 'build', 'prebuild')
+const folder = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)
+const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
+const addon = path.join(folder, `${name}.glibc.node`)
+
+/** Fails unless the folder has all that its files need, and they look for it there. */
+function checkNeeds(files) {
+  const beside = new Set(files.map((file) => path.basename(file)))
+  for (const file of files) {
+    const { needs, rpath, runpath } = dynamicSection(file)
+    const missing = needs.filter((need) => !baseLibraries.test(need) && !beside.has(need))
+    if (missing.length > 0) throw new Error(`${file} needs ${missing.join(', ')}, which would not be in the package`)
+    const wanted = file === addon ? '$ORIGIN' : ''
+    if (rpath.join() !== wanted || runpath.length > 0) {
+      throw new Error(`${file} looks for libraries in "${[...rpath, ...runpath]}", which is not "${wanted}"`)
+    }
+  }
+}
+
+async function main() {
+  if (hasNvcc()) process.env.OPENALPACA_CUDA ??= 'ON'
+  rmSync(staging, { recursive: true, force: true })
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(staging, { recursive: true })
+  const nodeGyp = path.join(root, 'scripts', 'prebuild-addon.mjs')
+  const options = { name, cwd: staging, out: root, nodeGyp, strip: true, napi: true, tagLibc: true }
+  await new Promise((resolve, reject) => prebuildify(options, (error) => (error ? reject(error) : resolve())))
+
+  const libraries = []
+  for (const [soname, file] of foreignLibraries(path.join(root, 'build', 'Release', 'openalpaca.node'))) {
+    const copy = path.join(folder, soname)
+    copyFileSync(file, copy)
+    chmodSync(copy, 0o755)
+    libraries.push({ name: soname, file: copy, origin: origin(file) })
+  }
+  const files = [addon, ...libraries.map(({ file }) => file)]
+  checkNeeds(files)
+
+  const choice = readFileSync(path.join(root, 'build', 'configure-openalpaca.log'), 'utf8')
+  const cuda = /^-- CUDA device: yes, for (.*), by /m.exec(choice)?.[1]
+  writeFileSync(path.join(folder, 'THIRD-PARTY-NOTICES.txt'), notices(libraries, cuda !== undefined))
+  const needs = oldestSystem(files)
+  const described = libraries.map(({ name, origin }) => ({ name, package: origin.package, version: origin.version }))
+  const build = { version, sources: nativeSources(addonSources), cuda: cuda ?? null, needs, libraries: described }
+  writeFileSync(path.join(folder, 'build.json'), `${JSON.stringify(build, null, 2)}\n`)
+
+  console.log(`\nprebuilds/${path.basename(folder)}: CUDA device ${cuda ? `for ${cuda}` : 'left out'}`)
+  for (const file of files) {
+    const mebibytes = (statSync(file).size / 2 ** 20).toFixed(2)
+    console.log(`${mebibytes.padStart(8)} MiB  ${path.basename(file)}`)
+  }
+  console.log(`needs glibc ${needs.GLIBC} or newer, and libstdc++ with GLIBCXX_${needs.GLIBCXX}`)
+}
+
+main().catch((error) => {
+  if (existsSync(folder)) rmSync(folder, { recursive: true }) // what is there must be whole
+  console.error(`prebuild: ${error.message}`)
+  process.exit(1)
+})

@@ -1,0 +1,198 @@
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import * as ops from '../../lib/ops.js'
+import { withLocalRanks } from '../support/local-ranks.js'
+import { slowWork } from '../support/slow-work.js'
+import { tensorOf } from '../support/tensors.js'
+
+// cuda/nccl.cpp as it is, with a twin of libnccl.so.2 between emulated GPUs (test/emulator/nccl.cpp).
+const build = path.join(__dirname, '../../build')
+const variables = ['OPENALPACA_CUDA_LIBRARIES', 'OPENALPACA_NCCL_TWIN', 'OPENALPACA_EMULATOR_GPU']
+const before = Object.fromEntries(variables.map((name) => [name, process.env[name]]))
+beforeEach(() => {
+  process.env.OPENALPACA_CUDA_LIBRARIES = path.join(build, 'emulated')
+})
+afterEach(() => {
+  for (const name of variables) {
+    if (before[name] === undefined) delete process.env[name]
+    else process.env[name] = before[name]
+  }
+})
+
+const nccl = { backend: 'nccl' } as const
+/** What a wait says that fails. */
+const failure = (wait: Promise<unknown>) => wait.then(() => undefined).catch(({ code, message }) => ({ code, message }))
+
+describe('NCCL', () => {
+  // First: a library that has been found is not looked for again.
+  it('of a version that has not what is called is refused, with what to install', async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'nccl-'))
+    process.env.OPENALPACA_CUDA_LIBRARIES = folder
+    symlinkSync(path.join(build, 'Release/libopenalpaca_emulated.so'), path.join(folder, 'libnccl.so.2'))
+    const error = await failure(withLocalRanks(1, nccl, async () => {}))
+    rmSync(folder, { recursive: true })
+    expect(error).toEqual({
+      code: 'LIBRARY_NOT_FOUND',
+      message: expect.stringMatching(/this version of NCCL has no ncclGet.*pip install --upgrade nvidia-nccl-cu13/),
+    })
+  })
+
+  it.each(['float32', 'bfloat16'] as const)('gathers, adds and copies %s', async (dtype) => {
+    // Small whole numbers, whose sums are exact.
+    const numbers = (n: number, seed: number) => Float32Array.from({ length: n }, (_, i) => ((seed + 7 * i) % 31) - 15)
+    const [n, size] = [37, 3]
+    const outcomes = await withLocalRanks(size, nccl, (ranks) =>
+      Promise.all(
+        ranks.map(async ({ rank, device, stream, communicator }) => {
+          const tensor = (length: number, seed: number) => {
+            const x = device.tensor('float32', [length])
+            stream.write(x, numbers(length, seed))
+            const cast = device.tensor(dtype, [length])
+            ops.cast(stream, { dst: cast, src: x })
+            return cast
+          }
+          const gathered = device.tensor(dtype, [n * size])
+          communicator.allGather(stream, { out: gathered, input: tensor(n, rank) })
+          const terms = tensor(n * size, 10 + rank)
+          const scattered = terms.view([n], rank * n)
+          communicator.reduceScatter(stream, { out: scattered, input: terms })
+          const sum = tensor(n, 20 + rank)
+          communicator.allReduce(stream, sum)
+          const copy = tensor(n, 30 + rank)
+          communicator.broadcast(stream, copy, 2)
+          communicator.barrier(stream)
+          const read = async (x: typeof sum) => {
+            const values = device.tensor('float32', [x.length])
+            ops.cast(stream, { dst: values, src: x })
+            return Array.from(await values.toArray(stream))
+          }
+          return Promise.all([gathered, scattered, sum, copy].map(read))
+        }),
+      ),
+    )
+    const sumOf = (length: number, base: number) =>
+      Array.from({ length }, (_, i) => [0, 1, 2].reduce((sum, rank) => sum + numbers(length, base + rank)[i], 0))
+    for (const [rank, outcome] of outcomes.entries()) {
+      expect(outcome).toEqual([
+        [0, 1, 2].flatMap((other) => Array.from(numbers(n, other))),
+        sumOf(n * size, 10).slice(rank * n, (rank + 1) * n),
+        sumOf(n, 20),
+        Array.from(numbers(n, 32)),
+      ])
+    }
+  })
+
+  it('waits for a late rank without holding up the event loop', async () => {
+    await withLocalRanks(2, nccl, async ([first, second]) => {
+      const xs = [first, second].map(({ device }) => tensorOf(device, 'float32', [3], 1))
+      first.communicator.allReduce(first.stream, xs[0])
+      let ended = false
+      const end = first.stream.synchronize().then(() => (ended = true))
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      expect(ended).toBe(false)
+      second.communicator.allReduce(second.stream, xs[1])
+      await end
+    })
+  })
+
+  it('names the collective that not all ranks come to in time, and lets the stream go', async () => {
+    await withLocalRanks(2, { ...nccl, timeout: 0.2 }, async ([{ device, stream, communicator }]) => {
+      const x = tensorOf(device, 'float32', [3], 0)
+      communicator.reduceScatter(stream, { out: x.view([1], 0), input: x.view([2], 0) })
+      const told = {
+        code: 'COLLECTIVE_TIMEOUT',
+        message: expect.stringMatching(/^reduce_scatter: not all of the 2 ranks arrived within 0\.2 s/),
+      }
+      // What is read is not what it should be, and stays where it is.
+      const values = new Float32Array(3).fill(7)
+      expect(await failure(stream.read(x, values))).toEqual(told)
+      expect(values).toEqual(new Float32Array(3).fill(7))
+      communicator.barrier(stream)
+      expect(await failure(stream.synchronize())).toEqual(told)
+    })
+  })
+
+  it('does not count the time that a collective waits for work of its own GPU', async () => {
+    await withLocalRanks(2, { ...nccl, timeout: 0.5 }, async (ranks) => {
+      const { device } = ranks[0]
+      const busy = await slowWork(device, 900)
+      const computed = device.createEvent()
+      busy(device.stream)
+      device.stream.record(computed)
+      for (const { stream, communicator } of ranks) {
+        stream.wait(computed)
+        communicator.barrier(stream)
+      }
+      for (const { stream } of ranks) await stream.synchronize()
+    })
+  })
+
+  it('tells of a connection that broke as of a lost rank', async () => {
+    await withLocalRanks(2, nccl, async ([{ stream, communicator }]) => {
+      process.env.OPENALPACA_NCCL_TWIN = 'remote error'
+      communicator.barrier(stream)
+      expect(await failure(stream.synchronize())).toEqual({
+        code: 'RANK_LOST',
+        message: 'barrier: remote process exited or there was a network error (told by the twin)',
+      })
+    })
+  })
+
+  it('tells why a call was refused', async () => {
+    await withLocalRanks(2, nccl, async ([{ stream, communicator }]) => {
+      process.env.OPENALPACA_NCCL_TWIN = 'refused'
+      communicator.barrier(stream)
+      expect(await failure(stream.synchronize())).toEqual({
+        code: 'NCCL_ERROR',
+        message: 'barrier: invalid argument (told by the twin)',
+      })
+    })
+  })
+
+  it('ends a collective when a rank is heard to have failed', async () => {
+    await withLocalRanks(2, nccl, async ([first, second]) => {
+      first.communicator.barrier(first.stream)
+      const end = failure(first.stream.synchronize())
+      second.rendezvous.fail('its disk is full')
+      expect(await end).toEqual({ code: 'RANK_LOST', message: 'rank 1 of 2 failed: its disk is full' })
+    })
+  })
+})
+
+describe('the library that carries collectives', () => {
+  const chosen = (gpuOf: (rank: number) => number, backend: 'auto' | 'nccl' | 'gloo') =>
+    withLocalRanks(3, { backend, gpuOf }, async (ranks) => ranks.map(({ communicator }) => communicator.backend))
+
+  it('is NCCL where each rank has a GPU of its own, else Gloo', async () => {
+    expect(await chosen((rank) => rank, 'auto')).toEqual(['nccl', 'nccl', 'nccl'])
+    expect(await chosen((rank) => Math.min(rank, 1), 'auto')).toEqual(['gloo', 'gloo', 'gloo'])
+    expect(await chosen((rank) => rank, 'gloo')).toEqual(['gloo', 'gloo', 'gloo'])
+  })
+
+  it('cannot be NCCL where two ranks have one GPU', async () => {
+    const error = await failure(chosen((rank) => Math.min(rank, 1), 'nccl'))
+    expect(error).toEqual({
+      code: 'GPU_SHARED',
+      message: expect.stringMatching(/^ranks 1 and 2 of 3 have one GPU \(emulated GPU\), .*--backend gloo/),
+    })
+  })
+})
+
+describe('Gloo between GPUs', () => {
+  // CUDA may run the host functions of all streams on one thread, as the emulator does; reads end in one.
+  it('holds up no other stream while a collective waits for a rank', async () => {
+    await withLocalRanks(2, { backend: 'gloo' }, async (ranks) => {
+      const [first, second] = ranks
+      const xs = ranks.map(({ device, rank }) => tensorOf(device, 'float32', [3], 1 + rank))
+      await Promise.all(ranks.map(({ device }) => device.stream.synchronize()))
+      first.communicator.allReduce(first.stream, xs[0])
+      const end = xs[0].toArray(first.stream)
+      const other = tensorOf(first.device, 'float32', [2], 5)
+      expect(await other.toArray()).toEqual(Float32Array.of(5, 5))
+      second.communicator.allReduce(second.stream, xs[1])
+      expect(await end).toEqual(Float32Array.of(3, 3, 3))
+    })
+  })
+})
