@@ -1,6 +1,7 @@
 /** What the benchmarks run, for us and for our peers: this file is the one place that says it. */
 import type { ConfigJson } from 'openalpaca-native'
 import { type DeviceName, deviceName } from './device.js'
+import type { Member } from './team.js'
 
 /** A LLaMA of the OpenLLaMA form. */
 function llama(
@@ -42,6 +43,8 @@ interface Plan {
   /** One sequence; tokens are those that are timed, after the prompt. */
   decoding: { model: ModelName; prompt: number; tokens: number }
   loading: ModelName
+  /** A global batch of sequences of random tokens, the same for every number of ranks, in micro-batches. */
+  ranks: { model: ModelName; batch: number; length: number; maxTokens: number; steps: number }
   /** The shapes of a block of a model in training, for the single ops. */
   shapes: { T: number; C: number; H: number; D: number; F: number; V: number; sequences: number }
 }
@@ -51,23 +54,26 @@ const plans: Record<DeviceName, Plan> = {
     training: { batch: 4, length: 512, models: { '29.5M': 3, '113M': 1 } },
     decoding: { model: '113M', prompt: 32, tokens: 128 },
     loading: '113M',
+    ranks: { model: '29.5M', batch: 8, length: 256, maxTokens: 512, steps: 2 },
     shapes: { T: 2048, C: 768, H: 12, D: 64, F: 2176, V: 32000, sequences: 4 },
   },
   cuda: {
     training: { batch: 4, length: 2048, models: { '3B': 4 } },
     decoding: { model: '3B', prompt: 32, tokens: 256 },
     loading: '113M',
+    ranks: { model: '3B', batch: 32, length: 1024, maxTokens: 4096, steps: 3 },
     shapes: { T: 8192, C: 3200, H: 32, D: 100, F: 8640, V: 32000, sequences: 4 },
   },
   emulated: {
     training: { batch: 2, length: 16, models: { tiny: 1 } },
     decoding: { model: 'tiny', prompt: 4, tokens: 3 },
     loading: 'tiny',
+    ranks: { model: 'tiny', batch: 4, length: 16, maxTokens: 64, steps: 1 },
     shapes: { T: 32, C: 128, H: 2, D: 64, F: 256, V: 500, sequences: 2 },
   },
 }
 
-export const { training, decoding, loading, shapes } = plans[deviceName]
+export const { training, decoding, loading, ranks, shapes } = plans[deviceName]
 
 /** What a child is told, as JSON in its argument. */
 export interface ModelOptions {
@@ -75,6 +81,8 @@ export interface ModelOptions {
 }
 export type TrainChild = ModelOptions & { batch: number; length: number; steps: number }
 export type GenerateChild = ModelOptions & { prompt: number; tokens: number }
+export type RankChild = ModelOptions &
+  Member & { stage: number; batch: number; length: number; maxTokens: number; steps: number }
 export interface LoadChild {
   model: string
 }

@@ -8,6 +8,7 @@ import { decoding, loading, type ModelName, training } from './configs.js'
 import { deviceName, deviceNames, openBenchDevice } from './device.js'
 import { generateBenchmark } from './generate.js'
 import { loadBenchmark } from './load.js'
+import { presentRanks, ranksBenchmark } from './ranks.js'
 import { writeRecording } from './recording.js'
 import { formatText, type Presentation, presentSection } from './report.js'
 import { opsBenchmark, presentOps } from './single-ops.js'
@@ -88,6 +89,12 @@ async function main(flags: Flags): Promise<void> {
     const scores = await collectivesBenchmark(flags, progress)
     if (scores.length > 0) show('collectives', scores, presentCollectives(scores))
     else console.log('collectives: this machine has one GPU\n')
+  }
+  if (flags.only.includes('ranks')) {
+    const { scores, hardware } = await ranksBenchmark(flags, progress)
+    // `hardware` is what `openalpaca plan --measured` reads.
+    if (scores.length > 0) show('ranks', { scores, hardware }, presentRanks(scores))
+    else console.log('ranks: not measured on this device\n')
   }
 }
 

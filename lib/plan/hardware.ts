@@ -90,7 +90,7 @@ export const gpus = {
 } satisfies Record<string, Hardware>
 
 /**
- * Reads measured rates: some of the keys of `Hardware`, or under `hardware` what `npm run bench -- --json` has written.
+ * Reads measured rates: some of the keys of `Hardware`, or the file that `npm run bench -- --only ranks` has written.
  * @throws {RecipeError} for a file that is none
  */
 export function readMeasured(file: string): Partial<Hardware> {
@@ -100,7 +100,7 @@ export function readMeasured(file: string): Partial<Hardware> {
   } catch (cause) {
     throw new RecipeError(`--measured ${file} cannot be read as JSON: ${(cause as Error).message}`, { cause })
   }
-  const values = (json as { hardware?: unknown } | null)?.hardware ?? json
+  const values = (json as { figures?: { hardware?: unknown } } | null)?.figures?.hardware ?? json
   const parsed = schema.partial().safeParse(values)
   if (parsed.success) return parsed.data
   const [{ path, message }] = parsed.error.issues
@@ -116,7 +116,7 @@ export function completeHardware(values: Partial<Hardware>): Hardware {
   const missing = parsed.error.issues.map(({ path }) => path.join('.'))
   throw new RecipeError(
     `a plan for the CPU takes measured rates, and ${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} missing: ` +
-      'write them with npm run bench -- --only ranks --json FILE, and give --measured FILE',
+      'write them with npm run bench -- --only ranks, and give --measured runs/bench/ranks.json',
   )
 }
 
