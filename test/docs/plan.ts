@@ -17,8 +17,9 @@ export const cannotRun: [pattern: RegExp, needs: string][] = [
   [/^npm (ci|install|init)\b/, 'the network'],
   [/^cd /, 'what the line before it made'],
   [/^npm test$|test:docs|^\.ci\/run|^bash \.ci|test-sanitized|npm run lint/, 'as long as CI, which runs it'],
-  [/^npx vitest/, 'the time of the test suite, whose part it is'],
+  [/\bnpx vitest/, 'the time of the test suite, whose part it is'],
   [/^(ninja|make|g\+\+|bash|FLAGS=)|prebuild/, 'a build of its own'],
+  [/npm run setup/, 'a build, which the copy has from here'],
   [/docs:api|npm run format/, 'the network, or changes sources'],
   [/npm run fuzz/, 'minutes; test/fuzz has a share of it'],
   [/bench:docs/, 'nothing, but docs.test.ts has the same with --check'],
@@ -30,12 +31,17 @@ export const smaller: [pattern: RegExp, flags: string][] = [
     / train\b(?!.*(--preview|--help))(?!.*(--recipe|--model_path|--data_path))/,
     '--max_steps 2 --batch_size 4 --validation_size 4 --model.hidden_size 32 --model.intermediate_size 32 --model.num_hidden_layers 1 --model.num_attention_heads 2',
   ],
-  [/ train\b(?!.*--preview)(?=.*(--recipe|--model_path|--data_path))/, '--max_steps 2 --batch_size 4 --max_length 256'],
+  [
+    / train\b(?!.*(--preview|--resume))(?=.*(--recipe|--model_path|--data_path))/,
+    '--max_steps 2 --batch_size 4 --max_length 256 --overwrite',
+  ],
+  [/ train\b(?=.*--resume)/, '--max_steps 2 --batch_size 4 --max_length 256'],
   [/ sample\b/, '--generate_len 8'],
   [/ bench\b/, '--device emulated --only ops --repetitions 1'],
 ]
 
-/** What stands for things of the Hub. */
+/** What stands for things that a reader has, and this copy has not. */
 export const standIns: [text: string, instead: string, why: string][] = [
   ['--input databricks/databricks-dolly-15k ', '--input databricks-dolly-15k.jsonl ', 'it would be downloaded'],
+  ['runs/my-run/checkpoint-1000 my-model', 'ckpt/checkpoint-2 from-checkpoint', 'a run of 1000 steps takes hours'],
 ]
