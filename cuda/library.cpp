@@ -67,7 +67,8 @@ void* open_library(const LibraryNames& names) {
   throw Error("LIBRARY_NOT_FOUND",
               std::string(names.what) + " (" + names.files[0] + ") was not found in " + looked + refused +
                   ". Install the CUDA toolkit's libraries, or type: pip install " + names.package +
-                  ", and name the folder that holds it, or the site-packages, in OPENALPACA_CUDA_LIBRARIES");
+                  ", and name the folder that holds it, or the site-packages, in OPENALPACA_CUDA_LIBRARIES" +
+                  names.otherwise);
 }
 
 void* find_function(void* library, const LibraryNames& names, const char* function) {

@@ -11,6 +11,7 @@ struct LibraryNames {
   std::vector<const char*> files;    // in order of preference: "libcublasLt.so.13"
   std::vector<const char*> folders;  // where NVIDIA's Python packages keep it, below site-packages
   const char* package;               // "nvidia-cublas", of pip
+  const char* otherwise = "";        // how to do without it, where one can
 };
 
 // A handle for dlsym. Looks, in this order: in each path of OPENALPACA_CUDA_LIBRARIES (a folder with the library, or a

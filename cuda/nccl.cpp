@@ -24,7 +24,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-const LibraryNames kNames = {"NCCL", {"libnccl.so.2"}, {"nvidia/nccl/lib"}, "nvidia-nccl-cu13"};
+const LibraryNames kNames = {
+    "NCCL", {"libnccl.so.2"}, {"nvidia/nccl/lib"}, "nvidia-nccl-cu13", "; or use --backend gloo, which is slower"};
 
 #define OPENALPACA_NCCL(X)  \
   X(ncclGetUniqueId)        \
@@ -259,7 +260,8 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
 
   std::optional<Error> find_failure(Running& oldest) const {
     ncclResult_t status = ncclSuccess;
-    nccl().ncclCommGetAsyncError(communicator_, &status);
+    const ncclResult_t answer = nccl().ncclCommGetAsyncError(communicator_, &status);
+    if (answer != ncclSuccess) status = answer;
     if (status != ncclSuccess && status != ncclInProgress) return error_of(status, communicator_, oldest.name);
     const cudaError_t state = cudaEventQuery(oldest.end.get());
     if (state != cudaSuccess && state != cudaErrorNotReady) {

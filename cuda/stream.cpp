@@ -164,12 +164,17 @@ OPENALPACA_OPS(OPENALPACA_ENQUEUE)
 template <class Args>
 void CudaStream::enqueue(int32_t op_index, const Args& args, void (*launcher)(const Args&, const Launcher&)) {
   guarded([&] {
-    Args copy = args;
-    Tensors visitor{[&](Tensor& tensor) { keep(std::move(tensor.storage)); }};
-    copy.fields(visitor);
+    const auto keep_operands = [&] {
+      Args copy = args;
+      Tensors visitor{[&](Tensor& tensor) { keep(std::move(tensor.storage)); }};
+      copy.fields(visitor);
+    };
+    keep_operands();
     void* fault = (capture_ ? capture_->fault : fault_)->data();
     launcher(args,
              {Args::name, op_index, stream_, context_->chip, fault, [this](size_t bytes) { return workspace(bytes); }});
+    // To make room for its working memory, all that was kept may have been waited for and let go.
+    if (!capture_ && kept_.empty()) keep_operands();
   });
   if (kept_.size() > kMostKept && !capture_) flush({});
 }

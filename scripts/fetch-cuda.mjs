@@ -2,8 +2,9 @@
 // Fetches what building the CUDA device needs and this machine lacks, as NVIDIA's Python packages, into .cuda/ here. No
 // root is needed, and nothing outside of the folder is touched. CMake finds it there (cuda/build.cmake).
 //
-//   node scripts/fetch-cuda.mjs            what a build needs: compiler, runtime, the header of cuBLASLt
+//   node scripts/fetch-cuda.mjs            what a build needs: compiler, runtime, the headers of cuBLASLt and NCCL
 //   node scripts/fetch-cuda.mjs cublas     cuBLASLt itself too, for a machine with a GPU that has a driver only
+//   node scripts/fetch-cuda.mjs nccl       NCCL itself too, for one with several GPUs
 //   node scripts/fetch-cuda.mjs --check    names what is missing, fetches nothing, and fails if anything is
 
 import { execFileSync } from 'node:child_process'
@@ -26,7 +27,7 @@ function toolkits() {
       if (top) found.push(realpathSync(top[1]))
     } catch {} // there is none
   }
-  if (existsSync(folder)) found.push(...list(folder, '*', 'nvidia', 'cu*'))
+  if (existsSync(folder)) found.push(...list(folder, '*', 'nvidia', 'cu*'), ...list(folder, '*', 'nvidia', 'nccl'))
   return found
 }
 
@@ -61,6 +62,17 @@ const parts = {
     isThere: () => has('include/cublasLt.h'),
     leaveOut: ['lib'],
   },
+  'nccl-header': {
+    what: 'the header of NCCL',
+    packages: ['nvidia-nccl-cu13'],
+    isThere: () => has('include/nccl.h') || existsSync('/usr/include/nccl.h'),
+    leaveOut: ['lib'],
+  },
+  nccl: {
+    what: 'NCCL',
+    packages: ['nvidia-nccl-cu13'],
+    isThere: () => has('lib*/libnccl.so.2'),
+  },
   cublas: {
     what: 'cuBLASLt',
     packages: cuda13('nvidia-cublas'),
@@ -86,7 +98,7 @@ function fetchPart(name) {
     )
     process.exit(1)
   }
-  for (const part of leaveOut) for (const dir of list(partial, 'nvidia', 'cu*', part)) rmSync(dir, { recursive: true })
+  for (const part of leaveOut) for (const dir of list(partial, 'nvidia', '*', part)) rmSync(dir, { recursive: true })
   rmSync(target, { recursive: true, force: true })
   renameSync(partial, target)
 }
@@ -97,7 +109,7 @@ if (flags.some((flag) => flag !== '--check') || wanted.some((name) => !(name in 
   console.error(`usage: fetch-cuda.mjs [--check] [${Object.keys(parts).join('] [')}]`)
   process.exit(2)
 }
-for (const name of new Set(['compiler', 'headers', ...wanted])) {
+for (const name of new Set(['compiler', 'headers', 'nccl-header', ...wanted])) {
   if (parts[name].isThere()) continue
   if (flags.includes('--check')) {
     console.error(`missing: ${parts[name].what}`)

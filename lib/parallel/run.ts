@@ -17,14 +17,19 @@ const mayDiffer = new Set(['threads', 'log_every'])
 export async function joinRun(place: RankPlace, recipe: Recipe): Promise<RankGroup> {
   const { collective_timeout: timeout, backend } = recipe
   const rendezvous = await Rendezvous.join({ ...place, timeout })
-  const shared = Object.entries(recipe).filter(([key]) => !mayDiffer.has(key))
-  await rendezvous.agree({ 'the version of openalpaca-native': packageVersion, ...Object.fromEntries(shared) })
-  if (recipe.device !== 'cpu') chooseGpuOf(place.localRank)
-  const device = openDevice(recipe.device)
-  const communicator = await Communicator.connect(rendezvous, device, { timeout, backend })
-  const stage = recipe.zero_stage as 0 | 1 | 2 | 3
-  const { prefetch_blocks: prefetchBlocks } = recipe
-  return RankGroup.of(device, communicator, device.createStream(), stage, rendezvous, { prefetchBlocks })
+  try {
+    const shared = Object.entries(recipe).filter(([key]) => !mayDiffer.has(key))
+    await rendezvous.agree({ 'the version of openalpaca-native': packageVersion, ...Object.fromEntries(shared) })
+    if (recipe.device !== 'cpu') chooseGpuOf(place.localRank)
+    const device = openDevice(recipe.device)
+    const communicator = await Communicator.connect(rendezvous, device, { timeout, backend })
+    const stage = recipe.zero_stage as 0 | 1 | 2 | 3
+    const { prefetch_blocks: prefetchBlocks } = recipe
+    return RankGroup.of(device, communicator, device.createStream(), stage, rendezvous, { prefetchBlocks })
+  } catch (error) {
+    rendezvous.close() // an open connection keeps the process alive
+    throw error
+  }
 }
 
 /**

@@ -25,6 +25,8 @@ const {
   dtype = 'float32',
   maxTokens = 512,
   steps = 20,
+  sequences,
+  device: type = 'cpu',
   fault,
   offload = false,
   prefetchBlocks,
@@ -39,11 +41,11 @@ const instances = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8')
   })
   .filter((instance) => countLabels(instance) > 0)
 
-const device = openDevice('cpu')
+const device = openDevice(type)
 device.setThreads(1)
 const stream = device.createStream()
 const rendezvous = await Rendezvous.join({ rank, size, port, address: '127.0.0.1', timeout: 60 })
-const communicator = await Communicator.connect(rendezvous, device, { timeout: 60 })
+const communicator = await Communicator.connect(rendezvous, device, { timeout: 60, backend: 'gloo' })
 
 if (fault === 'slow' || fault === 'computation does not wait') {
   // The communication is slow: each collective comes after a few milliseconds of work.
@@ -122,7 +124,7 @@ for (const { step } of golden.steps.slice(0, steps)) {
     totalSteps: golden.total_steps,
   })
   const batch = Array.from(
-    { length: golden.sequences_per_step },
+    { length: sequences ?? golden.sequences_per_step },
     (_, k) => data[(step * golden.sequences_per_step + k) % data.length],
   )
   const options = { lossReduction: 'instance', maxTokens, maxGradNorm: golden.max_grad_norm, lr, step }

@@ -150,15 +150,6 @@ describe('NCCL', () => {
       })
     })
   })
-
-  it('ends a collective when a rank is heard to have failed', async () => {
-    await withLocalRanks(2, nccl, async ([first, second]) => {
-      first.communicator.barrier(first.stream)
-      const end = failure(first.stream.synchronize())
-      second.rendezvous.fail('its disk is full')
-      expect(await end).toEqual({ code: 'RANK_LOST', message: 'rank 1 of 2 failed: its disk is full' })
-    })
-  })
 })
 
 describe('the library that carries collectives', () => {
@@ -193,6 +184,23 @@ describe('Gloo between GPUs', () => {
       expect(await other.toArray()).toEqual(Float32Array.of(5, 5))
       second.communicator.allReduce(second.stream, xs[1])
       expect(await end).toEqual(Float32Array.of(3, 3, 3))
+    })
+  })
+})
+
+describe.each(['nccl', 'gloo'] as const)('a collective over %s', (backend) => {
+  it('ends when a rank is heard to have failed, and nothing is read after it', async () => {
+    await withLocalRanks(2, { backend }, async ([{ device, stream, communicator }, second]) => {
+      const x = device.tensor('float32', [3])
+      communicator.allReduce(stream, x)
+      const values = new Float32Array(3).fill(7)
+      const end = failure(stream.read(x, values))
+      second.rendezvous.fail('its disk is full')
+      const told = { code: 'RANK_LOST', message: 'rank 1 of 2 failed: its disk is full' }
+      expect(await end).toEqual(told)
+      expect(values).toEqual(new Float32Array(3).fill(7))
+      communicator.barrier(stream)
+      expect(await failure(stream.synchronize())).toEqual(told)
     })
   })
 })
