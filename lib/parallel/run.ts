@@ -16,12 +16,18 @@ const mayDiffer = new Set(['threads', 'log_every'])
  */
 export async function joinRun(place: RankPlace, recipe: Recipe): Promise<RankGroup> {
   const rendezvous = await Rendezvous.join({ ...place, timeout: recipe.collective_timeout })
-  const shared = Object.entries(recipe).filter(([key]) => !mayDiffer.has(key))
-  await rendezvous.agree({ 'the version of openalpaca-native': packageVersion, ...Object.fromEntries(shared) })
-  const device = openDevice(recipe.device)
-  const stream = device.createStream()
-  const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: recipe.collective_timeout })
-  return RankGroup.of(device, communicator, stream, recipe.zero_stage as 0 | 1 | 2 | 3, rendezvous, {
-    prefetchBlocks: recipe.prefetch_blocks,
-  })
+  try {
+    const shared = Object.entries(recipe).filter(([key]) => !mayDiffer.has(key))
+    await rendezvous.agree({ 'the version of openalpaca-native': packageVersion, ...Object.fromEntries(shared) })
+    const device = openDevice(recipe.device)
+    const stream = device.createStream()
+    const communicator = await Communicator.connect(rendezvous, device, stream, { timeout: recipe.collective_timeout })
+    return RankGroup.of(device, communicator, stream, recipe.zero_stage as 0 | 1 | 2 | 3, rendezvous, {
+      prefetchBlocks: recipe.prefetch_blocks,
+    })
+  } catch (error) {
+    rendezvous.fail((error as Error).message)
+    rendezvous.close() // an open connection keeps the process alive
+    throw error
+  }
 }

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { fixtures } from '../support/fixtures.js'
+import { isLong } from '../support/long.js'
 import { logged } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'ranks-'))
@@ -12,8 +13,8 @@ afterAll(() => rmSync(root, { recursive: true, force: true }))
 let runs = 0
 const newRun = () => path.join(root, `run${runs++}`)
 
-/** How many ranks are killed at random; `npm run test:crash` kills more. */
-const kills = Number(process.env.OPENALPACA_KILLS ?? 1)
+/** How many ranks are killed at random. */
+const kills = isLong ? 10 : 1
 
 const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
 
