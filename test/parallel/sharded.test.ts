@@ -9,6 +9,8 @@ interface Outcome {
   /** Bytes that the rank holds by kind. */
   memory: Record<'masters' | 'moments' | 'gradients' | 'weights' | 'gathered', number>
   hash: string
+  /** New ids after two prompts. */
+  answers?: number[][]
 }
 
 /** What each rank reports of the golden trajectory. */
@@ -85,6 +87,26 @@ describe('training shared among ranks', () => {
     expect(block).toBeGreaterThan(0)
     expect(many.memory.gathered).toBeGreaterThanOrEqual(one.memory.gathered)
   })
+
+  it.each(['d100', 'gqa'])(
+    'answers as one process does, by rank 0 alone or by all ranks together, with %s',
+    async (model) => {
+      const options = { model, steps: 2, generate: true }
+      const [[whole], below, copied, together] = await Promise.all([
+        train(1, 0, options),
+        train(2, 1, options),
+        train(2, 3, { ...options, copy: true }),
+        train(3, 3, { ...options, copy: false }),
+      ])
+      expect(whole.answers!.map(({ length }) => length)).toEqual([12, 12])
+      const none = undefined
+      expect([below, copied, together].map((ranks) => ranks.map(({ answers }) => answers))).toEqual([
+        [whole.answers, none],
+        [whole.answers, none],
+        [whole.answers, whole.answers, whole.answers],
+      ])
+    },
+  )
 
   it('gives the same bits with masters and moments on the host', async () => {
     const options = { dtype: 'bfloat16', steps: 3 }
