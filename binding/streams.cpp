@@ -163,7 +163,8 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
     const TensorHandle& host = outwards ? to : from;
     const std::string role = outwards ? "transfer: destination" : "transfer: source";
     if (!outwards) to.check_device(*stream.device, "transfer: destination");
-    if (std::string(host.allocation->device->type()) != "cpu") throw ArgumentTypeError(role + " must be a CPU's tensor");
+    if (std::string(host.allocation->device->type()) != "cpu")
+      throw ArgumentTypeError(role + " must be a CPU's tensor");
     stream.stream->check_notifiable();
     if (outwards) {
       stream.stream->read(destination.raw(), source);

@@ -2,6 +2,9 @@
  * Generation: the prompts in one packed forward pass that fills the key/value caches, then a token of every sequence at
  * a time. A token is one recorded graph, from the embedding to the draw, whose only changing state (positions, ids,
  * history) lies on the device; so the next token can be launched before the last has been read.
+ *
+ * Where the weights are shared out among ranks, all of them decode together, each unit gathered for every token. Rank 0
+ * draws for all, so that they cannot part ways.
  */
 
 import { ActivationMemory } from '../model/activations.js'
@@ -9,6 +12,7 @@ import { Head } from '../model/head.js'
 import type { Parameters } from '../model/parameters.js'
 import type { RopeCache } from '../model/rope.js'
 import { type Attend, attentionConstants, type Context, forward, packedAttention } from '../model/transformer.js'
+import type { UnitWeights } from '../model/units.js'
 import type { GraphHandle } from '../native.js'
 import * as ops from '../ops.js'
 import type { Tensor } from '../tensor.js'
@@ -16,6 +20,9 @@ import type { Sampling } from './options.js'
 
 /** Tokens launched ahead of the one that is read. */
 const lookahead = 2
+
+/** For weights that are all there: a recorded graph has nothing to wait for. */
+const inPlace: UnitWeights = { get() {}, release() {} }
 
 export class Decoder implements Disposable {
   private readonly batch: number
@@ -44,7 +51,13 @@ export class Decoder implements Disposable {
     const tokens = prompts.reduce((sum, { length }) => sum + length, 0)
     this.batch = prompts.length
     rope.reserve(capacity)
-    this.context = { stream: device.stream, config, weights: tensors, units: parameters.weights, ...rope.tables }
+    this.context = {
+      stream: device.stream,
+      config,
+      weights: tensors,
+      units: this.together ? parameters.weights : inPlace,
+      ...rope.tables,
+    }
     this.memory = new ActivationMemory(device, config, dtype, tokens, false)
     this.head = new Head(device, config, dtype, this.batch)
     const cache = () => this.keep(device.tensor(dtype, [this.batch, capacity, config.numKeyValueHeads, config.headDim]))
@@ -79,8 +92,11 @@ export class Decoder implements Disposable {
     let graph: GraphHandle | undefined
     for (let launched = 1; pending.length > 0; ) {
       while (pending.length < lookahead && launched < this.sampling.maxNewTokens) {
-        graph ??= stream.capture(() => this.step())
-        stream.launch(graph)
+        if (this.together) this.step()
+        else {
+          graph ??= stream.capture(() => this.step())
+          stream.launch(graph)
+        }
         pending.push(read())
         launched++
       }
@@ -122,7 +138,20 @@ export class Decoder implements Disposable {
       Int32Array.from(prompts, (prompt, b) => this.earlierTwins(prompt, b)),
     )
     const lastRows = Int32Array.from(ends.slice(1), (end) => end - 1)
-    this.draw(this.head.logits(context, activations, lastRows))
+    this.withHead(() => this.draw(this.head.logits(context, activations, lastRows)))
+  }
+
+  /** The ranks have a part of the weights each. */
+  private get together(): boolean {
+    return this.parameters.group.stage === 3
+  }
+
+  private withHead(work: () => void): void {
+    const { units } = this.context
+    const head = this.parameters.layout.units.length - 1
+    units.get(head, 1)
+    work()
+    units.release(head)
   }
 
   /** One new token of every sequence. */
@@ -138,9 +167,11 @@ export class Decoder implements Disposable {
     forward(context, activations, attend)
     const { normalized: y, delta, rstd, blocks } = activations
     const sum = blocks[config.numHiddenLayers - 1].middle
-    ops.addRmsNormForward(stream, { y, rstd, sum, x: sum, delta, w: weights.norm, eps: config.rmsNormEps })
-    ops.matmul(stream, { c: state.logits, a: y, b: weights.projection, transposeB: true })
-    this.draw(state.logits)
+    this.withHead(() => {
+      ops.addRmsNormForward(stream, { y, rstd, sum, x: sum, delta, w: weights.norm, eps: config.rmsNormEps })
+      ops.matmul(stream, { c: state.logits, a: y, b: weights.projection, transposeB: true })
+      this.draw(state.logits)
+    })
   }
 
   private draw(logits: Tensor): void {
@@ -159,6 +190,7 @@ export class Decoder implements Disposable {
       topK,
       seed,
     })
+    if (this.together) this.parameters.group.broadcastBits(this.context.stream, ids)
   }
 
   private writeCache(block: number, qkv: Tensor, sequences: Tensor, positions: Tensor): void {

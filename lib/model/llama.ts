@@ -179,17 +179,35 @@ export class LlamaForCausalLM implements Disposable {
   }
 
   /**
-   * @internal What rank 0 of a group does with the model alone, such as generating. All ranks have to call it; for the
-   * others it is over when they have given what they own.
+   * @internal Lets a group use the model as one process does, for generating: rank 0 alone where it has all weights, or
+   * has the memory for a copy of them; else all ranks together, which then have to do the same. All ranks have to call
+   * it.
+   * @param copy says whether a copy is to be made, in place of the free memory
+   * @returns what `use` has returned; undefined on a rank that had no part in it
    */
-  async alone<T>(use: (model: LlamaForCausalLM) => Promise<T>): Promise<T | undefined> {
+  async asOne<T>(
+    use: (model: LlamaForCausalLM) => Promise<T>,
+    { copy }: { copy?: boolean } = {},
+  ): Promise<T | undefined> {
     this.checkUsable()
-    const { rank, stage } = this.parameters.group
-    if (stage === 0) return rank === 0 ? await use(this) : undefined
-    const copy = await this.parameters.copyWhole()
-    if (!copy) return undefined
-    using model = new LlamaForCausalLM(copy, this.directory)
+    const { group, weights } = this.parameters
+    if (group.stage < 3) {
+      weights.gatherAll()
+      return group.rank === 0 ? await use(this) : undefined
+    }
+    const [[fits]] = await group.gatherNumbers([Number(copy ?? this.parameters.copyFits)])
+    if (!fits) return await use(this)
+    const whole = await this.parameters.copyWhole()
+    if (!whole) return undefined
+    using model = new LlamaForCausalLM(whole, this.directory)
     return await use(model)
+  }
+
+  /** @internal Whether work is to stop; where ranks generate together, when any of them has been told to. */
+  async isAborted(signal: AbortSignal | undefined): Promise<boolean> {
+    const { group } = this.parameters
+    const aborted = signal?.aborted ?? false
+    return group.stage === 3 ? await group.any(aborted) : aborted
   }
 
   /** @internal Working memory for training on batches of at most `maxTokens` tokens. */
@@ -250,7 +268,7 @@ export class LlamaForCausalLM implements Disposable {
     const ended = prompts.map(() => false)
     const stops = prompts.map(() => sampling.stopWatch())
     for await (const ids of decoder.tokens()) {
-      if (options.signal?.aborted) return
+      if (await this.isAborted(options.signal)) return
       ids.forEach((id, b) => {
         ended[b] ||= sampling.eosTokenIds.has(id)
       })

@@ -228,6 +228,12 @@ export class Parameters implements Disposable {
     return out
   }
 
+  /** Whether the device has the memory for `copyWhole` and for computing with it. */
+  get copyFits(): boolean {
+    const elements = this.layout.units.reduce((sum, { length }) => sum + length, 0)
+    return 1.2 * elements * bytesPerElement(this.dtype) < this.device.properties.freeMemory
+  }
+
   /** On rank 0 the weights as one process has them, for what it does alone. All ranks have to call it. */
   async copyWhole(): Promise<Parameters | undefined> {
     const copy = this.group.rank === 0 ? new Parameters(this.device, this.config, this.dtype) : undefined

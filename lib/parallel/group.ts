@@ -1,4 +1,6 @@
 import type { Device, Stream } from '../device.js'
+import type { EventHandle } from '../native.js'
+import type { Tensor } from '../tensor.js'
 import type { Collectives } from './communicator.js'
 import type { Rendezvous } from './rendezvous.js'
 
@@ -20,6 +22,8 @@ interface Members {
 
 /** The ranks that train one model together, as one of them sees it. One process alone is a group of one. */
 export class RankGroup implements Disposable {
+  private handover?: [ready: EventHandle, done: EventHandle]
+
   private constructor(
     readonly rank: number,
     readonly size: number,
@@ -82,6 +86,19 @@ export class RankGroup implements Disposable {
     return Array.from({ length: this.size }, (_, rank) => [
       ...all.subarray(rank * values.length, (rank + 1) * values.length),
     ])
+  }
+
+  /** Gives all ranks the 32-bit numbers of rank 0, in the order of `stream`. */
+  broadcastBits(stream: Stream, x: Tensor): void {
+    if (!this.members || this.size === 1) return
+    const { device, communicator, stream: own } = this.members
+    this.handover ??= [device.createEvent(), device.createEvent()]
+    const [ready, done] = this.handover
+    stream.record(ready)
+    own.wait(ready)
+    communicator.broadcast(own, x.view(x.shape, 0, 'float32'), 0)
+    own.record(done)
+    stream.wait(done)
   }
 
   /** Whether any rank says yes. */

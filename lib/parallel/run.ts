@@ -27,6 +27,7 @@ export async function joinRun(place: RankPlace, recipe: Recipe): Promise<RankGro
     const { prefetch_blocks: prefetchBlocks } = recipe
     return RankGroup.of(device, communicator, device.createStream(), stage, rendezvous, { prefetchBlocks })
   } catch (error) {
+    rendezvous.fail((error as Error).message)
     rendezvous.close() // an open connection keeps the process alive
     throw error
   }

@@ -135,6 +135,14 @@ export class ShardedWeights implements UnitWeights, Disposable {
       this.gather(next)
   }
 
+  /** Below stage 3: brings all weights in place, so that a rank may compute alone until they change. */
+  gatherAll(): void {
+    for (const unit of this.layout.units.keys()) {
+      this.get(unit, 1)
+      this.release(unit)
+    }
+  }
+
   release(unit: number): void {
     if (this.group.stage === 0) return
     const last = this.layout.units.length - 1

@@ -21,7 +21,7 @@ export async function answerInstructions(
   for (let start = 0; start < rows.length; start += promptsAtOnce) {
     const prompts = rows.slice(start, start + promptsAtOnce).map((row) => tokenizer.encode(formatPrompt(row)))
     const generated = await model.generate(prompts, { maxNewTokens, signal })
-    if (signal?.aborted) break
+    if (await model.isAborted(signal)) break
     answers.push(...generated.map((ids) => tokenizer.decode(ids).trim()))
   }
   return answers

@@ -290,7 +290,7 @@ class Run implements Disposable {
   }
 
   private async sample(): Promise<void> {
-    if (this.recipe.sample_prompts.length > 0) await this.model.alone((model) => this.answer(model))
+    if (this.recipe.sample_prompts.length > 0) await this.model.asOne((model) => this.answer(model))
   }
 
   private async answer(model: LlamaForCausalLM): Promise<void> {

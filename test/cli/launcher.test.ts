@@ -4,7 +4,9 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync } 
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { zeroToFp32 } from '../../lib/checkpoint/zero-to-fp32.js'
 import { fixtures } from '../support/fixtures.js'
+import { isLong } from '../support/long.js'
 import { logged } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'ranks-'))
@@ -12,8 +14,8 @@ afterAll(() => rmSync(root, { recursive: true, force: true }))
 let runs = 0
 const newRun = () => path.join(root, `run${runs++}`)
 
-/** How many ranks are killed at random; `npm run test:crash` kills more. */
-const kills = Number(process.env.OPENALPACA_KILLS ?? 1)
+/** How many ranks are killed at random. */
+const kills = isLong ? 10 : 1
 
 const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
 
@@ -171,6 +173,13 @@ describe('train --ranks', () => {
     const { code, output } = await ended(train(save, '--resume', 'auto'))
     expect({ code, output }).toEqual({ code: 0, output: expect.stringContaining('resumed after step 8') })
     expectClose(logged(save), logged(undisturbed), 1e-4)
+  })
+
+  it('leaves a checkpoint from which zero-to-fp32 makes the model that was saved', async () => {
+    const output = path.join(newRun(), 'model.safetensors')
+    await zeroToFp32({ checkpoint: path.join(undisturbed, 'checkpoint-10'), output })
+    const [made, saved] = [output, path.join(undisturbed, 'model.safetensors')].map((file) => readFileSync(file))
+    expect(made.equals(saved)).toBe(true)
   })
 
   it('says which rank failed, and why', async () => {

@@ -30,6 +30,8 @@ const {
   fault,
   offload = false,
   prefetchBlocks,
+  generate = false,
+  copy,
 } = JSON.parse(process.argv[2])
 const golden = JSON.parse(readFileSync(path.join(fixtures, 'trajectory.json'), 'utf8'))
 const instances = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8')
@@ -149,9 +151,15 @@ const memory = {
   gathered_gradients: backprop.gradientBytes.gathered,
   ...backprop.workingBytes,
 }
+const prompts = [
+  [1, 5, 9],
+  [1, 7, 7, 300 % vocabSize, 2],
+]
+const options = { maxNewTokens: 12, eosTokenId: null, repetitionPenalty: 1.2 }
+const answers = generate ? await model.asOne((whole) => whole.generate(prompts, options), { copy }) : undefined
 const hash = createHash('sha256')
 if (!fault) for (const [, values] of await parameters.toMap(parameters.masters)) hash.update(values)
-console.log(JSON.stringify({ losses, memory, allocated, traffic, sent, hash: hash.digest('hex') }))
+console.log(JSON.stringify({ losses, memory, answers, allocated, traffic, sent, hash: hash.digest('hex') }))
 await communicator.barrier(stream)
 await stream.synchronize()
 rendezvous.close()

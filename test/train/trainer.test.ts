@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import type { Instruction } from '../../lib/data/instructions.js'
+import type { Device } from '../../lib/device.js'
 import { LlamaForCausalLM } from '../../lib/model/llama.js'
 import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
 import type { StepEvent, TrainEvent } from '../../lib/train/events.js'
@@ -32,44 +33,49 @@ const recipe = {
   checkpointEvery: 3,
 } satisfies Partial<TrainerOptions>
 
+let savePath: string
+beforeEach(() => {
+  savePath = mkdtempSync(path.join(tmpdir(), 'openalpaca-'))
+})
+afterEach(() => rmSync(savePath, { recursive: true, force: true }))
+
+interface Outcome {
+  events: TrainEvent[]
+  /** Losses and gradient norms by step. */
+  curve: Map<number, string>
+  weights: Map<string, Float32Array>
+  reason: string
+}
+
+/** Trains a fresh copy of the model; `stopAfter` aborts once so many steps are done. */
+async function runOn(
+  device: Device,
+  options: Partial<TrainerOptions> & { dtype?: 'bfloat16' | 'float32' },
+  stopAfter = Number.POSITIVE_INFINITY,
+): Promise<Outcome> {
+  const { dtype = 'float32', ...rest } = options
+  using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype, masterWeights: true })
+  const events: TrainEvent[] = []
+  const stop = new AbortController()
+  const subscribers = [{ handle: (event: TrainEvent) => void events.push(event), close() {} }]
+  const onStep = ({ step }: StepEvent) => {
+    if (step >= stopAfter) stop.abort()
+  }
+  const trainer = new Trainer({ model, tokenizer, ...recipe, savePath, ...rest })
+  const { reason } = await trainer.train({ subscribers, onStep, signal: stop.signal })
+  const steps = events.filter((event) => event.type === 'step')
+  return {
+    events,
+    curve: new Map(steps.map(({ step, loss, grad_norm }) => [step, `${loss} ${grad_norm}`])),
+    weights: await model.parameters.toMap(model.parameters.masters),
+    reason,
+  }
+}
+
+type RunArguments = Parameters<typeof runOn> extends [Device, ...infer Rest] ? Rest : never
+
 describe.each(deviceTypes)('on $name', ({ device }) => {
-  let savePath: string
-  beforeEach(() => {
-    savePath = mkdtempSync(path.join(tmpdir(), 'openalpaca-'))
-  })
-  afterEach(() => rmSync(savePath, { recursive: true, force: true }))
-
-  interface Outcome {
-    events: TrainEvent[]
-    /** Losses and gradient norms by step. */
-    curve: Map<number, string>
-    weights: Map<string, Float32Array>
-    reason: string
-  }
-
-  /** Trains a fresh copy of the model; `stopAfter` aborts once so many steps are done. */
-  async function run(
-    options: Partial<TrainerOptions> & { dtype?: 'bfloat16' | 'float32' },
-    stopAfter = Number.POSITIVE_INFINITY,
-  ): Promise<Outcome> {
-    const { dtype = 'float32', ...rest } = options
-    using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype, masterWeights: true })
-    const events: TrainEvent[] = []
-    const stop = new AbortController()
-    const subscribers = [{ handle: (event: TrainEvent) => void events.push(event), close() {} }]
-    const onStep = ({ step }: StepEvent) => {
-      if (step >= stopAfter) stop.abort()
-    }
-    const trainer = new Trainer({ model, tokenizer, ...recipe, savePath, ...rest })
-    const { reason } = await trainer.train({ subscribers, onStep, signal: stop.signal })
-    const steps = events.filter((event) => event.type === 'step')
-    return {
-      events,
-      curve: new Map(steps.map(({ step, loss, grad_norm }) => [step, `${loss} ${grad_norm}`])),
-      weights: await model.parameters.toMap(model.parameters.masters),
-      reason,
-    }
-  }
+  const run = (...args: RunArguments) => runOn(device, ...args)
 
   it.each(['float32', 'bfloat16'] as const)(
     'a run that is stopped in mid-epoch and resumed ends with the same bits as one that is not, in %s',
@@ -84,6 +90,43 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
       for (const [name, expected] of whole.weights) expect(second.weights.get(name), name).toEqual(expected)
     },
   )
+
+  it('learns: the loss falls below half of where it began', async () => {
+    const { events } = await run({ epochs: 8, learningRate: 3e-3, checkpointEvery: 0 })
+    const losses = events.filter((event) => event.type === 'step').map(({ loss }) => loss)
+    expect(losses[losses.length - 1]).toBeLessThan(losses[0] / 2)
+  })
+
+  it('stops at a loss that is not finite, names step and instance, and leaves the weights untouched', async () => {
+    using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'float32' })
+    const { parameters } = model
+    // One row of the embedding is poisoned: only instances with that token suffer.
+    const [poisoned] = tokenizer.encode('Ω', { addSpecialTokens: false }).slice(-1)
+    const row = parameters.tensors.embedding.rows(poisoned, poisoned + 1)
+    device.stream.write(row, new Float32Array(row.length).fill(Number.NaN))
+    const before = await parameters.toMap(parameters.buffers)
+    const data = rows.map((instruction, i) => (i === 7 ? { ...instruction, output: 'Ω is a letter.' } : instruction))
+    const trainer = new Trainer({
+      model,
+      tokenizer,
+      ...recipe,
+      savePath,
+      data,
+      validationSize: 0,
+      batchSize: rows.length,
+    })
+    await expect(trainer.train()).rejects.toMatchObject({
+      code: 'NON_FINITE',
+      message: expect.stringMatching(/the loss of instance 7 is not finite at step 1/),
+    })
+    const after = await parameters.toMap(parameters.buffers)
+    for (const [name, expected] of before) expect(after.get(name), name).toEqual(expected)
+  })
+})
+
+describe('on any device', () => {
+  const { device } = deviceTypes[0]
+  const run = (...args: RunArguments) => runOn(device, ...args)
 
   it('reports the start, each step, validations, samples, checkpoints and the end, in order', async () => {
     const { events } = await run({
@@ -133,38 +176,6 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     await expect(run({})).rejects.toThrow(/from an earlier run: .*--resume auto.*--overwrite/)
     await run({ overwrite: true }, 2)
     expect(await readdir(savePath)).toEqual(['checkpoint-2'])
-  })
-
-  it('learns: the loss falls below half of where it began', async () => {
-    const { events } = await run({ epochs: 8, learningRate: 3e-3, checkpointEvery: 0 })
-    const losses = events.filter((event) => event.type === 'step').map(({ loss }) => loss)
-    expect(losses[losses.length - 1]).toBeLessThan(losses[0] / 2)
-  })
-
-  it('stops at a loss that is not finite, names step and instance, and leaves the weights untouched', async () => {
-    using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'float32' })
-    const { parameters } = model
-    // One row of the embedding is poisoned: only instances with that token suffer.
-    const [poisoned] = tokenizer.encode('Ω', { addSpecialTokens: false }).slice(-1)
-    const row = parameters.tensors.embedding.rows(poisoned, poisoned + 1)
-    device.stream.write(row, new Float32Array(row.length).fill(Number.NaN))
-    const before = await parameters.toMap(parameters.buffers)
-    const data = rows.map((instruction, i) => (i === 7 ? { ...instruction, output: 'Ω is a letter.' } : instruction))
-    const trainer = new Trainer({
-      model,
-      tokenizer,
-      ...recipe,
-      savePath,
-      data,
-      validationSize: 0,
-      batchSize: rows.length,
-    })
-    await expect(trainer.train()).rejects.toMatchObject({
-      code: 'NON_FINITE',
-      message: expect.stringMatching(/the loss of instance 7 is not finite at step 1/),
-    })
-    const after = await parameters.toMap(parameters.buffers)
-    for (const [name, expected] of before) expect(after.get(name), name).toEqual(expected)
   })
 
   it('refuses a tokenizer that has more pieces than the model, and a length beyond its context', async () => {

@@ -89,7 +89,7 @@ async function trainRank(
       if (isFirst) display.print(`model saved in ${savePath}`)
       const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
       if (data.heldOut.length > 0) {
-        await model.alone((whole) => judge(whole, tokenizer, data.heldOut, result.steps, emit, stop.signal))
+        await model.asOne((whole) => judge(whole, tokenizer, data.heldOut, result.steps, emit, stop.signal))
       }
     }
     await group.barrier()
