@@ -11,7 +11,7 @@ const seconds = z.number().min(0)
 
 const schema = z.strictObject({
   name: z.string(),
-  /** Bytes that a process can use of a GPU, or of the machine. */
+  /** Bytes of a GPU that can be used, or of a machine, whose ranks share them. */
   memory: positive,
   /** Bytes of it that go to others than our tensors: CUDA's context, NCCL's buffers, working memory of products. */
   reserved: z.number().min(0),

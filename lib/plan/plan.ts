@@ -184,7 +184,9 @@ export async function planMemory(options: PlanOptions): Promise<Plan['memory'] &
   const { recipe, instances, hardware } = options
   using run = await DryRun.begin(options, microBatchTokens(recipe, longestOf(instances)))
   const { memory, maxTokens, hostBytes: host } = run
-  const { reserved, memory: capacity } = hardware
+  const { reserved } = hardware
+  // A GPU is a rank's own; the ranks of a machine share its memory.
+  const capacity = options.device === 'cpu' ? (hardware.memory * options.nodes) / options.ranks : hardware.memory
   const total = Object.values(memory).reduce((sum, bytes) => sum + bytes, reserved)
   return { ...memory, host, reserved, total, capacity, fits: total <= capacity, max_tokens: maxTokens }
 }

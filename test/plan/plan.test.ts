@@ -196,6 +196,11 @@ describe('memory', () => {
     expect(offloaded.step.total).toBeGreaterThan(kept.step.total)
   })
 
+  it('of a machine is shared by its ranks, where they are on the CPU', async () => {
+    const shared = await planMemory({ ...options({}, { memory: 16e9 }, 8), device: 'cpu', nodes: 2 })
+    expect(shared.capacity).toBe(4e9)
+  })
+
   it('that nothing makes enough comes without advice', async () => {
     const planned = { ...(await openAlpaca7b(1)), hardware: { ...gpus.h100, memory: 4e9 } }
     expect(await adviceFor(planned)).toEqual([])
