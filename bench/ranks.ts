@@ -41,6 +41,8 @@ function hardwareFrom(answers: Record<string, unknown>[]): Hardware {
   return completeHardware({
     ...assumed,
     reserved: 0,
+    host_link_bandwidth: 1e12,
+    host_bandwidth: 1e12,
     shared_cores: deviceName === 'cpu',
     call_seconds: 1e-6,
     ...rates,

@@ -89,6 +89,11 @@ export class Device {
     return native.deviceProperties(this.handle)
   }
 
+  /** The CPU, for what this device has no room for. */
+  get host(): Device {
+    return openDevice('cpu')
+  }
+
   /** How many threads an op may use on the CPU; one per core at first. */
   setThreads(threads: number): void {
     native.deviceSetThreads(this.handle, threads)

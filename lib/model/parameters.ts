@@ -2,7 +2,7 @@
 import { isRotaryBuffer } from '../checkpoint/names.js'
 import { type ElementRange, sliceSource } from '../checkpoint/slice.js'
 import type { TensorInfo, WeightSource } from '../checkpoint/types.js'
-import { type Device, openDevice } from '../device.js'
+import type { Device } from '../device.js'
 import { CheckpointError } from '../errors.js'
 import * as ops from '../ops.js'
 import { RankGroup } from '../parallel/group.js'
@@ -104,7 +104,7 @@ export class Parameters implements Disposable {
   /** Moves the masters to the CPU's memory; nothing if they are there. */
   async moveMastersToHost(): Promise<void> {
     if (this.hostMasters) return
-    const host = openDevice('cpu')
+    const { host } = this.device
     const masters = this.masters
     const moved = masters.map(({ length }) => host.tensor('float32', [length]))
     for (const [i, master] of masters.entries()) await this.device.stream.transfer(moved[i], master)

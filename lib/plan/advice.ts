@@ -14,40 +14,52 @@ const mostRanks = 4096
 const tokenStep = 256
 
 /** Each a way of its own, the least costly first; none where nothing of it is enough. */
-export function adviceFor(options: PlanOptions): Advice[] {
-  return [smallerMicroBatch(options), higherStage(options), moreRanks(options)].filter((one) => one !== undefined)
+export async function adviceFor(options: PlanOptions): Promise<Advice[]> {
+  const all: Advice[] = []
+  for (const way of [smallerMicroBatch, higherStage, offloading, moreRanks]) {
+    const advice = await way(options)
+    if (advice) all.push(advice)
+  }
+  return all
 }
 
-function outcome(options: PlanOptions, flags: string): Advice | undefined {
-  const { fits, total } = planMemory(options)
+async function outcome(options: PlanOptions, flags: string): Promise<Advice | undefined> {
+  const { fits, total } = await planMemory(options)
   return fits ? { flags, total } : undefined
 }
 
 /** The most tokens that fit, at least those of the longest instance. */
-function smallerMicroBatch(options: PlanOptions): Advice | undefined {
+async function smallerMicroBatch(options: PlanOptions): Promise<Advice | undefined> {
   const of = (tokens: number) => ({
     ...options,
     recipe: { ...options.recipe, max_tokens_per_micro_batch: tokens },
   })
-  const planned = planMemory(options).max_tokens
-  const least = planMemory(of(1)).max_tokens
-  if (least === planned || !planMemory(of(least)).fits) return undefined
+  const planned = (await planMemory(options)).max_tokens
+  const least = (await planMemory(of(1))).max_tokens
+  if (least === planned || !(await planMemory(of(least))).fits) return undefined
   let tokens = least
-  while (tokens + tokenStep < planned && planMemory(of(tokens + tokenStep)).fits) tokens += tokenStep
+  while (tokens + tokenStep < planned && (await planMemory(of(tokens + tokenStep))).fits) tokens += tokenStep
   return outcome(of(tokens), `--max_tokens_per_micro_batch ${tokens}`)
 }
 
-function higherStage(options: PlanOptions): Advice | undefined {
+async function higherStage(options: PlanOptions): Promise<Advice | undefined> {
   const { recipe, ranks } = options
   for (let stage = recipe.zero_stage + 1; ranks > 1 && stage <= 3; stage++) {
-    const advice = outcome({ ...options, recipe: { ...recipe, zero_stage: stage } }, `--zero_stage ${stage}`)
+    const advice = await outcome({ ...options, recipe: { ...recipe, zero_stage: stage } }, `--zero_stage ${stage}`)
     if (advice) return advice
   }
   return undefined
 }
 
+/** Masters and moments in the memory of the machine; on the CPU they are there already. */
+async function offloading(options: PlanOptions): Promise<Advice | undefined> {
+  const { device, recipe } = options
+  if (device === 'cpu' || recipe.offload !== 'none') return undefined
+  return await outcome({ ...options, recipe: { ...recipe, offload: 'optimizer' } }, '--offload optimizer')
+}
+
 /** Machines as large as those there are, twice as many each time. */
-function moreRanks(options: PlanOptions): Advice | undefined {
+async function moreRanks(options: PlanOptions): Promise<Advice | undefined> {
   const { device, recipe } = options
   const flag = device === 'cpu' ? '--ranks' : '--gpus'
   // A machine has at most eight; then there are more machines.
@@ -55,7 +67,10 @@ function moreRanks(options: PlanOptions): Advice | undefined {
     const perNode = Math.max(options.ranks / options.nodes, 8)
     const nodes = device === 'cpu' ? options.nodes : Math.ceil(ranks / perNode)
     if (ranks % nodes !== 0) continue
-    const advice = outcome({ ...options, ranks, nodes }, `${flag} ${ranks}${nodes > 1 ? ` --nodes ${nodes}` : ''}`)
+    const advice = await outcome(
+      { ...options, ranks, nodes },
+      `${flag} ${ranks}${nodes > 1 ? ` --nodes ${nodes}` : ''}`,
+    )
     if (advice) return advice
   }
   return undefined

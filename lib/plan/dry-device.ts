@@ -20,6 +20,10 @@ export interface Costs {
   /** @param contents of small tensors that the host has written, such as the ends of the packed sequences */
   op(name: string, args: object, contents: (tensor: Tensor) => HostArray | undefined): number
   collective(name: CollectiveName, bytes: number, ranks: number): number
+  /** Between the device and the CPU's memory. */
+  transfer(bytes: number): number
+  /** Of ops on the CPU, which shares its cores among the ranks of a machine. */
+  hostOp(name: string, args: object): number
   /** What enqueueing costs the host. */
   call: number
 }
@@ -56,14 +60,22 @@ export class DryDevice extends Device {
   readonly events = new WeakMap<EventHandle, number>()
   /** Of small tensors, what the host or other ranks have written. */
   readonly contents = new WeakMap<Tensor, HostArray>()
+  private dryHost?: DryDevice
 
+  /** @param lanes those of its streams, in the order in which they are made; the last is that of all further ones */
   constructor(
     type: DeviceType,
     private readonly has: DeviceProperties,
     readonly timeline: Timeline,
     readonly costs: Costs,
+    private readonly lanes: Lane[] = ['compute', 'communication', 'transfer'],
   ) {
     super(type, noHandle)
+  }
+
+  override get host(): DryDevice {
+    this.dryHost ??= new DryDevice('cpu', this.has, this.timeline, this.costs, ['host'])
+    return this.dryHost
   }
 
   override get properties(): DeviceProperties {
@@ -73,8 +85,7 @@ export class DryDevice extends Device {
   override setThreads(): void {}
 
   override createStream(): DryStream {
-    // The first is the one that computes, as lib/device.ts has it; others are for what goes on beside it.
-    return new DryStream(this, this.streams++ === 0 ? 'compute' : 'communication')
+    return new DryStream(this, this.lanes[Math.min(this.streams++, this.lanes.length - 1)])
   }
 
   override createEvent(): EventHandle {
@@ -107,7 +118,8 @@ export class DryStream extends Stream {
   }
 
   override enqueue(op: string, args: object): void {
-    this.take(this.device.costs.op(op, args, (tensor) => this.device.contents.get(tensor)))
+    const { costs, contents } = this.device
+    this.take(this.lane === 'host' ? costs.hostOp(op, args) : costs.op(op, args, (tensor) => contents.get(tensor)))
   }
 
   override write(tensor: Tensor, data: HostArray): void {
@@ -117,6 +129,11 @@ export class DryStream extends Stream {
 
   override async upload(tensor: Tensor, data: HostArray): Promise<void> {
     this.write(tensor, data)
+    await this.synchronize()
+  }
+
+  override async transfer(destination: Tensor): Promise<void> {
+    this.take(this.device.costs.transfer(destination.byteLength))
     await this.synchronize()
   }
 

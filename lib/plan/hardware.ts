@@ -11,7 +11,7 @@ const seconds = z.number().min(0)
 
 const schema = z.strictObject({
   name: z.string(),
-  /** Bytes that a process can use of a GPU, or of the machine. */
+  /** Bytes of a GPU that can be used, or of a machine, whose ranks share them. */
   memory: positive,
   /** Bytes of it that go to others than our tensors: CUDA's context, NCCL's buffers, working memory of products. */
   reserved: z.number().min(0),
@@ -29,6 +29,10 @@ const schema = z.strictObject({
   link_bandwidth: positive,
   /** Bytes a second, each way, between a machine and the others: all its network cards together. */
   network_bandwidth: positive,
+  /** Bytes a second between a GPU and the memory of its machine. */
+  host_link_bandwidth: positive,
+  /** Bytes a second of that memory, read and written by the CPU for all ranks together. */
+  host_bandwidth: positive,
   /** Of an op at least, whatever its size. */
   op_seconds: seconds,
   /** What a call costs the host. */
@@ -74,6 +78,8 @@ export const gpus = {
     memory_bandwidth: 3000 * GB,
     link_bandwidth: 360 * GB,
     network_bandwidth: 320 * GB,
+    host_link_bandwidth: 50 * GB,
+    host_bandwidth: 200 * GB,
   },
   a100: {
     ...nvidia,
@@ -86,6 +92,8 @@ export const gpus = {
     memory_bandwidth: 1800 * GB,
     link_bandwidth: 230 * GB,
     network_bandwidth: 160 * GB,
+    host_link_bandwidth: 20 * GB,
+    host_bandwidth: 120 * GB,
   },
 } satisfies Record<string, Hardware>
 
@@ -121,7 +129,7 @@ export function completeHardware(values: Partial<Hardware>): Hardware {
 }
 
 /** How long work takes on some machines that are connected. */
-export function costsOf(hardware: Hardware, nodes: number, dtype: ModelDType): Costs {
+export function costsOf(hardware: Hardware, nodes: number, dtype: ModelDType, ranks: number): Costs {
   const { float32_flops } = hardware
   const rates =
     dtype === 'float32'
@@ -135,6 +143,8 @@ export function costsOf(hardware: Hardware, nodes: number, dtype: ModelDType): C
       const computing = flops / rates.matmul + attentionFlops / rates.attention
       return hardware.op_seconds + Math.max(computing, bytes / hardware.memory_bandwidth)
     },
+    transfer: (bytes) => bytes / hardware.host_link_bandwidth,
+    hostOp: (name, args) => (workOf(name, args, () => undefined).bytes * (ranks / nodes)) / hardware.host_bandwidth,
     /** A ring: all but a rank's own part passes each of its links, and reaches the last rank hop by hop. */
     collective(name: CollectiveName, bytes: number, ranks: number) {
       const rounds = name === 'all_reduce' ? 2 : 1

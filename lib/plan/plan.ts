@@ -6,6 +6,7 @@ import type { Instance } from '../data/instances.js'
 import { batchesFrom, totalSteps } from '../data/order.js'
 import { spreadBatch } from '../data/packing.js'
 import { DataError } from '../errors.js'
+import type { Backprop } from '../model/backprop.js'
 import type { LlamaConfig } from '../model/config.js'
 import { parameterCount } from '../model/layout.js'
 import { LlamaForCausalLM } from '../model/llama.js'
@@ -57,8 +58,8 @@ export interface Plan {
   ranks: number
   nodes: number
   zero_stage: number
-  /** Bytes on a rank by kind, all of them with what is `reserved` beside them, and what there is. */
-  memory: PlannedMemory & { reserved: number; total: number; capacity: number; fits: boolean }
+  /** Bytes on a rank by kind, and those in its machine's memory; all with what is `reserved` beside, and what there is. */
+  memory: PlannedMemory & { host: number; reserved: number; total: number; capacity: number; fits: boolean }
   /** Means over the simulated steps; a rank's are those of rank 0, which has the most to do. */
   batch: { instances: number; tokens: number; micro_batches: number; max_tokens: number }
   /** Seconds of a step, and how they divide. */
@@ -80,14 +81,30 @@ class DryRun implements Disposable {
   readonly communicator: DryCommunicator
   private readonly device: DryDevice
   private readonly model: LlamaForCausalLM
-  private readonly optimizer: AdamW
-  private readonly backprop: ReturnType<LlamaForCausalLM['backprop']>
+  private optimizer!: AdamW
+  private backprop!: Backprop
 
-  constructor(
+  static async begin(options: PlanOptions, maxTokens: number): Promise<DryRun> {
+    const run = new DryRun(options, maxTokens)
+    const { model } = run
+    const { recipe } = options
+    // As the trainer does it.
+    if (recipe.offload === 'optimizer') await model.parameters.moveMastersToHost()
+    run.optimizer = new AdamW(model.parameters, {
+      beta1: recipe.adam_beta1,
+      beta2: recipe.adam_beta2,
+      epsilon: recipe.adam_epsilon,
+      weightDecay: recipe.weight_decay,
+    })
+    run.backprop = model.backprop(paddedTokens(maxTokens))
+    return run
+  }
+
+  private constructor(
     { recipe, config, hardware, device: type, dtype, ranks, nodes }: PlanOptions,
     readonly maxTokens: number,
   ) {
-    const costs = costsOf(hardware, nodes, dtype)
+    const costs = costsOf(hardware, nodes, dtype, ranks)
     const properties = {
       name: hardware.name,
       isa: '',
@@ -107,30 +124,29 @@ class DryRun implements Disposable {
       prefetchBlocks: recipe.prefetch_blocks,
     })
     this.model = LlamaForCausalLM.fromConfig(config.json, { device, dtype, group, masterWeights: true })
-    this.optimizer = new AdamW(this.model.parameters, {
-      beta1: recipe.adam_beta1,
-      beta2: recipe.adam_beta2,
-      epsilon: recipe.adam_epsilon,
-      weightDecay: recipe.weight_decay,
-    })
-    this.backprop = this.model.backprop(paddedTokens(maxTokens))
   }
 
   get memory(): PlannedMemory {
     const { model, optimizer, backprop, device } = this
     const { parameters } = model
     const [weights, gradients] = [parameters.weights.bytes, backprop.gradientBytes]
+    const own = (tensors: readonly Tensor[]) => bytesOf(tensors.filter((tensor) => tensor.device === device))
     const kinds = {
       weights: weights.kept,
       // In float32 the weights are their own masters.
-      masters: parameters.dtype === 'float32' ? 0 : bytesOf(parameters.masters),
-      moments: bytesOf([...optimizer.m, ...optimizer.v]),
+      masters: parameters.masters === parameters.buffers ? 0 : own(parameters.masters),
+      moments: own([...optimizer.m, ...optimizer.v]),
       gradients: gradients.kept,
       gathered_weights: weights.gathered,
       gathered_gradients: gradients.gathered,
       ...backprop.workingBytes,
     }
     return { ...kinds, other: device.bytes - Object.values(kinds).reduce((sum, bytes) => sum + bytes, 0) }
+  }
+
+  /** Bytes in the memory of the machine, which are masters and moments where they are offloaded. */
+  get hostBytes(): number {
+    return this.device.host.bytes
   }
 
   async step(recipe: Recipe, instances: readonly Instance[]): Promise<void> {
@@ -164,13 +180,15 @@ const longestOf = (instances: readonly Instance[]) =>
   instances.reduce((most, { inputIds }) => Math.max(most, inputIds.length), 0)
 
 /** What a rank would hold, and whether there is room for it. */
-export function planMemory(options: PlanOptions): Plan['memory'] & { max_tokens: number } {
+export async function planMemory(options: PlanOptions): Promise<Plan['memory'] & { max_tokens: number }> {
   const { recipe, instances, hardware } = options
-  using run = new DryRun(options, microBatchTokens(recipe, longestOf(instances)))
-  const { memory, maxTokens } = run
-  const { reserved, memory: capacity } = hardware
+  using run = await DryRun.begin(options, microBatchTokens(recipe, longestOf(instances)))
+  const { memory, maxTokens, hostBytes: host } = run
+  const { reserved } = hardware
+  // A GPU is a rank's own; the ranks of a machine share its memory.
+  const capacity = options.device === 'cpu' ? (hardware.memory * options.nodes) / options.ranks : hardware.memory
   const total = Object.values(memory).reduce((sum, bytes) => sum + bytes, reserved)
-  return { ...memory, reserved, total, capacity, fits: total <= capacity, max_tokens: maxTokens }
+  return { ...memory, host, reserved, total, capacity, fits: total <= capacity, max_tokens: maxTokens }
 }
 
 /**
@@ -179,13 +197,13 @@ export function planMemory(options: PlanOptions): Plan['memory'] & { max_tokens:
  */
 export async function planRun(options: PlanOptions): Promise<Plan> {
   const { recipe, config, instances, hardware, dtype, ranks, nodes } = options
-  const { max_tokens, ...memory } = planMemory(options)
+  const { max_tokens, ...memory } = await planMemory(options)
   const order = { count: instances.length, batchSize: recipe.batch_size, epochs: recipe.epochs, seed: recipe.seed }
   const allSteps = Math.min(totalSteps(order), recipe.max_steps ?? Number.POSITIVE_INFINITY)
   if (allSteps === 0) throw new DataError(`${order.count} instances make no whole batch of ${order.batchSize}`)
   const steps = Math.min(options.steps ?? 4, allSteps)
 
-  using run = new DryRun(options, max_tokens)
+  using run = await DryRun.begin(options, max_tokens)
   const { timeline, communicator } = run
   communicator.traffic.clear()
   const start = timeline.now

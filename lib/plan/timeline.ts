@@ -1,6 +1,7 @@
 /** When simulated work runs: each stream takes its work in order, and the host enqueues it one call after another. */
 
-export type Lane = 'compute' | 'communication'
+/** `host` computes what is offloaded to the CPU, `transfer` carries it there and back. */
+export type Lane = 'compute' | 'communication' | 'host' | 'transfer'
 
 interface Interval {
   start: number
@@ -17,14 +18,16 @@ export interface Usage {
   exposed: number
   /** Communication while something is computed. */
   hidden: number
-  /** Neither is going on: the host is behind with its calls, or waits. */
+  /** The CPU's part of the work, with the copies to it and back, while neither is going on. */
+  offload: number
+  /** Nothing is going on: the host is behind with its calls, or waits. */
   idle: number
 }
 
 export class Timeline {
   /** The host's clock, in seconds. */
   now = 0
-  private readonly lanes: Record<Lane, Interval[]> = { compute: [], communication: [] }
+  private readonly lanes: Record<Lane, Interval[]> = { compute: [], communication: [], host: [], transfer: [] }
   private busyUntil = 0
 
   /** @param shared lanes take turns: communication runs on the cores that compute, and hides nothing */
@@ -48,6 +51,8 @@ export class Timeline {
     const compute = clipped(this.lanes.compute, start, end)
     const communication = clipped(this.lanes.communication, start, end)
     const hidden = overlap(compute, communication)
+    const device = clipped([...compute, ...communication], start, end)
+    const all = clipped([...device, ...this.lanes.host, ...this.lanes.transfer], start, end)
     const [total, computing, communicating] = [end - start, length(compute), length(communication)]
     return {
       total,
@@ -55,7 +60,8 @@ export class Timeline {
       communication: communicating,
       exposed: communicating - hidden,
       hidden,
-      idle: total - computing - communicating + hidden,
+      offload: length(all) - length(device),
+      idle: total - length(all),
     }
   }
 }

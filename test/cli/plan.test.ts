@@ -55,7 +55,9 @@ describe('plan', () => {
   it('ends with code 1 where the run does not fit, and says what would', async () => {
     const { text, code } = await plan('--recipe', 'openalpaca-7b', '--gpus', '1')
     expect(code).toBe(1)
-    expect(text).toMatch(/does not fit\n +--gpus 2 would fit, with [\d.]+ GB\n/)
+    expect(text).toMatch(
+      /does not fit\n +--offload optimizer would fit, with [\d.]+ GB\n +--gpus 2 would fit, with [\d.]+ GB\n/,
+    )
     expect(text).not.toMatch(/communication|stage/)
   })
 

@@ -130,7 +130,7 @@ describe('training shared among ranks', () => {
   it('gives the same bits with masters and moments on the host', async () => {
     const options = { dtype: 'bfloat16', steps: 3 }
     const [[there], [here]] = await Promise.all([train(2, 3, { ...options, offload: true }), train(2, 3, options)])
-    expect(there).toEqual(here)
+    expect([there.losses, there.hash]).toEqual([here.losses, here.hash])
   })
 
   it.each([
@@ -180,7 +180,7 @@ describe('a plan', () => {
         nodes: 1,
         steps: 1,
       })
-      const { other, reserved, total, capacity, fits, ...kinds } = memory
+      const { other, host, reserved, total, capacity, fits, ...kinds } = memory
       const calls = Object.fromEntries(
         Object.entries(traffic).map(([name, { calls, bytes }]) => [name, { calls, bytes }]),
       )

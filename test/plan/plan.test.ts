@@ -63,15 +63,39 @@ describe('a timeline', () => {
     const first = timeline.run('compute', 0, 2)
     timeline.run('communication', 1, 3)
     timeline.run('compute', first + 3, 1)
-    expect(timeline.usage(0, 7)).toEqual({ total: 7, compute: 3, communication: 3, hidden: 1, exposed: 2, idle: 2 })
-    expect(timeline.usage(1, 3)).toEqual({ total: 2, compute: 1, communication: 2, hidden: 1, exposed: 1, idle: 0 })
+    expect(timeline.usage(0, 7)).toEqual({
+      total: 7,
+      compute: 3,
+      communication: 3,
+      hidden: 1,
+      exposed: 2,
+      offload: 0,
+      idle: 2,
+    })
+    expect(timeline.usage(1, 3)).toEqual({
+      total: 2,
+      compute: 1,
+      communication: 2,
+      hidden: 1,
+      exposed: 1,
+      offload: 0,
+      idle: 0,
+    })
   })
 
   it('hides nothing where communication takes the cores that compute', () => {
     const timeline = new Timeline(true)
     timeline.run('compute', 0, 2)
     expect(timeline.run('communication', 0, 3)).toBe(5)
-    expect(timeline.usage(0, 5)).toEqual({ total: 5, compute: 2, communication: 3, hidden: 0, exposed: 3, idle: 0 })
+    expect(timeline.usage(0, 5)).toEqual({
+      total: 5,
+      compute: 2,
+      communication: 3,
+      hidden: 0,
+      exposed: 3,
+      offload: 0,
+      idle: 0,
+    })
   })
 })
 
@@ -120,8 +144,8 @@ describe('the time of a step', () => {
 })
 
 describe('memory', () => {
-  it('of one process is 18 bytes a parameter, and working memory', () => {
-    const memory = planMemory(options({}, {}, 1))
+  it('of one process is 18 bytes a parameter, and working memory', async () => {
+    const memory = await planMemory(options({}, {}, 1))
     const parameters = parameterCount(config)
     for (const [kind, bytes] of Object.entries({ weights: 2, masters: 4, moments: 8, gradients: 4 })) {
       // Units are whole vectors, and so a little longer.
@@ -133,29 +157,53 @@ describe('memory', () => {
   })
 
   it('of 7B takes more than one 80 GB card, and much less than each of 64', async () => {
-    expect(planMemory(await openAlpaca7b(1)).fits).toBe(false)
-    const { fits, moments } = planMemory(await openAlpaca7b(64))
+    expect((await planMemory(await openAlpaca7b(1))).fits).toBe(false)
+    const { fits, moments } = await planMemory(await openAlpaca7b(64))
     expect(fits).toBe(true)
     expect((moments * 64) / (8 * 6_738_415_616)).toBeCloseTo(1, 3)
   })
 
   it('that is too little comes with settings each of which makes the run fit', async () => {
     const planned = await openAlpaca7b(2, { zero_stage: 2, max_tokens_per_micro_batch: 8192 })
-    expect(planMemory(planned).fits).toBe(false)
-    const advice = adviceFor(planned)
-    expect(advice.map(({ flags }) => flags.split(' ')[0])).toEqual(['--max_tokens_per_micro_batch', '--gpus'])
+    expect((await planMemory(planned)).fits).toBe(false)
+    const advice = await adviceFor(planned)
+    expect(advice.map(({ flags }) => flags.split(' ')[0])).toEqual([
+      '--max_tokens_per_micro_batch',
+      '--offload',
+      '--gpus',
+    ])
     for (const { flags, total } of advice) {
-      const [, value] = flags.split(' ')
-      const changed = flags.startsWith('--gpus')
-        ? { ...planned, ranks: Number(value) }
-        : { ...planned, recipe: { ...planned.recipe, max_tokens_per_micro_batch: Number(value) } }
-      expect(planMemory(changed)).toMatchObject({ fits: true, total })
+      const [flag, value] = flags.split(' ')
+      const changed =
+        flag === '--gpus'
+          ? { ...planned, ranks: Number(value) }
+          : await openAlpaca7b(2, {
+              zero_stage: 2,
+              max_tokens_per_micro_batch: 8192,
+              [flag.slice(2)]: flag === '--offload' ? value : Number(value),
+            })
+      expect(await planMemory(changed)).toMatchObject({ fits: true, total })
     }
+  })
+
+  it('of masters and moments is on the machine where they are offloaded, and the time of it shows', async () => {
+    const [here, there] = [await openAlpaca7b(4), await openAlpaca7b(4, { offload: 'optimizer' })]
+    const [kept, offloaded] = [await planRun(here), await planRun(there)]
+    expect(offloaded.memory).toMatchObject({ masters: 0, moments: 0 })
+    // Beside them two buffers for gradients and for weights on their way.
+    expect(offloaded.memory.host).toBeGreaterThan(kept.memory.masters + kept.memory.moments)
+    expect(offloaded.step.offload).toBeGreaterThan(0)
+    expect(offloaded.step.total).toBeGreaterThan(kept.step.total)
+  })
+
+  it('of a machine is shared by its ranks, where they are on the CPU', async () => {
+    const shared = await planMemory({ ...options({}, { memory: 16e9 }, 8), device: 'cpu', nodes: 2 })
+    expect(shared.capacity).toBe(4e9)
   })
 
   it('that nothing makes enough comes without advice', async () => {
     const planned = { ...(await openAlpaca7b(1)), hardware: { ...gpus.h100, memory: 4e9 } }
-    expect(adviceFor(planned)).toEqual([])
+    expect(await adviceFor(planned)).toEqual([])
   })
 })
 

@@ -54,7 +54,7 @@ export async function runPlan(recipe: Recipe, flags: PlanFlags): Promise<number>
     nodes,
   }
   const plan = await planRun(options)
-  const advice = plan.memory.fits ? [] : adviceFor(options)
+  const advice = plan.memory.fits ? [] : await adviceFor(options)
   if (flags.json) console.log(JSON.stringify({ model: name, data: source, hardware, ...plan, advice }, null, 2))
   else console.log(describe(name, source, hardware, plan, advice))
   return plan.memory.fits ? 0 : 1
@@ -121,6 +121,7 @@ function describe(name: string, source: string, hardware: Hardware, plan: Plan, 
       .filter(([, bytes]) => bytes > 0)
       .map(([says, bytes]) => `  ${says.padEnd(20)} ${formatBytes(bytes).padStart(12)}`),
     `  ${'in all'.padEnd(20)} ${formatBytes(memory.total).padStart(12)} of ${formatBytes(memory.capacity)}: ${verdict(memory.fits)}`,
+    ...(memory.host > 0 ? [`  and in the memory of each machine ${formatBytes((memory.host * ranks) / nodes)}`] : []),
     ...(memory.fits ? [] : advice.map(({ flags, total }) => `    ${flags} would fit, with ${formatBytes(total)}`)),
     ...(memory.fits || advice.length > 0 ? [] : ['    no number of ranks and no micro-batch makes it fit']),
     '',
@@ -130,7 +131,8 @@ function describe(name: string, source: string, hardware: Hardware, plan: Plan, 
     `  ${'time'.padEnd(20)} ${seconds(step.total)}`,
     `    computation   ${seconds(step.compute)}`,
     ...(ranks > 1 ? communication : []),
-    `    neither       ${seconds(step.idle)}`,
+    ...(step.offload > 0 ? [`    on the CPU    ${seconds(step.offload)}`] : []),
+    `    nothing       ${seconds(step.idle)}`,
     `  ${'tokens/s'.padEnd(20)} ${formatNumber(Math.round(plan.tokens_per_second))}, ${formatNumber(Math.round(plan.tokens_per_second / ranks))} a rank`,
     `  ${'of the peak'.padEnd(20)} ${formatPercent(plan.utilization)}`,
     '',
