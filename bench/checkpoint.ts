@@ -103,6 +103,7 @@ export function formatCheckpoint({ bytes, tasks }: CheckpointScores): string {
   return [
     `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32`,
     table([['', 'GB/s', 'disk', 'of the disk', 's', 'peak memory'], ...rows]),
-    '  The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the tools do.',
+    '  The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the',
+    '  tools do. All read from the disk: the page cache is emptied of the files before.',
   ].join('\n')
 }
