@@ -110,6 +110,7 @@ export function presentCheckpoint({ bytes, tasks }: CheckpointScores): Presentat
     rows,
     notes: [
       'The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the tools do.',
+      'All read from the disk: the page cache is emptied of the files before.',
     ],
     chart: { unit: 'share of the disk’s rate', scale: 'linear', bars, mark: { value: 1, label: 'the disk' } },
   }

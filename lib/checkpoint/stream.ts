@@ -59,8 +59,11 @@ function* piecesOf(source: WeightSource, names: Iterable<string>, chunkBytes: nu
   }
 }
 
+/** Pieces that are read ahead of the one that is used. */
+const READ_AHEAD = 3
+
 /**
- * The bytes of one tensor in order, for a writer. The next piece is read while one is used; a piece is the consumer's
+ * The bytes of one tensor in order, for a writer. The next pieces are read while one is used; a piece is the consumer's
  * until it asks for the next.
  */
 export async function* tensorChunks(
@@ -69,25 +72,25 @@ export async function* tensorChunks(
   chunkBytes = 4 << 20,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const buffers: Uint8Array[] = []
+  const underWay: Promise<Uint8Array>[] = []
   const read = async (piece: { byteOffset: number; length: number }, turn: number) => {
     buffers[turn] ??= Buffer.allocUnsafeSlow(piece.length)
     const chunk = buffers[turn].subarray(0, piece.length)
     await source.read(name, piece.byteOffset, chunk)
     return chunk
   }
-  let next: Promise<Uint8Array> | undefined
   let turn = 0
   try {
     for (const piece of piecesOf(source, [name], chunkBytes)) {
-      const current = next
-      next = read(piece, turn)
-      next.catch(() => {}) // it may fail while the consumer has the piece before it; awaiting it tells
-      turn = 1 - turn
-      if (current) yield await current
+      const next = read(piece, turn)
+      next.catch(() => {}) // it may fail while the consumer has a piece before it; awaiting it tells
+      underWay.push(next)
+      turn = (turn + 1) % (READ_AHEAD + 1)
+      if (underWay.length > READ_AHEAD) yield await underWay.shift()!
     }
-    if (next) yield await next
+    while (underWay.length > 0) yield await underWay.shift()!
   } finally {
-    await next?.catch(() => {}) // a consumer that stops early leaves a read under way
+    await Promise.allSettled(underWay) // a consumer that stops early leaves reads under way
   }
 }
 

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs'
-import { mkdir, open, rename, rm } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { writeFile } from 'node:fs/promises'
+import { writeFileAtomically } from '../checkpoint/atomic.js'
 import { DataError } from '../errors.js'
 import { downloadDataset, parseHubName } from './hub.js'
 import { type Instruction, readDataFile } from './instructions.js'
@@ -81,21 +81,11 @@ export function countWords({ instruction, input, output }: Instruction): number 
   return words(instruction) + words(input) + words(output)
 }
 
-/** Writes beside the final name, flushes to disk and renames: a crash leaves the old file or the new one. */
+/** A crash leaves the old file or the new one. */
 async function writeWhole(path: string, text: string): Promise<void> {
-  const beside = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`)
   try {
-    await mkdir(dirname(path), { recursive: true })
-    const file = await open(beside, 'w')
-    try {
-      await file.writeFile(text)
-      await file.sync()
-    } finally {
-      await file.close()
-    }
-    await rename(beside, path)
+    await writeFileAtomically(path, (temporary) => writeFile(temporary, text))
   } catch (cause) {
-    await rm(beside, { force: true }).catch(() => {}) // the first error is the one to tell
-    throw new DataError(`${path} cannot be written: ${(cause as Error).message}`, { cause })
+    throw new DataError((cause as Error).message, { cause })
   }
 }

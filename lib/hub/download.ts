@@ -1,6 +1,6 @@
 import { mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { ensureSpace } from '../checkpoint/disk.js'
+import { ensureSpace, writeError } from '../checkpoint/disk.js'
 import { findModelFiles, readIndex } from '../checkpoint/model-files.js'
 import { WEIGHT_FILES } from '../checkpoint/shards.js'
 import { HubError } from '../errors.js'
@@ -42,6 +42,7 @@ export async function resolveModelPath(modelPath: string, options: DownloadOptio
  * and the weights in one form, safetensors before torch `.bin`.
  * @returns its directory, `…/models--owner--name/snapshots/<commit>`
  * @throws HubError when there is no such model, it may not be read, it isn't whole, or the Hub cannot be reached
+ * @throws CheckpointError when the cache cannot be written
  */
 export async function downloadModel(model: HubModel, options: DownloadOptions = {}): Promise<string> {
   const settings: HubSettings = { ...hubSettings(), ...withoutUndefined(options) }
@@ -87,8 +88,12 @@ export async function downloadModel(model: HubModel, options: DownloadOptions = 
   }
   const snapshot = path.join(directory, 'snapshots', commit)
   const listed = await listFiles(model, commit, settings.endpoint, get)
-  await download(listed, snapshot, parts, model, context, options)
-  await writeRef(directory, model.revision, commit)
+  try {
+    await download(listed, snapshot, parts, model, context, options)
+    await writeRef(directory, model.revision, commit)
+  } catch (error) {
+    throw await writeError(directory, error, 0)
+  }
   return snapshot
 }
 

@@ -183,3 +183,60 @@ describe('a target that cannot be written', () => {
     }
   })
 })
+
+/** A training checkpoint of one rank with a parameter of 24 MB. */
+async function largeCheckpoint(): Promise<string> {
+  const directory = path.join(fresh(), 'checkpoint-1')
+  mkdirSync(directory)
+  const length = 6_000_000
+  const file = 'rank-00000-of-00001.safetensors'
+  const data = () => Buffer.alloc(4 * length, 7)
+  const master = { name: 'master.a', dtype: 'float32' as const, shape: [length], data }
+  const { bytes, sha256 } = await writeSafetensors(path.join(directory, file), [master], { checksum: true })
+  const units = [{ name: 'a', length, parameters: [{ name: 'w', shape: [length], offset: 0 }] }]
+  const manifest = {
+    ...{ format: 'openalpaca-checkpoint', version: 1, package_version: '0', world_size: 1, dtype: 'float32', step: 1 },
+    ...{ data: { fingerprint: '', instances_seen: 0 }, units, recipe: {}, files: { [file]: { bytes, sha256 } } },
+  }
+  writeFileSync(path.join(directory, 'manifest.json'), JSON.stringify(manifest))
+  return directory
+}
+
+/** Each tool that writes weights: what it reads, its command line, and kilobytes that are fewer than it writes. */
+const tools: [string, () => string | Promise<string>, (input: string, output: string) => string[], number][] = [
+  ['make-shards', largeModel, (input, output) => ['make-shards', '--model_path', input, '--output', output], 20_000],
+  ['zero-to-fp32', largeCheckpoint, (input, output) => ['zero-to-fp32', input, `${output}.safetensors`], 20_000],
+  ['convert', () => d100, (input, output) => ['convert', '--model_path', input, '--output', `${output}.gguf`], 1000],
+]
+
+describe.each(tools)('%s that cannot go on', (_, makeInput, commandLine, kilobytes) => {
+  it('because of SIGINT leaves nothing, or what it had finished', async () => {
+    const [input, parent] = [await makeInput(), fresh()]
+    const before = snapshot(input)
+    const child = spawn(process.execPath, [main, ...commandLine(input, path.join(parent, 'out'))], { stdio: 'ignore' })
+    const exit = once(child, 'exit')
+    while (readdirSync(parent).length === 0 && child.exitCode === null) {
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
+    child.kill('SIGINT')
+    const [code] = await exit
+    expect([0, 130]).toContain(code)
+    expect(readdirSync(parent)).toEqual(code === 0 ? [expect.stringMatching(/^out/)] : [])
+    expect(snapshot(input)).toEqual(before)
+  })
+
+  it('because a file may not grow leaves nothing, and says so', async () => {
+    const [input, parent] = [await makeInput(), fresh()]
+    const before = snapshot(input)
+    const limited = ['-c', `ulimit -f ${2 * kilobytes} && exec "$0" "$@"`, process.execPath, main]
+    const { status, stderr } = spawnSync('sh', [...limited, ...commandLine(input, path.join(parent, 'out'))], {
+      encoding: 'utf8',
+    })
+    expect([status, stderr]).toEqual([
+      1,
+      expect.stringMatching(/^error: Cannot save \S+: a file would be larger than .* allows; nothing was changed.*\n$/),
+    ])
+    expect(readdirSync(parent)).toEqual([])
+    expect(snapshot(input)).toEqual(before)
+  })
+})

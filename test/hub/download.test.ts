@@ -327,6 +327,17 @@ describe('a model that cannot be downloaded', () => {
     await expect(download({ signal: stop.signal })).rejects.toThrow(/abort/i)
   })
 
+  it('says so when the cache cannot be written', async () => {
+    const file = path.join(cacheDir, 'file')
+    writeFileSync(file, 'mine')
+    const error = await downloadModel(
+      { name: 'acme/llama', revision: 'main' },
+      { endpoint: hub.url, cacheDir: file, offline: false },
+    ).catch((reason: Error) => reason)
+    expect(String(error)).toMatch(/Cannot save .*models--acme--llama: a part of its path is a file/)
+    expect(readFileSync(file, 'utf8')).toBe('mine')
+  })
+
   it('cannot write outside the cache', async () => {
     const { 'model.safetensors': _, ...small } = model
     const index = JSON.stringify({ weight_map: { a: '../../../../evil.safetensors' } })
