@@ -13,7 +13,8 @@ export const baseLibraries =
 /** { needs: the libraries it names, searchPaths: where it has them looked for }. */
 export function dynamicSection(file) {
   const text = readelf('--dynamic', file)
-  const values = (tags) => [...text.matchAll(new RegExp(`\\((?:${tags})\\).*\\[(.*)\\]`, 'g'))].map(([, value]) => value)
+  const values = (tags) =>
+    [...text.matchAll(new RegExp(`\\((?:${tags})\\).*\\[(.*)\\]`, 'g'))].map(([, value]) => value)
   return { needs: values('NEEDED'), rpath: values('RPATH'), runpath: values('RUNPATH') }
 }
 

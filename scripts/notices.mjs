@@ -28,7 +28,10 @@ https://docs.nvidia.com/cuda/eula/, whose attachment A names it among the parts 
 function ofModule(name, file) {
   const folder = path.dirname(findModule(name))
   const { version } = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8'))
-  return section(`${name} ${version}, whose headers the addon is compiled with`, readFileSync(path.join(folder, file), 'utf8'))
+  return section(
+    `${name} ${version}, whose headers the addon is compiled with`,
+    readFileSync(path.join(folder, file), 'utf8'),
+  )
 }
 
 /**

@@ -17,12 +17,17 @@ const npm = process.env.npm_execpath?.endsWith('.js')
   ? process.env.npm_execpath
   : path.join(execFileSync('npm', ['root', '--global'], { encoding: 'utf8' }).trim(), 'npm', 'bin', 'npm-cli.js')
 
-const allowed = /^(dist\/(?!bench\/|fuzz\/).*\.(js|mjs|d\.ts|d\.mts)|prebuilds\/linux-x64\/[^/]+|recipes\/.*|docs\/.*|package\.json|README\.md|LICENSE)$/
+const allowed =
+  /^(dist\/(?!bench\/|fuzz\/).*\.(js|mjs|d\.ts|d\.mts)|prebuilds\/linux-x64\/[^/]+|recipes\/.*|docs\/.*|package\.json|README\.md|LICENSE)$/
 
 /** Packs into a folder; returns the tarball's path. */
 function pack(folder) {
   const args = [npm, 'pack', '--json', '--pack-destination', folder]
-  const output = execFileSync(process.execPath, args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+  const output = execFileSync(process.execPath, args, {
+    cwd: root,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const [description] = Object.values(JSON.parse(output.slice(output.search(/^[[{]/m))))
   const { filename, size, unpackedSize, files } = description
   const strangers = files.filter((file) => !allowed.test(file.path))
@@ -83,7 +88,11 @@ function install(tarball, app, bin) {
   mkdirSync(app, { recursive: true })
   const env = { ...process.env, PATH: bin }
   for (const name of Object.keys(env)) if (/^npm_(?!config_registry)/i.test(name)) delete env[name]
-  execFileSync(process.execPath, [...args, '--prefix', app, tarball], { cwd: app, stdio: ['ignore', 'ignore', 'inherit'], env })
+  execFileSync(process.execPath, [...args, '--prefix', app, tarball], {
+    cwd: app,
+    stdio: ['ignore', 'ignore', 'inherit'],
+    env,
+  })
 }
 
 function main() {
@@ -101,7 +110,9 @@ function main() {
   cpSync(path.join(root, 'scripts', 'package-test'), app, { recursive: true })
 
   const enclose = enclosure(system)
-  say(enclose ? 'used in a root that has nothing but Node.js' : 'used without a root of its own: this user may not mount')
+  say(
+    enclose ? 'used in a root that has nothing but Node.js' : 'used without a root of its own: this user may not mount',
+  )
   const env = enclose ? process.env : { ...environment, PATH: `${bin}:/bin`, HOME: path.join(system, 'home') }
   const use = (what, ...command) => {
     const [program, ...args] = enclose ? enclose(command) : command
