@@ -133,6 +133,7 @@ function main() {
   use('a few steps of the quickstart', 'npx', '--offline', 'openalpaca', ...training)
   const sampling = ['sample', '--model_path', 'model', '--instruction', 'Calculate 91 + 68.', '--generate_len', '8']
   use('a sample of its model', 'npx', '--offline', 'openalpaca', ...sampling, '--device', 'cpu', '--seed', '0')
+  use('openalpaca doctor', 'npx', '--offline', 'openalpaca', 'doctor')
   // npm itself keeps its cache and logs in ~/.npm.
   const written = filesOf(system).filter((file) => !before.has(file) && !/^(app\/model|home\/\.npm)\//.test(file))
   if (written.length > 0) throw new Error(`these files were written: ${written.join(', ')}`)
