@@ -4,6 +4,7 @@
  */
 import path from 'node:path'
 import nodeGypBuild from 'node-gyp-build'
+import { addonAdvice } from './addon-advice.js'
 import { OpenAlpacaError } from './errors.js'
 
 /** The number format of a tensor. */
@@ -94,10 +95,11 @@ function load(): Addon {
   try {
     return nodeGypBuild(packageRoot) as Addon
   } catch (error) {
+    const reason = (error as Error).message.split('\n')[0]!
     throw new OpenAlpacaError(
       'ADDON_NOT_FOUND',
-      `the native addon of openalpaca-native could not be loaded from ${packageRoot}: run "npm run setup" there ` +
-        `(${(error as Error).message.split('\n')[0]})`,
+      `the native addon of openalpaca-native could not be loaded from ${packageRoot}: ` +
+        `${addonAdvice(packageRoot, reason)} (${reason})`,
       { cause: error },
     )
   }

@@ -1,8 +1,10 @@
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { nearest } from '../nearest.js'
 import { packageVersion } from '../version.js'
 import { normalizeArgv } from './argv.js'
 import type { PlanFlags } from './commands/plan.js'
+import { completionScript, type Shell, shells } from './completion.js'
+import { addExamples, exitCodes } from './examples.js'
 import { UsageError } from './failure.js'
 import { addRecipeFlags, recipeFromFlags, type TrainFlags } from './recipe-flags.js'
 
@@ -18,16 +20,22 @@ export function createProgram(): Command {
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({ writeErr: () => {} }) // main.ts prints what goes wrong, in one line
     .exitOverride()
-  program.addCommand(configure(trainCommand(), program))
-  program.addCommand(configure(sampleCommand(), program))
-  program.addCommand(configure(processDatasetCommand(), program))
-  program.addCommand(configure(planCommand(), program))
-  program.addCommand(configure(makeShardsCommand(), program))
-  program.addCommand(configure(zeroToFp32Command(), program))
-  program.addCommand(configure(inspectCommand(), program))
-  program.addCommand(configure(convertCommand(), program))
-  program.addCommand(configure(modelCardCommand(), program))
-  program.addCommand(configure(pushCommand(), program))
+    .addHelpText('after', exitCodes)
+  const commands = [
+    trainCommand(),
+    sampleCommand(),
+    processDatasetCommand(),
+    planCommand(),
+    makeShardsCommand(),
+    zeroToFp32Command(),
+    inspectCommand(),
+    convertCommand(),
+    modelCardCommand(),
+    pushCommand(),
+    doctorCommand(),
+    completionCommand(program),
+  ]
+  for (const command of commands) program.addCommand(addExamples(configure(command, program)))
   return program
 }
 
@@ -220,6 +228,23 @@ function modelCardCommand(): Command {
       const { modelCard } = await import('./commands/model-card.js')
       process.exitCode = await modelCard(flags)
     })
+}
+
+function doctorCommand(): Command {
+  return new Command('doctor')
+    .description('Tells what this machine offers and what it lacks, for yourself or for a bug report.')
+    .option('--json', 'everything, as JSON')
+    .action(async (flags) => {
+      const { doctor } = await import('./commands/doctor.js')
+      process.exitCode = await doctor(flags)
+    })
+}
+
+function completionCommand(program: Command): Command {
+  return new Command('completion')
+    .description('Prints a script that makes a shell complete commands and flags.')
+    .addArgument(new Argument('<shell>', 'which shell').choices(shells))
+    .action((shell: Shell) => void process.stdout.write(completionScript(program, shell)))
 }
 
 function wholeNumber(text: string): number {

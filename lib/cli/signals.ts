@@ -47,3 +47,20 @@ export class StopRequest implements Disposable {
     for (const name of names) process.off(name, this.receive)
   }
 }
+
+/**
+ * Does work that can be stopped: the first Ctrl-C aborts its signal, and what it throws then is not told as an error.
+ * Returns the exit code, 0 where it was not stopped.
+ *
+ * @param stopped what to say on stderr where it was; nothing when left out
+ */
+export async function stoppable(task: (signal: AbortSignal) => Promise<void>, stopped?: string): Promise<number> {
+  using stop = new StopRequest(() => {})
+  try {
+    await task(stop.signal)
+  } catch (error) {
+    if (stop.exitCode === undefined) throw error
+    if (stopped !== undefined) console.error(stopped)
+  }
+  return stop.exitCode ?? 0
+}

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { StopRequest } from '../../lib/cli/signals.js'
+import { StopRequest, stoppable } from '../../lib/cli/signals.js'
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['performance'] })
@@ -38,6 +38,18 @@ describe('a signal', () => {
     using request = new StopRequest(() => {})
     process.emit('SIGTERM', 'SIGTERM')
     expect(request.exitCode).toBe(143)
+  })
+
+  test('ends work that can be stopped with its exit code and no error, and errors of its own stay errors', async () => {
+    const said = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const work = (signal: AbortSignal) => {
+      process.emit('SIGINT', 'SIGINT')
+      return Promise.reject(signal.reason)
+    }
+    expect(await stoppable(work, 'stopped')).toBe(130)
+    expect(said).toHaveBeenCalledExactlyOnceWith('stopped')
+    expect(await stoppable(async () => {})).toBe(0)
+    await expect(stoppable(() => Promise.reject(new Error('full')))).rejects.toThrow('full')
   })
 
   test('is left to Node again afterwards', () => {

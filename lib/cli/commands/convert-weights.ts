@@ -5,7 +5,7 @@ import { parseSize, type WeightFormat } from '../../checkpoint/shards.js'
 import { zeroToFp32 } from '../../checkpoint/zero-to-fp32.js'
 import { UsageError } from '../failure.js'
 import { hubTitle, modelDirectory } from '../model-path.js'
-import { StopRequest } from '../signals.js'
+import { stoppable } from '../signals.js'
 
 /** The flags of `make-shards`, spelled as on the command line. */
 export interface MakeShardsFlags {
@@ -57,16 +57,8 @@ function shardSize(text: string): number {
 }
 
 /** Ctrl-C takes away what is half-written, and ends with its exit code. */
-async function convert(task: (signal: AbortSignal) => Promise<ConvertedWeights>): Promise<number> {
-  using stop = new StopRequest(() => {})
-  try {
-    report(await task(stop.signal))
-    return 0
-  } catch (error) {
-    if (stop.exitCode === undefined) throw error
-    console.error('stopped; nothing was changed')
-    return stop.exitCode
-  }
+function convert(task: (signal: AbortSignal) => Promise<ConvertedWeights>): Promise<number> {
+  return stoppable(async (signal) => report(await task(signal)), 'stopped; nothing was changed')
 }
 
 function report({ output, files, totalSize, renamed, overflows }: ConvertedWeights): void {

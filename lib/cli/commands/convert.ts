@@ -2,7 +2,7 @@ import { type ConvertDType, type ConvertOptions, convertModel } from '../../mode
 import { ByteProgress } from '../byte-progress.js'
 import { UsageError } from '../failure.js'
 import { hubTitle, modelDirectory } from '../model-path.js'
-import { StopRequest } from '../signals.js'
+import { stoppable } from '../signals.js'
 
 /** The flags of `convert`, spelled as on the command line. */
 export interface ConvertFlags {
@@ -20,20 +20,16 @@ export async function convert(flags: ConvertFlags): Promise<number> {
   if (to !== 'gguf' && dtype === 'q8_0') {
     throw new UsageError(`--dtype q8_0 is for --to gguf; ${to} takes float32, float16 and bfloat16`)
   }
-  using stop = new StopRequest(() => {})
-  const { signal } = stop
   const progress = new ByteProgress('converting')
-  try {
-    const directory = await modelDirectory(modelPath, { signal })
-    const name = flags.name ?? (directory === modelPath ? undefined : hubTitle(modelPath))
-    await convertModel(directory, output, { to, dtype, name, maxShardSize, onProgress: progress.update, signal })
-  } catch (error) {
-    if (stop.exitCode === undefined) throw error
-    console.error('stopped; nothing was changed')
-    return stop.exitCode
-  } finally {
-    progress.close()
+  const write = async (signal: AbortSignal) => {
+    try {
+      const directory = await modelDirectory(modelPath, { signal })
+      const name = flags.name ?? (directory === modelPath ? undefined : hubTitle(modelPath))
+      await convertModel(directory, output, { to, dtype, name, maxShardSize, onProgress: progress.update, signal })
+    } finally {
+      progress.close()
+    }
+    console.log(`${to} written to ${output}`)
   }
-  console.log(`${to} written to ${output}`)
-  return 0
+  return await stoppable(write, 'stopped; nothing was changed')
 }

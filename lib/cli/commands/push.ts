@@ -1,5 +1,6 @@
 import { uploadModel } from '../../hub/upload.js'
 import { ByteProgress } from '../byte-progress.js'
+import { stoppable } from '../signals.js'
 
 /** The flags of `push`, spelled as on the command line. */
 export interface PushFlags {
@@ -10,15 +11,18 @@ export interface PushFlags {
   message?: string
 }
 
-/** Uploads a model to the Hub. Returns the exit code. */
+/** Uploads a model to the Hub; Ctrl-C ends it before there is a commit. Returns the exit code. */
 export async function push({ model_path: directory, repo, message, ...flags }: PushFlags): Promise<number> {
   const progress = new ByteProgress('uploading')
-  try {
-    const { url, files } = await uploadModel(directory, repo, { ...flags, message, onProgress: progress.update })
-    progress.close()
-    console.log(`${files.length} files uploaded: ${url}`)
-  } finally {
-    progress.close()
+  const upload = async (signal: AbortSignal) => {
+    try {
+      const options = { ...flags, message, onProgress: progress.update, signal }
+      const { url, files } = await uploadModel(directory, repo, options)
+      progress.close()
+      console.log(`${files.length} files uploaded: ${url}`)
+    } finally {
+      progress.close()
+    }
   }
-  return 0
+  return await stoppable(upload, 'stopped; nothing was committed')
 }

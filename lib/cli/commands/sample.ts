@@ -7,7 +7,7 @@ import type { ModelDType } from '../../model/parameters.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
 import { modelDirectory } from '../model-path.js'
-import { StopRequest } from '../signals.js'
+import { stoppable } from '../signals.js'
 
 /** The flags of `sample`, spelled as on the command line. */
 export interface SampleFlags {
@@ -29,21 +29,24 @@ export interface SampleFlags {
 }
 
 /** Prints one answer as it comes; Ctrl-C ends it. Returns the exit code. */
-export async function sample(flags: SampleFlags): Promise<number> {
-  using stop = new StopRequest(() => {})
-  const directory = await modelDirectory(flags.model_path, { signal: stop.signal })
+export function sample(flags: SampleFlags): Promise<number> {
+  return stoppable((signal) => answer(flags, signal))
+}
+
+async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
+  const directory = await modelDirectory(flags.model_path, { signal })
   const tokenizer = await LlamaTokenizer.fromPretrained(directory)
   const { device, dtype } = flags
   const opened = openDevice(device)
   if (flags.threads) opened.setThreads(flags.threads)
-  using model = await LlamaForCausalLM.fromPretrained(directory, { device: opened, dtype })
+  using model = await LlamaForCausalLM.fromPretrained(directory, { device: opened, dtype, signal })
   const prompt = flags.raw_prompt ? flags.instruction : formatPrompt(flags)
   const ids = tokenizer.encode(prompt)
   const context = model.config.maxPositionEmbeddings
   if (ids.length >= context) {
     throw new UsageError(`the prompt has ${ids.length} tokens and the model a context of ${context}: shorten it`)
   }
-  const answer = model.stream(ids, {
+  const tokens = model.stream(ids, {
     maxNewTokens: Math.min(flags.generate_len, context - ids.length),
     doSample: !flags.greedy,
     topK: flags.top_k,
@@ -51,10 +54,9 @@ export async function sample(flags: SampleFlags): Promise<number> {
     temperature: flags.temperature,
     repetitionPenalty: flags.repetition_penalty,
     seed: flags.seed,
-    signal: stop.signal,
+    signal,
   })
-  await print(answer, tokenizer, flags.stop ?? [])
-  return stop.exitCode ?? 0
+  await print(tokens, tokenizer, flags.stop ?? [])
 }
 
 async function print(answer: AsyncIterable<number>, tokenizer: LlamaTokenizer, stop: string[]): Promise<void> {

@@ -1,0 +1,24 @@
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+
+/** The repository to clone where the published package has no addon for a machine. */
+const source = 'a clone of the openalpaca-native repository, where "npm run setup" compiles it'
+
+/**
+ * What to do when the native addon cannot be loaded, for somebody who has a clone or the published package.
+ *
+ * @param root the package's folder
+ * @param message what the loader says
+ */
+export function addonAdvice(root: string, message: string): string {
+  if (existsSync(path.join(root, 'scripts', 'setup.mjs'))) return 'run "npm run setup" there'
+  if (/version .?(GLIBC|GLIBCXX|CXXABI)_[\d.]+.? not found/.test(message)) {
+    const [needed] = /(GLIBC|GLIBCXX|CXXABI)_[\d.]+/.exec(message)!
+    return `the C or C++ library of this system is too old (${needed} is missing): use Debian 12, Ubuntu 22.04, Fedora 36 or newer, or ${source}`
+  }
+  if (/No native build was found/.test(message)) {
+    const libc = /libc=(\w+)/.exec(message)?.[1] ?? 'glibc'
+    return `the package has an addon for Linux on x64 with glibc, and this is ${process.platform} on ${process.arch} with ${libc}: use ${source}`
+  }
+  return 'install the package again: npm install openalpaca-native'
+}

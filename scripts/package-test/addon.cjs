@@ -1,0 +1,27 @@
+// Within an installed package: devices, both doors, and which libraries the process has loaded.
+const assert = require('node:assert')
+const { readFileSync } = require('node:fs')
+const path = require('node:path')
+
+async function main() {
+  const required = require('openalpaca-native')
+  const imported = await import('openalpaca-native')
+  assert(Object.keys(required).length > 10)
+  for (const name of Object.keys(required)) assert.strictEqual(imported[name], required[name], name)
+
+  const [cpu, cuda] = required.backends()
+  assert(cpu.device === 'cpu' && cpu.available && cpu.libraries.oneDNN, JSON.stringify(cpu))
+  assert(cuda.available || /driver|GPU|CUDA/.test(cuda.reason), JSON.stringify(cuda))
+  console.log(`cpu: ${cpu.name}, ${cpu.isa}; cuda: ${cuda.available ? cuda.name : cuda.reason}`)
+
+  // What is mapped is the package's own, or the base that Node.js itself stands on.
+  const base = new RegExp(process.argv[2])
+  const files = readFileSync('/proc/self/maps', 'utf8').matchAll(/ (\/\S*\.(?:so|node)[\d.]*)$/gm)
+  const loaded = new Set([...files].map(([, file]) => file))
+  const folder = path.join(path.dirname(require.resolve('openalpaca-native/package.json')), 'prebuilds')
+  const strangers = [...loaded].filter((file) => !file.startsWith(folder) && !base.test(path.basename(file)))
+  assert.deepStrictEqual(strangers, [])
+  assert([...loaded].some((file) => file.endsWith('libdnnl.so.2') && file.startsWith(folder)))
+}
+
+main()

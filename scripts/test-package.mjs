@@ -1,0 +1,148 @@
+#!/usr/bin/env node
+// What a user of the published package gets: npm's tarball, installed with scripts disabled and no compiler on the PATH,
+// is used from a file system that holds Node.js, the libraries that Node.js itself needs, a shell, and nothing else.
+// Such a root takes the right to mount (as root, or in a user namespace); where there is none, the package is used where
+// it was installed, and that none but its own libraries are loaded is checked all the same.
+
+import { execFileSync, spawnSync } from 'node:child_process'
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { baseLibraries } from './elf.mjs'
+import { root } from './toolchain.mjs'
+
+const say = (text) => console.log(`package: ${text}`)
+const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`
+const npm = process.env.npm_execpath?.endsWith('.js')
+  ? process.env.npm_execpath
+  : path.join(execFileSync('npm', ['root', '--global'], { encoding: 'utf8' }).trim(), 'npm', 'bin', 'npm-cli.js')
+
+const allowed =
+  /^(dist\/(?!bench\/|fuzz\/).*\.(js|mjs|d\.ts|d\.mts)|prebuilds\/linux-x64\/[^/]+|recipes\/.*|docs\/.*|package\.json|README\.md|LICENSE)$/
+
+/** Packs into a folder; returns the tarball's path. */
+function pack(folder) {
+  const args = [npm, 'pack', '--json', '--pack-destination', folder]
+  const output = execFileSync(process.execPath, args, {
+    cwd: root,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const [description] = Object.values(JSON.parse(output.slice(output.search(/^[[{]/m))))
+  const { filename, size, unpackedSize, files } = description
+  const strangers = files.filter((file) => !allowed.test(file.path))
+  if (strangers.length > 0) throw new Error(`the package has ${strangers.map((file) => file.path).join(', ')}`)
+  const sum = (pattern) => files.filter((file) => pattern.test(file.path)).reduce((total, { size }) => total + size, 0)
+  say(`${filename}: ${mebibytes(size)}, unpacked ${mebibytes(unpackedSize)} in ${files.length} files; of these`)
+  const parts = {
+    'oneDNN, whose CPU kernels are made for each shape, for all instruction sets': /libdnnl/,
+    'the addon, with CUDA kernels for two chips and PTX': /\.node$/,
+    'Gloo, OpenMP and what they need': /lib(?!dnnl)[^/]*\.so/,
+    'notices of these libraries': /NOTICES|build\.json/,
+    'JavaScript and types': /^dist/,
+    'recipes and docs': /^(recipes|docs|README|LICENSE|package\.json)/,
+  }
+  for (const [what, pattern] of Object.entries(parts)) say(`  ${mebibytes(sum(pattern)).padStart(9)}  ${what}`)
+  return path.join(folder, filename)
+}
+
+/** Node.js with what it needs, sh and env, in the places where they are here. */
+function layOutSystem(folder) {
+  const put = (file, as = file) => {
+    const copy = path.join(folder, as)
+    mkdirSync(path.dirname(copy), { recursive: true })
+    copyFileSync(realpathSync(file), copy)
+  }
+  const programs = { [process.execPath]: '/usr/bin/node', '/bin/sh': '/bin/sh', '/usr/bin/env': '/usr/bin/env' }
+  for (const [program, as] of Object.entries(programs)) {
+    put(program, as)
+    const needs = execFileSync('ldd', [program], { encoding: 'utf8' })
+    for (const [, file] of needs.matchAll(/(\/\S+) \(0x/g)) put(file)
+  }
+  cpSync(path.dirname(path.dirname(npm)), path.join(folder, 'npm'), { recursive: true })
+  for (const name of ['tmp', 'home', 'proc', 'dev', 'app']) mkdirSync(path.join(folder, name), { recursive: true })
+  for (const name of ['npm', 'npx']) symlinkSync(`/npm/bin/${name}-cli.js`, path.join(folder, 'usr', 'bin', name))
+}
+
+const environment = { PATH: '/usr/bin:/bin', HOME: '/home', OMP_WAIT_POLICY: 'passive' }
+
+/** How a command is run in the folder's own root, or undefined where this process may not do that. */
+function enclosure(folder) {
+  const inside = Object.entries(environment).map(([name, value]) => `${name}=${value}`)
+  const chroot = `exec chroot "$0" /usr/bin/env -i -C /app ${inside.join(' ')} "$@"`
+  const script = `mount --bind /proc "$0/proc" && mount --bind /dev "$0/dev" && ${chroot}`
+  const ways = [['--mount'], ['--user', '--map-root-user', '--mount']]
+  const works = (way) => spawnSync('unshare', [...way, 'sh', '-c', script, folder, 'node', '--version']).status === 0
+  const way = ways.find(works)
+  return way && ((command) => ['unshare', ...way, 'sh', '-c', script, folder, ...command])
+}
+
+/** The files below a folder, less what is mounted there. */
+const filesOf = (folder) =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => !entry.isDirectory())
+    .map((entry) => path.relative(folder, path.join(entry.parentPath ?? entry.path, entry.name)))
+
+function install(tarball, app, bin) {
+  const args = [npm, 'install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error']
+  mkdirSync(app, { recursive: true })
+  const env = { ...process.env, PATH: bin }
+  for (const name of Object.keys(env)) if (/^npm_(?!config_registry)/i.test(name)) delete env[name]
+  execFileSync(process.execPath, [...args, '--prefix', app, tarball], {
+    cwd: app,
+    stdio: ['ignore', 'ignore', 'inherit'],
+    env,
+  })
+}
+
+function main() {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-package-'))
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
+  const tarball = pack(folder)
+
+  const system = path.join(folder, 'root')
+  layOutSystem(system)
+  const bin = path.join(system, 'usr', 'bin')
+  const app = path.join(system, 'app')
+  install(tarball, app, bin)
+  cpSync(path.join(app, 'node_modules'), path.join(app, 'copy', 'node_modules'), { recursive: true })
+  cpSync(path.join(root, 'scripts', 'package-test'), app, { recursive: true })
+
+  const enclose = enclosure(system)
+  say(
+    enclose ? 'used in a root that has nothing but Node.js' : 'used without a root of its own: this user may not mount',
+  )
+  const env = enclose ? process.env : { ...environment, PATH: `${bin}:/bin`, HOME: path.join(system, 'home') }
+  const use = (what, ...command) => {
+    const [program, ...args] = enclose ? enclose(command) : command
+    const started = performance.now()
+    const { status, signal, stdout, stderr } = spawnSync(program, args, { cwd: app, env, encoding: 'utf8' })
+    if (status !== 0) throw new Error(`${what} ended with ${signal ?? status}\n${stdout}${stderr}`)
+    say(`${what}: right, in ${((performance.now() - started) / 1000).toFixed(1)} s`)
+    return stdout
+  }
+
+  const before = new Set(filesOf(system))
+  const copies = ['node_modules', 'copy/node_modules'].map((name) => `./${name}/openalpaca-native`)
+  process.stdout.write(use('require, import and backends', 'node', 'addon.cjs', baseLibraries.source))
+  process.stdout.write(use('worker threads and two copies', 'node', 'workers.cjs', ...copies))
+  const help = use('npx openalpaca --help', 'npx', '--offline', 'openalpaca', '--help')
+  if (!/train/.test(help)) throw new Error(`openalpaca --help printed ${help}`)
+  const training = ['train', '--max_steps', '4', '--validation_size', '0', '--device', 'cpu', '--save_path', 'model']
+  use('a few steps of the quickstart', 'npx', '--offline', 'openalpaca', ...training)
+  const sampling = ['sample', '--model_path', 'model', '--instruction', 'Calculate 91 + 68.', '--generate_len', '8']
+  use('a sample of its model', 'npx', '--offline', 'openalpaca', ...sampling, '--device', 'cpu', '--seed', '0')
+  use('openalpaca doctor', 'npx', '--offline', 'openalpaca', 'doctor')
+  // npm itself keeps its cache and logs in ~/.npm.
+  const written = filesOf(system).filter((file) => !before.has(file) && !/^(app\/model|home\/\.npm)\//.test(file))
+  if (written.length > 0) throw new Error(`these files were written: ${written.join(', ')}`)
+  say('nothing was written but the model')
+}
+
+try {
+  main()
+} catch (error) {
+  console.error(`package: ${error.message}`)
+  process.exitCode = 1
+}

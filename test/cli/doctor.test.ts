@@ -1,0 +1,67 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+import { addonAdvice } from '../../lib/addon-advice.js'
+import { describe as describeDiagnosis } from '../../lib/cli/commands/doctor.js'
+import { diagnose } from '../../lib/diagnosis.js'
+import { packageVersion } from '../../lib/version.js'
+
+const directory = mkdtempSync(join(tmpdir(), 'doctor-'))
+afterAll(() => rmSync(directory, { recursive: true }))
+
+describe('doctor', () => {
+  test('tells of the machine, the devices and the libraries, and finds nothing to mend where all is well', async () => {
+    const diagnosis = await diagnose({ HF_HUB_CACHE: join(directory, 'cache') })
+    expect(diagnosis).toMatchObject({ node: process.versions.node, problems: [] })
+    expect(diagnosis.backends.map(({ device }) => device)).toEqual(['cpu', 'cuda'])
+    expect(diagnosis.backends[0]!.libraries).toEqual({
+      oneDNN: expect.stringMatching(/^\d+\.\d+\.\d+$/),
+      Gloo: expect.stringMatching(/^\d+\.\d+\.\d+$/),
+    })
+    expect(diagnosis.cache).toEqual({ path: join(directory, 'cache'), free: expect.any(Number) })
+    const text = describeDiagnosis(diagnosis)
+    expect(text).toContain(`openalpaca-native ${packageVersion}, compiled here`)
+    expect(text).toMatch(/^cpu +available: .*oneDNN/m)
+    expect(text).toMatch(/nothing to mend$/)
+  })
+
+  test('names problems with what mends them', async () => {
+    const file = join(directory, 'file')
+    writeFileSync(file, '')
+    const diagnosis = await diagnose({ HF_HUB_CACHE: join(file, 'cache') })
+    expect(diagnosis.problems).toEqual([
+      {
+        what: `models from the Hub cannot be kept: ${file} is not a directory that may be written to`,
+        mend: 'export HF_HUB_CACHE=DIR with a directory of yours',
+      },
+    ])
+    expect(describeDiagnosis(diagnosis)).toMatch(/problem: models from the Hub.*\n {2}to mend it: export HF_HUB_CACHE/)
+  })
+
+  test('shows the variables that matter, and no secret', async () => {
+    const env = { HF_TOKEN: 'hf_secret', OMP_NUM_THREADS: '2', PATH: '/bin', HF_HUB_CACHE: directory }
+    const { environment } = await diagnose(env)
+    expect(environment).toEqual({ HF_HUB_CACHE: directory, HF_TOKEN: '(set)', OMP_NUM_THREADS: '2' })
+  })
+})
+
+describe('an addon that cannot be loaded', () => {
+  const installed = join(directory, 'installed')
+  const clone = join(directory, 'clone')
+  mkdirSync(installed)
+  mkdirSync(join(clone, 'scripts'), { recursive: true })
+  writeFileSync(join(clone, 'scripts', 'setup.mjs'), '')
+
+  test('is to be compiled in a clone', () => {
+    expect(addonAdvice(clone, 'No native build was found for platform=linux')).toBe('run "npm run setup" there')
+  })
+
+  test('of the package says which systems it is for', () => {
+    const old = "/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by libdnnl.so.2)"
+    expect(addonAdvice(installed, old)).toMatch(/too old \(GLIBC_2\.34 is missing\): use Debian 12/)
+    const other = 'No native build was found for platform=linux arch=x64 runtime=node abi=115 uv=1 libc=musl node=20'
+    expect(addonAdvice(installed, other)).toMatch(/^the package has an addon for Linux on x64 with glibc, .* musl: use/)
+    expect(addonAdvice(installed, 'libdnnl.so.2: cannot open shared object file')).toMatch(/^install the package again/)
+  })
+})
