@@ -16,6 +16,10 @@ export const examples: Record<string, string[]> = {
     'openalpaca process-dataset --input databricks/databricks-dolly-15k --output openalpaca.json',
     'openalpaca process-dataset --input mine.jsonl --output mine.json --max_words 500',
   ],
+  plan: [
+    'openalpaca plan --recipe openalpaca-7b --gpus 64 --nodes 8',
+    'openalpaca plan --recipe openalpaca-7b --gpus 1 --offload optimizer --json',
+  ],
   'make-shards': [
     'openalpaca make-shards --model_path ckpt --max_shard_size 2GB',
     'openalpaca make-shards --model_path ckpt --format bin --dtype float16 --output ckpt-fp16',
