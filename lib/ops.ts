@@ -18,8 +18,10 @@ export type Op<Args> = (stream: Stream, args: Args) => void
 
 const op =
   <Args extends object>(name: string): Op<Args> =>
-  (stream, args) =>
+  (stream, args) => {
+    if (typeof stream?.enqueue !== 'function') throw new TypeError(`${name}: stream must be a stream`)
     stream.enqueue(name, args)
+  }
 
 /** Arguments of `fill`. */
 export interface FillArgs {

@@ -62,7 +62,7 @@ describe('plan', () => {
   })
 
   it('takes rates from flags before those of a file, and these before the assumed ones', async () => {
-    const measured = file('measured.json', { hardware: { matmul_flops: 300e12, memory: 50e9 } })
+    const measured = file('measured.json', { figures: { hardware: { matmul_flops: 300e12, memory: 50e9 } } })
     const flags = ['--recipe', 'openalpaca-3b', '--gpus', '8', '--measured', measured, '--gpu_memory', '40']
     const { hardware } = (await planned(...flags)) as unknown as { hardware: object }
     expect(hardware).toEqual({ ...gpus.h100, matmul_flops: 300e12, memory: 40e9 })
