@@ -35,8 +35,7 @@ export async function* castChunks(
     }
     const count = chunk.length / DTYPE_BYTES[from]
     if (count > buffers.count) buffers = new Buffers(count, to)
-    buffers.load(chunk, from, count)
-    losses.overflows += buffers.store(count, from, to)
+    losses.overflows += buffers.store(buffers.load(chunk, from, count), from, to)
     yield buffers.out.subarray(0, count * DTYPE_BYTES[to])
   }
 }
@@ -46,14 +45,14 @@ export function castBytes(bytes: Uint8Array, from: CastDType, to: CastDType): Ui
   if (from === to) return bytes
   const count = bytes.length / DTYPE_BYTES[from]
   const buffers = new Buffers(count, to)
-  buffers.load(bytes, from, count)
-  buffers.store(count, from, to)
+  buffers.store(buffers.load(bytes, from, count), from, to)
   return buffers.out
 }
 
 /** Memory for one piece: as float32, through which every conversion goes, and as it comes out. */
 class Buffers {
-  readonly bits: Uint32Array
+  /** Signed: small enough for V8's fastest arithmetic. */
+  private readonly bits: Int32Array
   readonly out: Uint8Array
   private readonly floats: Float32Array
 
@@ -62,20 +61,18 @@ class Buffers {
     to: CastDType,
   ) {
     this.floats = new Float32Array(count)
-    this.bits = new Uint32Array(this.floats.buffer)
+    this.bits = new Int32Array(this.floats.buffer)
     this.out = to === 'float32' ? new Uint8Array(this.floats.buffer) : new Uint8Array(count * DTYPE_BYTES[to])
   }
 
-  load(chunk: Uint8Array, from: CastDType, count: number): void {
-    if (from === 'float32') {
-      new Uint8Array(this.bits.buffer).set(chunk)
-      return
-    }
+  /** @returns the bits of the numbers as float32: of the chunk itself where it has them */
+  load(chunk: Uint8Array, from: CastDType, count: number): Int32Array {
     const aligned = chunk.byteOffset % DTYPE_BYTES[from] === 0 ? chunk : new Uint8Array(chunk)
     if (from === 'float64') {
       this.floats.set(new Float64Array(aligned.buffer, aligned.byteOffset, count))
-      return
+      return this.bits.subarray(0, count)
     }
+    if (from === 'float32') return new Int32Array(aligned.buffer, aligned.byteOffset, count)
     const halves = new Uint16Array(aligned.buffer, aligned.byteOffset, count)
     const { bits } = this
     if (from === 'bfloat16') for (let i = 0; i < count; i++) bits[i] = halves[i]! << 16
@@ -83,42 +80,43 @@ class Buffers {
       const table = float16Table()
       for (let i = 0; i < count; i++) bits[i] = table[halves[i]!]!
     }
+    return bits.subarray(0, count)
   }
 
   /** @returns how many finite values became infinite */
-  store(count: number, from: CastDType, to: CastDType): number {
-    if (to === 'float64') new Float64Array(this.out.buffer).set(this.floats.subarray(0, count))
-    if (to === 'bfloat16') return toBfloat16(this.bits, new Uint16Array(this.out.buffer), count)
-    if (to === 'float16') return toFloat16(this.bits, new Uint16Array(this.out.buffer), count)
+  store(bits: Int32Array, from: CastDType, to: CastDType): number {
+    if (to === 'float64') {
+      new Float64Array(this.out.buffer).set(new Float32Array(bits.buffer, bits.byteOffset, bits.length))
+    }
+    if (to === 'bfloat16') return toBfloat16(bits, new Uint16Array(this.out.buffer))
+    if (to === 'float16') return toFloat16(bits, new Uint16Array(this.out.buffer))
     // A float64 beyond float32 is infinite by now; the caller's values were finite if a model is to compute with them.
-    return to === 'float32' && from === 'float64' ? countInfinite(this.bits, count) : 0
+    return to === 'float32' && from === 'float64' ? countInfinite(bits) : 0
   }
 }
 
-function countInfinite(bits: Uint32Array, count: number): number {
+function countInfinite(bits: Int32Array): number {
   let infinite = 0
-  for (let i = 0; i < count; i++) if ((bits[i]! & 0x7fffffff) === 0x7f800000) infinite++
+  for (let i = 0; i < bits.length; i++) if ((bits[i]! & 0x7fffffff) === 0x7f800000) infinite++
   return infinite
 }
 
-function toBfloat16(bits: Uint32Array, out: Uint16Array, count: number): number {
+function toBfloat16(bits: Int32Array, out: Uint16Array): number {
   let overflows = 0
-  for (let i = 0; i < count; i++) {
+  for (let i = 0; i < bits.length; i++) {
     const x = bits[i]!
     const magnitude = x & 0x7fffffff
-    if (magnitude > 0x7f800000) {
-      out[i] = (x >>> 16) | 0x40 // not a number, and to stay so when its low bits go
-      continue
-    }
-    out[i] = (x + 0x7fff + ((x >>> 16) & 1)) >>> 16
+    // From 0x7f7f8000 on nothing finite is nearest; above infinity lies what is not a number, and is to stay so when
+    // its low bits go.
     if (magnitude >= 0x7f7f8000 && magnitude < 0x7f800000) overflows++
+    out[i] = magnitude > 0x7f800000 ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16
   }
   return overflows
 }
 
-function toFloat16(bits: Uint32Array, out: Uint16Array, count: number): number {
+function toFloat16(bits: Int32Array, out: Uint16Array): number {
   let overflows = 0
-  for (let i = 0; i < count; i++) {
+  for (let i = 0; i < bits.length; i++) {
     const x = bits[i]!
     const sign = (x >>> 16) & 0x8000
     const magnitude = x & 0x7fffffff
