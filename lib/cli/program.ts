@@ -110,6 +110,7 @@ function sampleCommand(): Command {
     .option('--greedy', 'always take the most likely token')
     .option('--seed <n>', 'the same seed gives the same answer; a random one when left out', wholeNumber)
     .option('--stop <text...>', 'end before any of these texts')
+    .option('--json', 'print one JSON object: text, prompt_tokens, tokens, seconds')
     .addOption(new Option('--device <name>', 'where to run').choices(devices).default('auto'))
     .addOption(new Option('--dtype <name>', 'number format').choices(['auto', 'bfloat16', 'float32']).default('auto'))
     .option('--threads <n>', 'CPU threads; one per core when left out', positiveNumber)

@@ -23,12 +23,13 @@ export interface SampleFlags {
   greedy?: boolean
   seed?: number
   stop?: string[]
+  json?: boolean
   device: DeviceType | 'auto'
   dtype: ModelDType | 'auto'
   threads?: number
 }
 
-/** Prints one answer as it comes; Ctrl-C ends it. Returns the exit code. */
+/** Prints one answer as it comes, or all of it as JSON; Ctrl-C ends it. Returns the exit code. */
 export function sample(flags: SampleFlags): Promise<number> {
   return stoppable((signal) => answer(flags, signal))
 }
@@ -56,18 +57,30 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
     seed: flags.seed,
     signal,
   })
-  await print(tokens, tokenizer, flags.stop ?? [])
+  const write = (text: string) => process.stdout.write(process.stdout.isTTY ? printable(text) : text)
+  const start = performance.now()
+  let [text, count] = ['', 0]
+  for await (const piece of pieces(tokens, tokenizer, flags.stop ?? [], () => count++)) {
+    text += piece
+    if (!flags.json) write(piece)
+  }
+  const seconds = (performance.now() - start) / 1000
+  console.log(flags.json ? JSON.stringify({ text, prompt_tokens: ids.length, tokens: count, seconds }) : '')
 }
 
-async function print(answer: AsyncIterable<number>, tokenizer: LlamaTokenizer, stop: string[]): Promise<void> {
-  const { stdout } = process
-  const write = (text: string) => stdout.write(stdout.isTTY ? printable(text) : text)
+/** The text of an answer as it comes, up to a stop string. */
+async function* pieces(
+  answer: AsyncIterable<number>,
+  tokenizer: LlamaTokenizer,
+  stop: string[],
+  onToken: () => void,
+): AsyncGenerator<string> {
   const text = tokenizer.createDecodeStream()
   const untilStop = new StopStrings(stop)
   for await (const id of answer) {
-    write(untilStop.push(text.push(id)))
+    onToken()
+    yield untilStop.push(text.push(id))
     if (untilStop.stopped) break
   }
-  write(untilStop.push(text.flush()) + untilStop.flush())
-  stdout.write('\n')
+  yield untilStop.push(text.flush()) + untilStop.flush()
 }

@@ -1,0 +1,38 @@
+import path from 'node:path'
+import { afterEach, expect, it, vi } from 'vitest'
+import { runProgram } from '../../lib/cli/program.js'
+import { fixtures } from '../support/fixtures.js'
+
+afterEach(() => {
+  vi.restoreAllMocks()
+  process.exitCode = undefined
+})
+
+/** What `sample` writes to the standard output. */
+async function sample(...flags: string[]): Promise<string> {
+  let text = ''
+  vi.spyOn(console, 'log').mockImplementation((line: string) => {
+    text += `${line}\n`
+  })
+  vi.spyOn(process.stdout, 'write').mockImplementation((piece) => {
+    text += piece
+    return true
+  })
+  const model = ['--model_path', path.join(fixtures, 'd100'), '--device', 'cpu', '--dtype', 'float32']
+  await runProgram(['sample', ...model, '--instruction', 'Name three colours.', '--generate_len', '12', ...flags])
+  return text
+}
+
+it('sample prints an answer as it comes, or with --json the same text as one object', async () => {
+  const text = await sample('--greedy')
+  const answer = JSON.parse(await sample('--greedy', '--json'))
+  expect(`${answer.text}\n`).toBe(text)
+  expect(answer).toMatchObject({ prompt_tokens: expect.any(Number), tokens: 12 })
+  expect(await sample('--seed', '1')).not.toBe(text)
+})
+
+it('sample ends before a stop string', async () => {
+  const { text } = JSON.parse(await sample('--greedy', '--json'))
+  const stop = text.slice(5, 7)
+  expect(await sample('--greedy', '--stop', stop)).toBe(`${text.slice(0, text.indexOf(stop))}\n`)
+})
