@@ -104,6 +104,11 @@ function countInfinite(bits: Int32Array): number {
 /** From here on nothing finite is nearest; above infinity lies what is not a number. */
 const BFLOAT16_OVERFLOWS = 0x7f7f8000
 
+/** The upper half is the nearest bfloat16 of a finite float32, ties to even. */
+function rounded(x: number): number {
+  return x + 0x7fff + ((x >>> 16) & 1)
+}
+
 function toBfloat16(bits: Int32Array, out: Uint16Array): number {
   const pairs = new Int32Array(out.buffer, out.byteOffset, bits.length >>> 1) // one store for two takes half the time
   let overflows = 0
@@ -113,8 +118,7 @@ function toBfloat16(bits: Int32Array, out: Uint16Array): number {
     if ((low & 0x7fffffff) >= BFLOAT16_OVERFLOWS || (high & 0x7fffffff) >= BFLOAT16_OVERFLOWS) {
       overflows += storeBfloat16(bits, out, i) + storeBfloat16(bits, out, i + 1)
     } else {
-      const upper = (high + 0x7fff + ((high >>> 16) & 1)) & 0xffff0000
-      pairs[pair] = upper | ((low + 0x7fff + ((low >>> 16) & 1)) >>> 16)
+      pairs[pair] = (rounded(high) & 0xffff0000) | (rounded(low) >>> 16)
     }
   }
   return bits.length % 2 === 1 ? overflows + storeBfloat16(bits, out, bits.length - 1) : overflows
@@ -125,7 +129,7 @@ function storeBfloat16(bits: Int32Array, out: Uint16Array, i: number): number {
   const x = bits[i]!
   const magnitude = x & 0x7fffffff
   // What is not a number is to stay so when its low bits go.
-  out[i] = magnitude > 0x7f800000 ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16
+  out[i] = magnitude > 0x7f800000 ? (x >>> 16) | 0x40 : rounded(x) >>> 16
   return magnitude >= BFLOAT16_OVERFLOWS && magnitude < 0x7f800000 ? 1 : 0
 }
 
