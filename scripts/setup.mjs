@@ -2,18 +2,16 @@
 // TypeScript. Does what is missing, says what it does, and is done at once when nothing is. With --packages, only the
 // npm packages, which is what the linters need; with --tests, also the emulated GPU that tests run on.
 
-import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { addonSources, nativeSources, typescriptIsCurrent, typescriptStamp, typescriptState } from './state.mjs'
+import { StepError, steps } from './steps.mjs'
 import { cmakeJs, howToInstall, isDebian, jobs, missing, root, toolchain } from './toolchain.mjs'
 
 const build = path.join(root, 'build')
 const lockFile = path.join(root, '.setup.lock')
 
-class SetupError extends Error {}
-
-const say = (text) => process.stderr.write(`setup: ${text}\n`)
+const { run, say } = steps('setup')
 const readText = (file) => (fs.existsSync(file) ? fs.readFileSync(file, 'utf8') : undefined)
 
 // ---- what is there already ----------------------------------------------------------------------------------------
@@ -51,65 +49,6 @@ const nativeState = ({ sources }) => ({
 const nativeIsCurrent = (native) =>
   fs.existsSync(native.file) && readText(native.stamp) === JSON.stringify(nativeState(native))
 
-// ---- running other programs ---------------------------------------------------------------------------------------
-
-/**
- * Runs a command with its output in a log file, and shows how far it is: on a terminal in one line that changes, else
- * in a line now and then. A failure ends the set-up with the part of the log that tells why.
- */
-async function run(what, command, args, logFile, env = {}) {
-  fs.mkdirSync(path.dirname(logFile), { recursive: true })
-  const log = fs.createWriteStream(logFile)
-  const started = Date.now()
-  const seconds = () => ((Date.now() - started) / 1000).toFixed(1)
-  const terminal = process.stderr.isTTY
-  let progress = ''
-  let said = progress
-  if (!terminal) say(`${what} …`)
-  const show = () => {
-    const line = `${what}${progress && ` ${progress}`} ${seconds()} s`
-    if (terminal) process.stderr.write(`\r\x1b[Ksetup: ${line.slice(0, (process.stderr.columns || 80) - 8)}`)
-    else if (said !== progress) say(line)
-    said = progress
-  }
-
-  const child = spawn(command, args, {
-    cwd: root,
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true,
-  })
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.pipe(log, { end: false })
-    stream.on('data', (chunk) => {
-      const steps = String(chunk).match(/^\[\s*(\d+%|\d+\/\d+)\]/gm) // as ninja and make print them
-      if (steps) progress = steps.at(-1)
-    })
-  }
-  const ticker = setInterval(show, terminal ? 200 : 15_000)
-  const stop = () => process.kill(-child.pid) // detached, so that this reaches its children too
-  process.once('exit', stop)
-  const reason = await new Promise((resolve) => {
-    child.once('error', (error) => resolve(error.message))
-    child.once('close', (code, signal) =>
-      resolve(code === 0 ? '' : `${path.basename(command)} ended with ${signal ?? code}`),
-    )
-  })
-  process.removeListener('exit', stop)
-  clearInterval(ticker)
-  await new Promise((resolve) => log.end(resolve))
-  if (terminal) process.stderr.write('\r\x1b[K')
-  if (reason) throw new SetupError(`${what} failed: ${reason}\n${tellingPart(logFile)}\nThe whole log is in ${logFile}`)
-  say(`${what}: done in ${seconds()} s`)
-}
-
-/** The first error and what follows it, or the end of the log. */
-function tellingPart(logFile) {
-  const lines = fs.readFileSync(logFile, 'utf8').trimEnd().split('\n')
-  const first = lines.findIndex((line) => /\berror\b/i.test(line))
-  return (first < 0 ? lines.slice(-30) : lines.slice(first, first + 30)).map((line) => `  ${line}`).join('\n')
-}
-
 // ---- the steps ----------------------------------------------------------------------------------------------------
 
 function checkNode() {
@@ -117,7 +56,7 @@ function checkNode() {
   const [major, minor] = process.versions.node.split('.').map(Number)
   const [wantedMajor, wantedMinor] = wanted.split('.').map(Number)
   if (major < wantedMajor || (major === wantedMajor && minor < wantedMinor)) {
-    throw new SetupError(`this is Node.js ${process.versions.node}; install ${wanted} or newer from https://nodejs.org`)
+    throw new StepError(`this is Node.js ${process.versions.node}; install ${wanted} or newer from https://nodejs.org`)
   }
 }
 
@@ -133,7 +72,7 @@ async function installSystemPackages() {
   if (lacking.length === 0) return
   if (!isDebian() || process.getuid() !== 0) {
     const what = lacking.map(({ elsewhere, debian }) => elsewhere ?? debian).join(', ')
-    throw new SetupError(`the native addon needs ${what}; type: ${howToInstall(lacking)}`)
+    throw new StepError(`the native addon needs ${what}; type: ${howToInstall(lacking)}`)
   }
   const packages = lacking.map(({ debian }) => debian)
   const apt = (what, args, log) => {
@@ -143,7 +82,7 @@ async function installSystemPackages() {
   try {
     await install()
   } catch (error) {
-    if (!(error instanceof SetupError)) throw error
+    if (!(error instanceof StepError)) throw error
     await apt('that failed; updating the package lists first', ['update'], 'apt-update.log')
     await install()
   }
@@ -198,7 +137,7 @@ async function lock() {
       for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(130))
       return
     } catch (error) {
-      if (error.code !== 'EEXIST') throw new SetupError(`cannot write to ${root}: ${error.message}`)
+      if (error.code !== 'EEXIST') throw new StepError(`cannot write to ${root}: ${error.message}`)
     }
     const holder = Number(readText(lockFile) ?? 0)
     if (!isAlive(holder)) fs.rmSync(lockFile, { force: true })
@@ -224,7 +163,7 @@ async function setUp() {
 }
 
 setUp().catch((error) => {
-  if (!(error instanceof SetupError)) throw error
+  if (!(error instanceof StepError)) throw error
   say(error.message)
   process.exit(1)
 })

@@ -1,0 +1,75 @@
+// The long steps of building: a program's output goes to a log file, the terminal shows how far it is.
+
+import { spawn } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import { root } from './toolchain.mjs'
+
+/** A step that failed: what the user is told, without a stack. */
+export class StepError extends Error {}
+
+/** The first error and what follows it, or the end of the log. */
+function tellingPart(logFile) {
+  const lines = fs.readFileSync(logFile, 'utf8').trimEnd().split('\n')
+  const first = lines.findIndex((line) => /\berror\b/i.test(line))
+  return (first < 0 ? lines.slice(-30) : lines.slice(first, first + 30)).map((line) => `  ${line}`).join('\n')
+}
+
+/** How a script says what it does, under its name, and runs other programs. */
+export function steps(name) {
+  const say = (text) => process.stderr.write(`${name}: ${text}\n`)
+
+  /**
+   * Runs a command with its output in a log file, and shows how far it is: on a terminal in one line that changes, else
+   * in a line now and then. A failure is a StepError with the part of the log that tells why.
+   */
+  async function run(what, command, args, logFile, env = {}) {
+    fs.mkdirSync(path.dirname(logFile), { recursive: true })
+    const log = fs.createWriteStream(logFile)
+    const started = Date.now()
+    const seconds = () => ((Date.now() - started) / 1000).toFixed(1)
+    const terminal = process.stderr.isTTY
+    let progress = ''
+    let said = progress
+    if (!terminal) say(`${what} …`)
+    const show = () => {
+      const line = `${what}${progress && ` ${progress}`} ${seconds()} s`
+      if (terminal)
+        process.stderr.write(`\r\x1b[K${name}: ${line.slice(0, (process.stderr.columns || 80) - name.length - 3)}`)
+      else if (said !== progress) say(line)
+      said = progress
+    }
+
+    const child = spawn(command, args, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    })
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.pipe(log, { end: false })
+      stream.on('data', (chunk) => {
+        const steps = String(chunk).match(/^\[\s*(\d+%|\d+\/\d+)\]/gm) // as ninja and make print them
+        if (steps) progress = steps.at(-1)
+      })
+    }
+    const ticker = setInterval(show, terminal ? 200 : 15_000)
+    const stop = () => process.kill(-child.pid) // detached, so that this reaches its children too
+    process.once('exit', stop)
+    const reason = await new Promise((resolve) => {
+      child.once('error', (error) => resolve(error.message))
+      child.once('close', (code, signal) =>
+        resolve(code === 0 ? '' : `${path.basename(command)} ended with ${signal ?? code}`),
+      )
+    })
+    process.removeListener('exit', stop)
+    clearInterval(ticker)
+    await new Promise((resolve) => log.end(resolve))
+    if (terminal) process.stderr.write('\r\x1b[K')
+    if (reason)
+      throw new StepError(`${what} failed: ${reason}\n${tellingPart(logFile)}\nThe whole log is in ${logFile}`)
+    say(`${what}: done in ${seconds()} s`)
+  }
+
+  return { say, run }
+}
