@@ -1,8 +1,6 @@
 // What a shared library asks of the machine that loads it, as readelf of the compiler's binutils tells it.
 
 import { execFileSync } from 'node:child_process'
-import { realpathSync } from 'node:fs'
-import path from 'node:path'
 
 const readelf = (...args) => execFileSync('readelf', ['--wide', ...args], { encoding: 'utf8', env: { LC_ALL: 'C' } })
 
@@ -18,26 +16,10 @@ export function dynamicSection(file) {
   return { needs: values('NEEDED'), rpath: values('RPATH'), runpath: values('RUNPATH') }
 }
 
-/**
- * The libraries beside the base that a library needs, its needs' needs too.
- *
- * @returns Map of the name by which the loader looks for it → its file
- */
-export function foreignLibraries(file) {
-  const lines = execFileSync('ldd', [file], { encoding: 'utf8' }).split('\n')
-  const found = new Map()
-  for (const line of lines) {
-    const [, name, where] = /^\s*(\S+) => (.*?)(?: \(0x[0-9a-f]+\))?$/.exec(line) ?? []
-    if (!name || baseLibraries.test(path.basename(name))) continue
-    if (where === 'not found') throw new Error(`${file} needs ${name}, which is not on this machine`)
-    found.set(name, realpathSync(where))
-  }
-  return found
-}
-
 const numbers = (version) => version.split('.').map(Number)
 
-function isNewer(a, b) {
+/** Whether version a, such as 2.34, is newer than b. */
+export function isNewer(a, b) {
   const [left, right] = [numbers(a), numbers(b)]
   for (let i = 0; i < Math.max(left.length, right.length); i++) {
     if ((left[i] ?? 0) !== (right[i] ?? 0)) return (left[i] ?? 0) > (right[i] ?? 0)

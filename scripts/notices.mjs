@@ -2,7 +2,7 @@
 // package, so a prebuilt addon is made on Debian or Ubuntu.
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, realpathSync } from 'node:fs'
 import path from 'node:path'
 import { findModule } from './toolchain.mjs'
 
@@ -34,21 +34,28 @@ function ofModule(name, file) {
   )
 }
 
+/** The C++ library of the compiler, which is in the addon too. */
+function cxxLibrary() {
+  const file = execFileSync('g++', ['-print-file-name=libstdc++.a'], { encoding: 'utf8' }).trim()
+  return { name: 'libstdc++, inside the addon', origin: origin(realpathSync(file)) }
+}
+
 /**
  * The text that goes with the libraries.
  *
- * @param libraries [{ name, origin }]
+ * @param libraries beside the addon, from Debian: [{ name, origin }]
+ * @param inside libraries from source that are in the addon: [{ name, version, from, terms }]
  * @param cuda whether the addon has the CUDA device
  */
-export function notices(libraries, cuda) {
+export function notices(libraries, inside, cuda) {
   const bySource = new Map()
-  for (const library of libraries) {
+  for (const library of [...libraries, cxxLibrary()]) {
     const { source } = library.origin
     bySource.set(source, [...(bySource.get(source) ?? []), library])
   }
   const parts = [
     'openalpaca-native is licensed under Apache-2.0 (LICENSE). The prebuilt addon takes the following with it, each under\n' +
-      'terms of its own. The libraries are Debian’s, unchanged, and can be replaced by others of the same name.\n',
+      'terms of its own. The libraries beside it are Debian’s, unchanged, and can be replaced by others of the same name.\n',
   ]
   const terms = new Set()
   for (const [source, members] of bySource) {
@@ -58,6 +65,9 @@ export function notices(libraries, cuda) {
     const title = `${members.map(({ name }) => name).join(', ')}: ${source} ${sourceVersion}\n${from}`
     for (const [, licence] of text.matchAll(/common-licenses\/(L?GPL-[\d.]*\d)/g)) terms.add(licence)
     parts.push(section(title, text))
+  }
+  for (const { name, version, from, terms } of inside) {
+    parts.push(section(`${name} ${version}, inside the addon\nSource: ${from}`, terms))
   }
   if (cuda) parts.push(section('The CUDA runtime', cudaNotice))
   parts.push(ofModule('node-addon-api', 'LICENSE.md'), ofModule('node-api-headers', 'LICENSE'))

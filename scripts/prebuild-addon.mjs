@@ -1,14 +1,29 @@
 #!/usr/bin/env node
-// What prebuildify calls in place of node-gyp: has cmake-js build the addon, or leaves it as it is when it is current,
-// and puts it where prebuildify looks, which is the only .node there.
+// What prebuildify calls in place of node-gyp: has cmake-js build the addon for systems older than this one
+// (scripts/portable.mjs), in a folder of its own, and puts it where prebuildify looks, which is the only .node there.
 
-import { execFileSync } from 'node:child_process'
 import { copyFileSync, mkdirSync } from 'node:fs'
 import path from 'node:path'
-import { root } from './toolchain.mjs'
+import { builtAddon, folder, portableToolchain } from './portable.mjs'
+import { steps } from './steps.mjs'
+import { cmakeJs, jobs } from './toolchain.mjs'
 
 const destination = path.resolve('build', 'Release') // in the folder that prebuildify runs in
+const { run, say } = steps('prebuild')
 
-execFileSync(process.execPath, [path.join(root, 'scripts', 'setup.mjs')], { stdio: 'inherit' })
-mkdirSync(destination, { recursive: true })
-copyFileSync(path.join(root, 'build', 'Release', 'openalpaca.node'), path.join(destination, 'openalpaca.node'))
+try {
+  const { OPENALPACA_CUDA = 'AUTO', OPENALPACA_NVCC_FLAGS = '' } = process.env
+  const choices = { ...(await portableToolchain()), OPENALPACA_CUDA, OPENALPACA_NVCC_FLAGS }
+  const options = Object.entries(choices).map(([name, value]) => `--CD${name}=${value}`)
+  const cmake = (what, command, ...more) => {
+    const args = [cmakeJs(), command, '--out', path.dirname(path.dirname(builtAddon)), ...options, ...more]
+    return run(what, process.execPath, args, path.join(folder, `${command}-addon.log`))
+  }
+  await cmake('configuring the addon', 'configure')
+  await cmake(`building the addon (${jobs} at a time)`, 'build', '--parallel', String(jobs), '--target', 'openalpaca')
+  mkdirSync(destination, { recursive: true })
+  copyFileSync(builtAddon, path.join(destination, 'openalpaca.node'))
+} catch (error) {
+  say(error.message)
+  process.exit(1)
+}

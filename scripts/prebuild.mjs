@@ -6,14 +6,17 @@
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import prebuildify from 'prebuildify'
-import { baseLibraries, dynamicSection, foreignLibraries, oldestSystem } from './elf.mjs'
-import { notices, origin } from './notices.mjs'
+import { baseLibraries, dynamicSection, isNewer, oldestSystem } from './elf.mjs'
+import { notices } from './notices.mjs'
+import { builtAddon, openmp, folder as portable, staticLibraries } from './portable.mjs'
 import { addonSources, nativeSources } from './state.mjs'
 import { hasNvcc, root } from './toolchain.mjs'
 
 const staging = path.join(root, 'build', 'prebuild')
 const folder = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)
 const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
+/** What Node.js's own builds need. */
+const oldestGlibc = '2.28'
 const addon = path.join(folder, `${name}.glibc.node`)
 
 /** Fails unless the folder has all that its files need, and they look for it there. */
@@ -39,22 +42,30 @@ async function main() {
   const options = { name, cwd: staging, out: root, nodeGyp, strip: true, napi: true, tagLibc: true }
   await new Promise((resolve, reject) => prebuildify(options, (error) => (error ? reject(error) : resolve())))
 
-  const libraries = []
-  for (const [soname, file] of foreignLibraries(path.join(root, 'build', 'Release', 'openalpaca.node'))) {
-    const copy = path.join(folder, soname)
-    copyFileSync(file, copy)
-    chmodSync(copy, 0o755)
-    libraries.push({ name: soname, file: copy, origin: origin(file) })
+  const libraries = dynamicSection(builtAddon).needs.includes('libgomp.so.1') ? [openmp()] : []
+  for (const { name, file } of libraries) {
+    copyFileSync(file, path.join(folder, name))
+    chmodSync(path.join(folder, name), 0o755)
   }
-  const files = [addon, ...libraries.map(({ file }) => file)]
+  const files = [addon, ...libraries.map(({ name }) => path.join(folder, name))]
   checkNeeds(files)
 
-  const choice = readFileSync(path.join(root, 'build', 'configure-openalpaca.log'), 'utf8')
+  const choice = readFileSync(path.join(portable, 'configure-addon.log'), 'utf8')
   const cuda = /^-- CUDA device: yes, for (.*), by /m.exec(choice)?.[1]
-  writeFileSync(path.join(folder, 'THIRD-PARTY-NOTICES.txt'), notices(libraries, cuda !== undefined))
+  writeFileSync(path.join(folder, 'THIRD-PARTY-NOTICES.txt'), notices(libraries, staticLibraries(), cuda !== undefined))
   const needs = oldestSystem(files)
+  if (isNewer(needs.GLIBC, oldestGlibc))
+    throw new Error(`what was built needs glibc ${needs.GLIBC}, not ${oldestGlibc}`)
   const described = libraries.map(({ name, origin }) => ({ name, package: origin.package, version: origin.version }))
-  const build = { version, sources: nativeSources(addonSources), cuda: cuda ?? null, needs, libraries: described }
+  const inside = staticLibraries().map(({ name, version }) => ({ name, version }))
+  const build = {
+    version,
+    sources: nativeSources(addonSources),
+    cuda: cuda ?? null,
+    needs,
+    inside,
+    libraries: described,
+  }
   writeFileSync(path.join(folder, 'build.json'), `${JSON.stringify(build, null, 2)}\n`)
 
   console.log(`\nprebuilds/${path.basename(folder)}: CUDA device ${cuda ? `for ${cuda}` : 'left out'}`)
@@ -62,7 +73,8 @@ async function main() {
     const mebibytes = (statSync(file).size / 2 ** 20).toFixed(2)
     console.log(`${mebibytes.padStart(8)} MiB  ${path.basename(file)}`)
   }
-  console.log(`needs glibc ${needs.GLIBC} or newer, and libstdc++ with GLIBCXX_${needs.GLIBCXX}`)
+  const cxx = needs.GLIBCXX ? `, and libstdc++ with GLIBCXX_${needs.GLIBCXX}` : ''
+  console.log(`needs glibc ${needs.GLIBC} or newer${cxx}`)
 }
 
 main().catch((error) => {

@@ -5,10 +5,21 @@
 // it was installed, and that none but its own libraries are loaded is checked all the same.
 
 import { execFileSync, spawnSync } from 'node:child_process'
-import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from 'node:fs'
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { baseLibraries } from './elf.mjs'
+import { oldSystem } from './portable.mjs'
 import { root } from './toolchain.mjs'
 
 const say = (text) => console.log(`package: ${text}`)
@@ -35,9 +46,9 @@ function pack(folder) {
   const sum = (pattern) => files.filter((file) => pattern.test(file.path)).reduce((total, { size }) => total + size, 0)
   say(`${filename}: ${mebibytes(size)}, unpacked ${mebibytes(unpackedSize)} in ${files.length} files; of these`)
   const parts = {
-    'oneDNN, whose CPU kernels are made for each shape, for all instruction sets': /libdnnl/,
-    'the addon, with CUDA kernels for two chips and PTX': /\.node$/,
-    'Gloo, OpenMP and what they need': /lib(?!dnnl)[^/]*\.so/,
+    'the addon: CUDA kernels for two chips and PTX, CPU kernels for three instruction sets, and oneDNN, Gloo, libstdc++':
+      /\.node$/,
+    OpenMP: /\.so/,
     'notices of these libraries': /NOTICES|build\.json/,
     'JavaScript and types': /^dist/,
     'recipes and docs': /^(recipes|docs|README|LICENSE|package\.json)/,
@@ -46,18 +57,28 @@ function pack(folder) {
   return path.join(folder, filename)
 }
 
-/** Node.js with what it needs, sh and env, in the places where they are here. */
-function layOutSystem(folder) {
+/**
+ * Node.js with what it needs, sh and env, in the places where they are here.
+ *
+ * @param from the root of another system, whose libraries, sh and env they are
+ */
+function layOutSystem(folder, from = '/') {
   const put = (file, as = file) => {
     const copy = path.join(folder, as)
+    const places = [path.join(from, file), path.join(from, file.replace(/^\/lib/, '/usr/lib')), file]
     mkdirSync(path.dirname(copy), { recursive: true })
-    copyFileSync(realpathSync(file), copy)
+    copyFileSync(realpathSync(places.find(existsSync)), copy)
   }
   const programs = { [process.execPath]: '/usr/bin/node', '/bin/sh': '/bin/sh', '/usr/bin/env': '/usr/bin/env' }
   for (const [program, as] of Object.entries(programs)) {
     put(program, as)
     const needs = execFileSync('ldd', [program], { encoding: 'utf8' })
     for (const [, file] of needs.matchAll(/(\/\S+) \(0x/g)) put(file)
+  }
+  // glibc has all of its parts, whether Node.js needs them or not.
+  const library = path.join('/lib', 'x86_64-linux-gnu')
+  for (const name of readdirSync(path.join(from, library)).filter((name) => baseLibraries.test(name))) {
+    put(path.join(library, name))
   }
   cpSync(path.dirname(path.dirname(npm)), path.join(folder, 'npm'), { recursive: true })
   for (const name of ['tmp', 'home', 'proc', 'dev', 'app']) mkdirSync(path.join(folder, name), { recursive: true })
@@ -101,8 +122,14 @@ function main() {
   for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
   const tarball = pack(folder)
 
+  // Where this Node.js runs with an older system's libraries, the package must too.
   const system = path.join(folder, 'root')
-  layOutSystem(system)
+  layOutSystem(system, oldSystem)
+  const isOld = enclosure(system) !== undefined
+  if (!isOld) {
+    rmSync(system, { recursive: true })
+    layOutSystem(system)
+  }
   const bin = path.join(system, 'usr', 'bin')
   const app = path.join(system, 'app')
   install(tarball, app, bin)
@@ -111,7 +138,9 @@ function main() {
 
   const enclose = enclosure(system)
   say(
-    enclose ? 'used in a root that has nothing but Node.js' : 'used without a root of its own: this user may not mount',
+    enclose
+      ? `used in a root that has nothing but Node.js and the libraries of ${isOld ? 'an old system' : 'this one'}`
+      : 'used without a root of its own: this user may not mount',
   )
   const env = enclose ? process.env : { ...environment, PATH: `${bin}:/bin`, HOME: path.join(system, 'home') }
   const use = (what, ...command) => {

@@ -21,7 +21,7 @@ async function main() {
   const folder = path.join(path.dirname(require.resolve('openalpaca-native/package.json')), 'prebuilds')
   const strangers = [...loaded].filter((file) => !file.startsWith(folder) && !base.test(path.basename(file)))
   assert.deepStrictEqual(strangers, [])
-  assert([...loaded].some((file) => file.endsWith('libdnnl.so.2') && file.startsWith(folder)))
+  assert([...loaded].some((file) => file.endsWith('libgomp.so.1') && file.startsWith(folder)))
 }
 
 main()
