@@ -43,6 +43,8 @@ function configure(command: Command, program: Command): Command {
   return command.copyInheritedSettings(program).allowExcessArguments(false)
 }
 
+const jsonOption = () => new Option('--json', 'the result as JSON, for programs')
+
 function trainCommand(): Command {
   const command = new Command('train')
     .description('Trains a model: without flags the quickstart, else what a recipe and the flags say.')
@@ -54,9 +56,15 @@ function trainCommand(): Command {
       'print n instances, with what is learned told from what is masked, and end',
       positiveNumber,
     )
+    .addOption(
+      new Option('--json', 'every event of the run as a line of JSON, as in its log, for programs').conflicts(
+        'preview',
+      ),
+    )
   addRecipeFlags(command)
-  return command.action(async (flags: TrainFlags & { preview?: number }) => {
-    const recipe = recipeFromFlags(flags, (note) => process.env.RANK === undefined && console.log(note))
+  return command.action(async (flags: TrainFlags & { preview?: number; json?: boolean }) => {
+    const say = flags.json ? console.error : console.log
+    const recipe = recipeFromFlags(flags, (note) => process.env.RANK === undefined && say(note))
     const { train } = await import('./commands/train.js')
     process.exitCode = await train(recipe, flags)
   })
@@ -85,7 +93,7 @@ function planCommand(): Command {
       'of collectives between machines, each way, of a whole machine',
       positiveDecimal,
     )
-    .option('--json', 'everything, as JSON')
+    .addOption(jsonOption())
   addRecipeFlags(command)
   return command.action(async (flags: TrainFlags & PlanFlags) => {
     const recipe = recipeFromFlags(flags, (note) => console.error(note))
@@ -110,7 +118,7 @@ function sampleCommand(): Command {
     .option('--greedy', 'always take the most likely token')
     .option('--seed <n>', 'the same seed gives the same answer; a random one when left out', wholeNumber)
     .option('--stop <text...>', 'end before any of these texts')
-    .option('--json', 'print one JSON object: text, prompt_tokens, tokens, seconds')
+    .addOption(jsonOption())
     .addOption(new Option('--device <name>', 'where to run').choices(devices).default('auto'))
     .addOption(new Option('--dtype <name>', 'number format').choices(['auto', 'bfloat16', 'float32']).default('auto'))
     .option('--threads <n>', 'CPU threads; one per core when left out', positiveNumber)
@@ -126,6 +134,7 @@ function processDatasetCommand(): Command {
     .requiredOption('--input <file>', 'a .json or .jsonl file, or the name of a data set on the Hugging Face Hub')
     .requiredOption('--output <file>', 'the .json file to write')
     .option('--max_words <n>', 'leave out instances with more words', positiveNumber, 2000)
+    .addOption(jsonOption())
     .action(async (flags) => {
       const { runProcessDataset } = await import('./commands/process-dataset.js')
       process.exitCode = await runProcessDataset(flags)
@@ -149,6 +158,7 @@ function makeShardsCommand(): Command {
     )
     .option('--output <dir>', 'a new directory; the name of --model_path with "-shards" when left out')
     .option('--replace', 'put the shards in the place of the weights of --model_path, which go when all is well')
+    .addOption(jsonOption())
     .action(async (flags) => {
       const { runMakeShards } = await import('./commands/convert-weights.js')
       process.exitCode = await runMakeShards(flags)
@@ -164,6 +174,7 @@ function zeroToFp32Command(): Command {
     .addOption(new Option('--dtype <name>', 'number format of the output').choices(weightTypes).default('float32'))
     .addOption(shardSizeOption())
     .addOption(formatOption())
+    .addOption(jsonOption())
     .action(async (checkpoint, output, flags) => {
       const { runZeroToFp32 } = await import('./commands/convert-weights.js')
       process.exitCode = await runZeroToFp32(checkpoint, output, flags)
@@ -176,7 +187,7 @@ function inspectCommand(): Command {
       'Tells what a weight file, GGUF file, model or checkpoint holds, and whether it is whole (exit code 0, else 1).',
     )
     .argument('<path>', 'file or directory')
-    .option('--json', 'everything, as JSON')
+    .addOption(jsonOption())
     .option('--tensors', 'list the tensors')
     .option('--quick', 'compare no checksums, which takes reading all of it')
     .action(async (where, flags) => {
@@ -195,6 +206,7 @@ function convertCommand(): Command {
     .addOption(new Option('--dtype <name>', 'number format; that of the model when left out').choices(dtypes))
     .addOption(shardSizeOption())
     .option('--name <text>', "for GGUF: the model's name; that of the directory when left out")
+    .addOption(jsonOption())
     .action(async (flags) => {
       const { convert } = await import('./commands/convert.js')
       process.exitCode = await convert(flags)
@@ -209,6 +221,7 @@ function pushCommand(): Command {
     .option('--private', 'make a new repository a private one')
     .option('--revision <branch>', 'the branch to commit to, which is made where it is missing', 'main')
     .option('--message <text>', 'the title of the commit')
+    .addOption(jsonOption())
     .action(async (flags) => {
       const { push } = await import('./commands/push.js')
       process.exitCode = await push(flags)
@@ -225,6 +238,7 @@ function modelCardCommand(): Command {
     .option('--languages <codes...>', 'ISO 639 codes; en when left out')
     .option('--base_model <name>', 'the model on the Hub that it was fine-tuned from')
     .option('--name <text>', 'the title; the name of the directory when left out')
+    .addOption(jsonOption())
     .action(async (flags) => {
       const { modelCard } = await import('./commands/model-card.js')
       process.exitCode = await modelCard(flags)
@@ -234,7 +248,7 @@ function modelCardCommand(): Command {
 function doctorCommand(): Command {
   return new Command('doctor')
     .description('Tells what this machine offers and what it lacks, for yourself or for a bug report.')
-    .option('--json', 'everything, as JSON')
+    .addOption(jsonOption())
     .action(async (flags) => {
       const { doctor } = await import('./commands/doctor.js')
       process.exitCode = await doctor(flags)

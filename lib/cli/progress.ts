@@ -1,6 +1,7 @@
 import { MultiBar, Presets, type SingleBar } from 'cli-progress'
 import { formatCount, formatDuration, formatPercent, printable } from '../format.js'
-import type { EndEvent, SampleEvent, StartEvent, StepEvent, TrainEvent, TrainSubscriber } from '../train/events.js'
+import type { EndEvent, SampleEvent, StartEvent, StepEvent, TrainEvent } from '../train/events.js'
+import type { RunDisplay } from './event-lines.js'
 import { paint } from './terminal.js'
 
 /** Seconds between plain lines, where steps are slow. */
@@ -15,7 +16,7 @@ const estimateSteps = 50
  * Shows a run as it goes: on a terminal a bar that is redrawn in place, with everything else printed above it; else
  * plain lines, one every `log_every` steps or half a minute.
  */
-export class ProgressDisplay implements TrainSubscriber {
+export class ProgressDisplay implements RunDisplay {
   private readonly bars: MultiBar | undefined
   private bar: SingleBar | undefined
   private logEvery = 1

@@ -9,6 +9,11 @@ export function paint(stream: NodeJS.WriteStream, format: Format, text: string):
   return hasColors(stream) ? styleText(format, text, { validateStream: false }) : text
 }
 
+/** Prints what a command has found or done: as text, or for programs as JSON. Both go to stdout, alone. */
+export function printResult(result: object, json: boolean | undefined, text: () => string): void {
+  console.log(json ? JSON.stringify(result, null, 2) : text())
+}
+
 /**
  * Whether to colour what goes to a stream: as FORCE_COLOR says, else not where NO_COLOR is set, else where it is a
  * terminal that has colours.

@@ -20,6 +20,7 @@ export interface DownloadOptions {
   hubUrl: string
   accessToken?: string
   onDownload?: (received: number, total: number) => void
+  signal?: AbortSignal
 }
 
 /**
@@ -30,11 +31,17 @@ export interface DownloadOptions {
  */
 export async function downloadDataset(
   { name, path }: HubName,
-  { hubUrl, accessToken, onDownload }: DownloadOptions,
+  { hubUrl, accessToken, onDownload, signal }: DownloadOptions,
 ): Promise<{ bytes: Uint8Array; name: string }> {
   // Loaded when needed: no other command has to wait for it.
   const { downloadFile, listFiles } = await import('@huggingface/hub')
-  const request = { repo: { type: 'dataset', name }, hubUrl, ...(accessToken && { accessToken }) } as const
+  const abortable: typeof fetch = (url, init) => fetch(url, { ...init, signal })
+  const request = {
+    repo: { type: 'dataset', name },
+    fetch: abortable,
+    hubUrl,
+    ...(accessToken && { accessToken }),
+  } as const
   try {
     const chosen = path ?? chooseFile(name, await collect(listFiles({ ...request, recursive: true })))
     const file = await downloadFile({ ...request, path: chosen })
@@ -49,6 +56,7 @@ export async function downloadDataset(
     if (received !== file.size) throw new Error(`the download stopped at ${received} of ${file.size} bytes`)
     return { bytes: Buffer.concat(chunks), name: `${name}/${chosen}` }
   } catch (cause) {
+    signal?.throwIfAborted()
     throw cause instanceof DataError ? cause : explain(cause, name, hubUrl)
   }
 }

@@ -22,6 +22,8 @@ export interface ProcessDatasetOptions {
   hubUrl?: string
   /** @default HF_TOKEN of the environment */
   accessToken?: string
+  /** Ends the work with its reason; the output is not changed then. */
+  signal?: AbortSignal
 }
 
 export interface ProcessDatasetResult {
@@ -47,6 +49,7 @@ export async function processDataset(options: ProcessDatasetOptions): Promise<Pr
   const kept = all.filter((row) => countWords(row) <= maxWords)
   if (kept.length === 0)
     throw new DataError(`${options.input}: all ${all.length} rows have more than ${maxWords} words`)
+  options.signal?.throwIfAborted()
   await writeWhole(output, `${JSON.stringify(kept, null, 4)}\n`)
   return { written: kept.length, leftOut: all.length - kept.length }
 }
@@ -58,8 +61,9 @@ async function readRows(options: ProcessDatasetOptions): Promise<Rows> {
     hubUrl = process.env.HF_ENDPOINT || 'https://huggingface.co',
     accessToken = process.env.HF_TOKEN || undefined,
     onDownload,
+    signal,
   } = options
-  const file = await downloadDataset(hubName, { hubUrl: hubUrl.replace(/\/+$/, ''), accessToken, onDownload })
+  const file = await downloadDataset(hubName, { hubUrl: hubUrl.replace(/\/+$/, ''), accessToken, onDownload, signal })
   return parseRows(file.bytes, file.name)
 }
 

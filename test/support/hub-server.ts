@@ -20,6 +20,7 @@ export type Fault = (request: {
   | { status: number; headers?: Record<string, string>; body?: string }
   | { cutAfter: number }
   | { replaceBy: Buffer }
+  | 'silence'
   | undefined
 
 const LFS_FROM = 2000 // bytes; the Hub goes by .gitattributes and 10 MB
@@ -101,6 +102,7 @@ export class HubServer {
     this.requests.push({ method, path, headers, host: headers.host ?? '' })
     const body = await readAll(request)
     const fault = this.faults.map((ask) => ask({ method, path, headers })).find((answer) => answer !== undefined)
+    if (fault === 'silence') return // until the client goes, or the server is stopped
     if (fault && 'status' in fault) {
       response.writeHead(fault.status, fault.headers).end(fault.body ?? 'no')
       return
@@ -213,7 +215,7 @@ export class HubServer {
     oid: string,
     part: string | undefined,
     body: Buffer,
-    fault: ReturnType<Fault>,
+    fault: Exclude<ReturnType<Fault>, 'silence'>,
   ): void {
     if (request.method === 'GET' || request.method === 'HEAD') {
       const data = this.#lfs.get(oid)
@@ -263,7 +265,12 @@ export class HubServer {
   }
 }
 
-function send(request: IncomingMessage, response: ServerResponse, whole: Buffer, fault: ReturnType<Fault>): void {
+function send(
+  request: IncomingMessage,
+  response: ServerResponse,
+  whole: Buffer,
+  fault: Exclude<ReturnType<Fault>, 'silence'>,
+): void {
   const data = fault && 'replaceBy' in fault ? fault.replaceBy : whole
   const [, first] = /^bytes=(\d+)-/.exec(request.headers.range ?? '') ?? []
   const start = Number(first ?? 0)

@@ -6,6 +6,7 @@ import { zeroToFp32 } from '../../checkpoint/zero-to-fp32.js'
 import { UsageError } from '../failure.js'
 import { hubTitle, modelDirectory } from '../model-path.js'
 import { stoppable } from '../signals.js'
+import { printResult } from '../terminal.js'
 
 /** The flags of `make-shards`, spelled as on the command line. */
 export interface MakeShardsFlags {
@@ -15,6 +16,7 @@ export interface MakeShardsFlags {
   dtype?: CastDType
   output?: string
   replace?: boolean
+  json?: boolean
 }
 
 /** The flags of `zero-to-fp32`. */
@@ -23,6 +25,7 @@ export interface ZeroToFp32Flags {
   max_shard_size: string
   format?: WeightFormat
   dtype: CastDType
+  json?: boolean
 }
 
 /** Splits a model's weights. Returns the exit code. */
@@ -32,7 +35,7 @@ export function runMakeShards(flags: MakeShardsFlags): Promise<number> {
     throw new UsageError('--replace puts the shards into --model_path itself: leave out --output, or --replace')
   }
   const maxShardSize = shardSize(flags.max_shard_size)
-  return convert(async (signal) => {
+  return convert(flags.json, async (signal) => {
     const directory = await modelDirectory(modelPath, { signal })
     const isOnHub = directory !== modelPath // and what lies in the cache is not to be changed
     if (isOnHub && replace) throw new UsageError(`--replace is for a directory, and ${modelPath} is a model on the Hub`)
@@ -45,7 +48,9 @@ export function runMakeShards(flags: MakeShardsFlags): Promise<number> {
 export function runZeroToFp32(checkpoint: string, output: string, flags: ZeroToFp32Flags): Promise<number> {
   const { model_path: modelPath, format, dtype } = flags
   const maxShardSize = shardSize(flags.max_shard_size)
-  return convert((signal) => zeroToFp32({ checkpoint, output, modelPath, format, dtype, maxShardSize, signal }))
+  return convert(flags.json, (signal) =>
+    zeroToFp32({ checkpoint, output, modelPath, format, dtype, maxShardSize, signal }),
+  )
 }
 
 function shardSize(text: string): number {
@@ -57,15 +62,21 @@ function shardSize(text: string): number {
 }
 
 /** Ctrl-C takes away what is half-written, and ends with its exit code. */
-function convert(task: (signal: AbortSignal) => Promise<ConvertedWeights>): Promise<number> {
-  return stoppable(async (signal) => report(await task(signal)), 'stopped; nothing was changed')
+function convert(json: boolean | undefined, task: (signal: AbortSignal) => Promise<ConvertedWeights>): Promise<number> {
+  return stoppable(async (signal) => report(await task(signal), json), 'stopped; nothing was changed')
 }
 
-function report({ output, files, totalSize, renamed, overflows }: ConvertedWeights): void {
-  const what = files.length === 1 ? files[0]!.name : `${files.length} shards and their index`
-  console.log(`${output}: ${what}, ${formatBytes(totalSize)}, read back and compared`)
-  if (renamed > 0) console.log(`the leading "model." that all ${renamed} names had too many was taken off`)
+function report(converted: ConvertedWeights, json: boolean | undefined): void {
+  printResult(converted, json, () => describe(converted))
+  const { overflows } = converted
   if (overflows > 0) {
     console.error(`warning: ${overflows} values are beyond what the new dtype can hold and became infinite`)
   }
+}
+
+function describe({ output, files, totalSize, renamed }: ConvertedWeights): string {
+  const what = files.length === 1 ? files[0]!.name : `${files.length} shards and their index`
+  const written = `${output}: ${what}, ${formatBytes(totalSize)}, read back and compared`
+  if (renamed === 0) return written
+  return `${written}\nthe leading "model." that all ${renamed} names had too many was taken off`
 }

@@ -3,6 +3,7 @@ import { ByteProgress } from '../byte-progress.js'
 import { UsageError } from '../failure.js'
 import { hubTitle, modelDirectory } from '../model-path.js'
 import { stoppable } from '../signals.js'
+import { printResult } from '../terminal.js'
 
 /** The flags of `convert`, spelled as on the command line. */
 export interface ConvertFlags {
@@ -12,6 +13,7 @@ export interface ConvertFlags {
   dtype?: ConvertDType
   max_shard_size?: string
   name?: string
+  json?: boolean
 }
 
 /** Writes a model in another format or dtype; Ctrl-C takes away what is half-written. Returns the exit code. */
@@ -29,7 +31,7 @@ export async function convert(flags: ConvertFlags): Promise<number> {
     } finally {
       progress.close()
     }
-    console.log(`${to} written to ${output}`)
+    printResult({ output, format: to }, flags.json, () => `${to} written to ${output}`)
   }
   return await stoppable(write, 'stopped; nothing was changed')
 }

@@ -1,12 +1,12 @@
 import { formatBytes } from '../../checkpoint/describe.js'
 import type { Backend } from '../../device.js'
 import { type Diagnosis, diagnose } from '../../diagnosis.js'
-import { paint } from '../terminal.js'
+import { paint, printResult } from '../terminal.js'
 
 /** Tells what this machine offers and lacks. Returns the exit code: 0 when there is nothing to mend, else 1. */
 export async function doctor({ json }: { json?: boolean }): Promise<number> {
   const diagnosis = await diagnose()
-  console.log(json ? JSON.stringify(diagnosis, null, 2) : describe(diagnosis))
+  printResult(diagnosis, json, () => describe(diagnosis))
   return diagnosis.problems.length === 0 ? 0 : 1
 }
 

@@ -2,7 +2,7 @@ import { formatBytes, printable } from '../../checkpoint/describe.js'
 import { inspect } from '../../checkpoint/inspect.js'
 import type { InspectedTensor, Inspection } from '../../checkpoint/inspection.js'
 import { formatCount } from '../../format.js'
-import { paint } from '../terminal.js'
+import { paint, printResult } from '../terminal.js'
 
 /** The flags of `inspect`, spelled as on the command line. */
 export interface InspectFlags {
@@ -14,7 +14,7 @@ export interface InspectFlags {
 /** Shows what a file or directory holds. Returns the exit code: 0 when it is whole, 1 when it is not. */
 export async function runInspect(where: string, { json, quick, tensors }: InspectFlags): Promise<number> {
   const inspection = await inspect(where, { checksums: !quick })
-  console.log(json ? JSON.stringify(inspection, null, 2) : describe(inspection, tensors ?? false))
+  printResult(inspection, json, () => describe(inspection, tensors ?? false))
   return inspection.whole ? 0 : 1
 }
 

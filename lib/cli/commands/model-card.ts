@@ -1,6 +1,8 @@
 import { join } from 'node:path'
 import { OpenAlpacaError } from '../../errors.js'
 import { writeModelCard } from '../../train/model-card.js'
+import { stoppable } from '../signals.js'
+import { printResult } from '../terminal.js'
 
 /** The flags of `model-card`, spelled as on the command line. */
 export interface ModelCardFlags {
@@ -11,18 +13,20 @@ export interface ModelCardFlags {
   languages?: string[]
   base_model?: string
   name?: string
+  json?: boolean
 }
 
-/** Writes the model card of a model directory. Returns the exit code. */
-export async function modelCard(flags: ModelCardFlags): Promise<number> {
-  const { model_path: directory, log_path: logPath, base_model: baseModel, ...options } = flags
+/** Writes the model card of a model directory, which Ctrl-C waits for. Returns the exit code. */
+export function modelCard(flags: ModelCardFlags): Promise<number> {
+  const { model_path: directory, log_path: logPath, base_model: baseModel, json, ...options } = flags
   const file = join(directory, 'README.md')
-  if (!(await writeModelCard(directory, { ...options, logPath, baseModel }))) {
-    throw new OpenAlpacaError(
-      'CARD_KEPT',
-      `${file} was written or changed by someone else: move it away to have a new one`,
-    )
-  }
-  console.log(`model card: ${file}`)
-  return 0
+  return stoppable(async () => {
+    if (!(await writeModelCard(directory, { ...options, logPath, baseModel }))) {
+      throw new OpenAlpacaError(
+        'CARD_KEPT',
+        `${file} was written or changed by someone else: move it away to have a new one`,
+      )
+    }
+    printResult({ file }, json, () => `model card: ${file}`)
+  })
 }

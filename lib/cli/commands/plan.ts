@@ -12,7 +12,7 @@ import { memoryKinds, type Plan, type PlanOptions, planRun } from '../../plan/pl
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import type { Recipe } from '../../train/recipe-schema.js'
 import { UsageError } from '../failure.js'
-import { paint } from '../terminal.js'
+import { paint, printResult } from '../terminal.js'
 import { readData } from './train.js'
 
 /** The flags of `plan` beside the recipe's, spelled as on the command line; rates in 10⁹ bytes and 10¹² operations. */
@@ -55,8 +55,8 @@ export async function runPlan(recipe: Recipe, flags: PlanFlags): Promise<number>
   }
   const plan = await planRun(options)
   const advice = plan.memory.fits ? [] : await adviceFor(options)
-  if (flags.json) console.log(JSON.stringify({ model: name, data: source, hardware, ...plan, advice }, null, 2))
-  else console.log(describe(name, source, hardware, plan, advice))
+  const result = { model: name, data: source, hardware, ...plan, advice }
+  printResult(result, flags.json, () => describe(name, source, hardware, plan, advice))
   return plan.memory.fits ? 0 : 1
 }
 

@@ -1,25 +1,29 @@
 import { processDataset } from '../../data/process-dataset.js'
-import { formatCount } from '../../format.js'
+import { ByteProgress } from '../byte-progress.js'
+import { stoppable } from '../signals.js'
+import { printResult } from '../terminal.js'
 
 /** The flags of `process-dataset`, spelled as on the command line. */
 export interface ProcessDatasetFlags {
   input: string
   output: string
   max_words: number
+  json?: boolean
 }
 
-/** Converts a data set and says how much of it was kept. Returns the exit code. */
-export async function runProcessDataset({ input, output, max_words: maxWords }: ProcessDatasetFlags): Promise<number> {
-  const { stderr } = process
-  const onDownload = (received: number, total: number) =>
-    stderr.write(`\rdownloading ${input}: ${formatCount(received)} of ${formatCount(total)} bytes`)
-  const { written, leftOut } = await processDataset({
-    input,
-    output,
-    maxWords,
-    onDownload: stderr.isTTY ? onDownload : undefined,
-  })
-  const rest = leftOut > 0 ? `; ${leftOut} with more than ${maxWords} words left out` : ''
-  console.log(`${written} instances written to ${output}${rest}`)
-  return 0
+/** Converts a data set and says how much of it was kept; Ctrl-C ends it before the output appears. Returns the exit code. */
+export function runProcessDataset(flags: ProcessDatasetFlags): Promise<number> {
+  const { input, output, max_words: maxWords, json } = flags
+  const progress = new ByteProgress(`downloading ${input}`)
+  const convert = async (signal: AbortSignal) => {
+    try {
+      const result = await processDataset({ input, output, maxWords, onDownload: progress.update, signal })
+      progress.close()
+      const rest = result.leftOut > 0 ? `; ${result.leftOut} with more than ${maxWords} words left out` : ''
+      printResult({ output, ...result }, json, () => `${result.written} instances written to ${output}${rest}`)
+    } finally {
+      progress.close()
+    }
+  }
+  return stoppable(convert, 'stopped; nothing was written')
 }

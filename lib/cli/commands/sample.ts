@@ -8,6 +8,7 @@ import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
 import { modelDirectory } from '../model-path.js'
 import { stoppable } from '../signals.js'
+import { printResult } from '../terminal.js'
 
 /** The flags of `sample`, spelled as on the command line. */
 export interface SampleFlags {
@@ -65,7 +66,7 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
     if (!flags.json) write(piece)
   }
   const seconds = (performance.now() - start) / 1000
-  console.log(flags.json ? JSON.stringify({ text, prompt_tokens: ids.length, tokens: count, seconds }) : '')
+  printResult({ text, prompt_tokens: ids.length, tokens: count, seconds }, flags.json, () => '')
 }
 
 /** The text of an answer as it comes, up to a stop string. */

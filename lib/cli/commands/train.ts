@@ -19,6 +19,7 @@ import type { Recipe } from '../../train/recipe-schema.js'
 import { writeReport } from '../../train/report.js'
 import { TensorBoardWriter } from '../../train/tensorboard.js'
 import { Trainer } from '../../train/trainer.js'
+import { EventLines, type RunDisplay } from '../event-lines.js'
 import { errorLine, UsageError } from '../failure.js'
 import { launchRequest } from '../launch-request.js'
 import { modelDirectory } from '../model-path.js'
@@ -26,8 +27,14 @@ import { ProgressDisplay } from '../progress.js'
 import { StopRequest } from '../signals.js'
 import { hasColors } from '../terminal.js'
 
+/** Flags of `train` that are not in the recipe. */
+interface TrainOptions {
+  preview?: number
+  json?: boolean
+}
+
 /** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
-export async function train(asked: Recipe, options: { preview?: number } = {}): Promise<number> {
+export async function train(asked: Recipe, options: TrainOptions = {}): Promise<number> {
   const place = placeFromEnvironment(process.env)
   if (options.preview === undefined) {
     const request = launchRequest(asked, place)
@@ -38,12 +45,12 @@ export async function train(asked: Recipe, options: { preview?: number } = {}): 
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
   if (place?.kind !== 'rank' || place.size === 1)
-    return await trainRank(asked, recipe, data, tokenizer, RankGroup.alone)
+    return await trainRank(asked, recipe, data, tokenizer, RankGroup.alone, options.json)
 
   endWithLauncher()
   using group = await joinRun(place, recipe)
   try {
-    return await trainRank(asked, recipe, data, tokenizer, group)
+    return await trainRank(asked, recipe, data, tokenizer, group, options.json)
   } catch (cause) {
     const error = await group.explain(cause)
     group.fail(errorLine(error).replace('error: ', ''))
@@ -61,12 +68,13 @@ async function trainRank(
   data: TrainingRows,
   tokenizer: LlamaTokenizer,
   group: RankGroup,
+  json = false,
 ): Promise<number> {
   const isFirst = group.rank === 0
   const savePath = required(recipe.save_path, 'no place to save the trained model', '--save_path DIR')
   const logPath = recipe.log_path ?? join(savePath, 'logs')
 
-  const display = new ProgressDisplay()
+  const display: RunDisplay = json ? new EventLines() : new ProgressDisplay()
   const log = new TrainingLog(logPath)
   const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
   using stop = new StopRequest(
@@ -97,8 +105,8 @@ async function trainRank(
     if (!stop.signal.aborted || (error as Error).name !== 'AbortError') throw error
   } finally {
     for (const subscriber of subscribers) subscriber.close()
-    if (trained && isFirst) report(log.path, join(logPath, 'report.html'))
-    if (saved) await describe(savePath, logPath)
+    if (trained && isFirst) report(log.path, join(logPath, 'report.html'), display)
+    if (saved) await describe(savePath, logPath, display)
   }
   return stop.exitCode ?? 0
 }
@@ -178,20 +186,20 @@ async function judge(
 }
 
 /** Writes the report; a run is not lost when that fails. */
-function report(logPath: string, htmlPath: string): void {
+function report(logPath: string, htmlPath: string, display: RunDisplay): void {
   try {
     writeReport(logPath, htmlPath)
-    console.log(`report: ${htmlPath}`)
+    display.print(`report: ${htmlPath}`)
   } catch (error) {
     console.error(`no report could be written: ${(error as Error).message}`)
   }
 }
 
 /** Writes the model card; a run is not lost when that fails. */
-async function describe(savePath: string, logPath: string): Promise<void> {
+async function describe(savePath: string, logPath: string, display: RunDisplay): Promise<void> {
   try {
     const written = await writeModelCard(savePath, { logPath })
-    console.log(`model card: ${join(savePath, 'README.md')}${written ? '' : ' (kept as it is: you have changed it)'}`)
+    display.print(`model card: ${join(savePath, 'README.md')}${written ? '' : ' (kept as it is: you have changed it)'}`)
   } catch (error) {
     console.error(`no model card could be written: ${(error as Error).message}`)
   }

@@ -1,0 +1,19 @@
+import type { TrainEvent, TrainSubscriber } from '../train/events.js'
+
+/** What shows a run: its events, and messages that belong to none. */
+export interface RunDisplay extends TrainSubscriber {
+  print(text: string): void
+}
+
+/** Tells programs of a run: each event is a line of JSON on stdout, as in its log; messages go to stderr. */
+export class EventLines implements RunDisplay {
+  handle(event: TrainEvent): void {
+    process.stdout.write(`${JSON.stringify(event)}\n`)
+  }
+
+  print(text: string): void {
+    process.stderr.write(`${text}\n`)
+  }
+
+  close(): void {}
+}

@@ -1,0 +1,47 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
+import path from 'node:path'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { temporaryDirectory } from '../checkpoint/helpers.js'
+import { fixtures } from '../support/fixtures.js'
+import { HubServer } from '../support/hub-server.js'
+
+const root = temporaryDirectory()
+const hub = new HubServer()
+beforeAll(() => hub.start())
+afterAll(() => hub.stop())
+
+/** Runs a command until it has asked the Hub something that it gets no answer to, then sends it Ctrl-C's signal. */
+async function stopAt(request: RegExp, ...args: string[]): Promise<{ code: number | null; errors: string }> {
+  const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
+  const child = spawn(process.execPath, [main, ...args], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, HF_ENDPOINT: hub.url, HF_TOKEN: hub.token },
+  })
+  let errors = ''
+  child.stderr.on('data', (text) => (errors += text))
+  hub.faults = [
+    ({ method, path }) => {
+      if (!request.test(`${method} ${path}`)) return undefined
+      child.kill('SIGINT')
+      return 'silence'
+    },
+  ]
+  const [code] = await once(child, 'close')
+  return { code, errors }
+}
+
+it('push that gets Ctrl-C in the middle of a file ends with 130 and has committed nothing', async () => {
+  const model = path.join(fixtures, 'd100')
+  const { code, errors } = await stopAt(/^PUT \/storage/, 'push', '--model_path', model, '--repo', 'me/mine')
+  expect({ code, errors }).toEqual({ code: 130, errors: 'stopped; nothing was committed\n' })
+  expect(hub.repositories.get('me/mine')!.commits.size).toBe(0)
+})
+
+it('process-dataset that gets Ctrl-C while it downloads ends with 130 and has written nothing', async () => {
+  const files = ['--input', 'me/rows', '--output', path.join(root, 'rows.json')]
+  const { code, errors } = await stopAt(/^GET \/api\/datasets/, 'process-dataset', ...files)
+  expect({ code, errors }).toEqual({ code: 130, errors: 'stopped; nothing was written\n' })
+  expect(readdirSync(root)).toEqual([])
+})
