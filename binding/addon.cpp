@@ -19,9 +19,6 @@ Napi::Object describe(Napi::Env env, const Device& device) {
   object.Set("id", properties.id);
   object.Set("totalMemory", static_cast<double>(properties.total_memory));
   object.Set("freeMemory", static_cast<double>(properties.free_memory));
-  Napi::Object libraries = Napi::Object::New(env);
-  for (const auto& [name, version] : properties.libraries) libraries.Set(name, version);
-  object.Set("libraries", libraries);
   return object;
 }
 
@@ -41,6 +38,15 @@ Napi::Value properties(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value libraries(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const auto& device = unwrap<std::shared_ptr<Device>>(info[0], "deviceLibraries: device");
+    Napi::Object versions = Napi::Object::New(info.Env());
+    for (const auto& [name, version] : device->libraries()) versions.Set(name, version);
+    return versions;
+  });
+}
+
 // deviceSetThreads(device, threads)
 void set_threads(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
@@ -57,6 +63,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("deviceOpen", Napi::Function::New(env, open));
   exports.Set("deviceCount", Napi::Function::New(env, count));
   exports.Set("deviceProperties", Napi::Function::New(env, properties));
+  exports.Set("deviceLibraries", Napi::Function::New(env, libraries));
   exports.Set("deviceSetThreads", Napi::Function::New(env, set_threads));
   export_tensors(env, exports);
   export_streams(env, exports);

@@ -95,15 +95,18 @@ struct DeviceProperties {
   bool fast_bfloat16 = false;                  // bfloat16 matrix products in hardware
   std::string id;                              // of a GPU: tells it from all others anywhere
   uint64_t total_memory = 0, free_memory = 0;  // bytes
-  // Of what others wrote and this device runs on: name and version, "oneDNN" and "2.6.3".
-  std::vector<std::pair<std::string, std::string>> libraries;
 };
+
+// What others wrote and a device runs on: name and version, "oneDNN" and "2.6.3".
+using LibraryVersions = std::vector<std::pair<std::string, std::string>>;
 
 class Device {
  public:
   virtual ~Device() = default;
   virtual const char* type() const = 0;  // "cpu", "cuda"
   virtual DeviceProperties properties() const = 0;
+  // Opens those that are not open yet; what only some runs need may be "not found".
+  virtual LibraryVersions libraries() const = 0;
   // Uninitialised memory, aligned to at least 64 bytes. Throws Error("OUT_OF_MEMORY").
   virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
   virtual std::shared_ptr<Stream> make_stream() = 0;

@@ -265,9 +265,9 @@ class CpuDevice : public Device {
     properties.total_memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
     const std::string available = read_field("/proc/meminfo", "MemAvailable");
     properties.free_memory = available.empty() ? properties.total_memory : std::stoull(available) * 1024;
-    properties.libraries = {{"oneDNN", onednn_version()}, {"Gloo", gloo_version()}};
     return properties;
   }
+  LibraryVersions libraries() const override { return {{"oneDNN", onednn_version()}, {"Gloo", gloo_version()}}; }
 
   std::shared_ptr<Storage> allocate(size_t bytes) override {
     return bytes < kHugePage ? SmallStorage::make(bytes) : LargeStorage::make(bytes);

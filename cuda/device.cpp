@@ -26,6 +26,18 @@ std::string version_text(int version) {  // 13010 → 13.1
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+std::string found_nccl() {
+#if defined(OPENALPACA_WITH_NCCL)
+  try {
+    return nccl_version();
+  } catch (const Error&) {
+    return "not found";
+  }
+#else
+  return "not in this build";
+#endif
+}
+
 std::string hexadecimal(const std::string& bytes) {
   constexpr const char* kDigits = "0123456789abcdef";
   std::string text;
@@ -104,17 +116,21 @@ class CudaDevice : public Device {
     properties.fast_bfloat16 = true;
     properties.id = hexadecimal(id_);
     properties.total_memory = total_memory_;
-    int driver = 0, runtime = 0;
-    check(cudaDriverGetVersion(&driver), "properties");
-    check(cudaRuntimeGetVersion(&runtime), "properties");
-    properties.libraries = {{"CUDA of the driver", version_text(driver)},
-                            {"CUDA runtime", version_text(runtime)},
-                            {"cuBLASLt", open_cublaslt()}};
     size_t free = 0, total = 0;
     context_->activate("properties");
     check(cudaMemGetInfo(&free, &total), "properties");
     properties.free_memory = free + context_->device_memory->kept();
     return properties;
+  }
+
+  LibraryVersions libraries() const override {
+    int driver = 0, runtime = 0;
+    check(cudaDriverGetVersion(&driver), "libraries");
+    check(cudaRuntimeGetVersion(&runtime), "libraries");
+    return {{"CUDA of the driver", version_text(driver)},
+            {"CUDA runtime", version_text(runtime)},
+            {"cuBLASLt", open_cublaslt()},
+            {"NCCL", found_nccl()}};
   }
 
   std::shared_ptr<Storage> allocate(size_t bytes) override { return context_->allocate(bytes); }

@@ -28,6 +28,7 @@ const LibraryNames kNames = {
     "NCCL", {"libnccl.so.2"}, {"nvidia/nccl/lib"}, "nvidia-nccl-cu13", "; or use --backend gloo, which is slower"};
 
 #define OPENALPACA_NCCL(X)  \
+  X(ncclGetVersion)         \
   X(ncclGetUniqueId)        \
   X(ncclGetErrorString)     \
   X(ncclGetLastError)       \
@@ -288,6 +289,14 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
 };
 
 }  // namespace
+
+std::string nccl_version() {
+  int version = 0;  // 22803
+  const ncclResult_t status = nccl().ncclGetVersion(&version);
+  if (status != ncclSuccess) throw error_of(status, nullptr, "ncclGetVersion");
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
 
 std::shared_ptr<Communicator> make_nccl(std::shared_ptr<const Context> context, int rank, int size,
                                         std::chrono::milliseconds timeout) {

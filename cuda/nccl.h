@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <functional>
+#include <string>
 
 #include "core/communicator.h"
 #include "cuda/context.h"
@@ -20,6 +21,9 @@ class NativeStream {
   virtual void native(const char* name, const std::vector<std::shared_ptr<void>>& kept,
                       const NativeFunction& enqueue) = 0;
 };
+
+// "2.28.3". Throws Error("LIBRARY_NOT_FOUND").
+std::string nccl_version();
 
 // For a GPU that no other rank has. A collective that takes longer than `timeout` fails. Throws
 // Error("LIBRARY_NOT_FOUND").

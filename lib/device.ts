@@ -21,13 +21,16 @@ export interface Backend extends Partial<DeviceProperties> {
   available: boolean
   /** Why it is not available, in words. */
   reason?: string
+  /** What others wrote and it runs on, with the version that is used, or `not found`: `oneDNN`, `cuBLASLt`, `NCCL`. */
+  libraries?: Record<string, string>
 }
 
 /** The devices that this package knows, whether they can be used here, and if not, why. */
 export function backends(): Backend[] {
   return (['cpu', 'cuda'] as const).map((type) => {
     try {
-      return { device: type, available: true, ...openDevice(type).properties }
+      const { properties, libraries } = openDevice(type)
+      return { device: type, available: true, ...properties, libraries }
     } catch (error) {
       return { device: type, available: false, reason: (error as Error).message }
     }
@@ -59,10 +62,11 @@ const opened = new Map<DeviceType, Device>()
 export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device {
   if (type instanceof Device) return type
   if (type === 'auto') {
-    const best = backends()
-      .reverse()
-      .find((backend) => backend.available)
-    return openDevice(best?.device ?? 'cpu')
+    try {
+      return openDevice('cuda')
+    } catch {
+      return openDevice('cpu') // why there is no other, `backends` tells
+    }
   }
   let device = opened.get(type)
   if (!device) {
@@ -87,6 +91,11 @@ export class Device {
   /** The chip, and its memory at this moment. */
   get properties(): DeviceProperties {
     return native.deviceProperties(this.handle)
+  }
+
+  /** What others wrote and it runs on, with versions. Opens what is not open yet, such as NCCL. @internal */
+  get libraries(): Record<string, string> {
+    return native.deviceLibraries(this.handle)
   }
 
   /** The CPU, for what this device has no room for. */

@@ -60,10 +60,7 @@ export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Di
   }
   const backends = await findBackends(problems)
   const nvidia = findNvidia()
-  const cuda = backends.find(({ device }) => device === 'cuda')
-  if (cuda && !cuda.available && (nvidia.onBus || nvidia.driver !== null)) {
-    problems.push({ what: 'there is an NVIDIA GPU that cannot be used', mend: cuda.reason ?? 'install its driver' })
-  }
+  problems.push(...gpuProblems(backends, nvidia))
   return {
     package: describePackage(),
     node: process.versions.node,
@@ -99,6 +96,21 @@ async function findBackends(problems: Problem[]): Promise<Backend[]> {
     problems.push({ what: message, mend })
     return []
   }
+}
+
+/** What keeps GPUs that are there from being used, alone or together. */
+export function gpuProblems(backends: Backend[], nvidia: Diagnosis['nvidia']): Problem[] {
+  const cuda = backends.find(({ device }) => device === 'cuda')
+  if (!cuda) return []
+  if (!cuda.available) {
+    if (!nvidia.onBus && nvidia.driver === null) return []
+    return [{ what: 'there is an NVIDIA GPU that cannot be used', mend: cuda.reason ?? 'install its driver' }]
+  }
+  if (nvidia.gpus.length < 2 || cuda.libraries?.NCCL !== 'not found') return []
+  const what = 'NCCL, with which several GPUs train together, was not found, or only one that is too old'
+  return [
+    { what, mend: 'pip install --upgrade nvidia-nccl-cu13, and name its site-packages in OPENALPACA_CUDA_LIBRARIES' },
+  ]
 }
 
 /** A product whose result is known, on the CPU. */

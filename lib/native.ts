@@ -40,14 +40,13 @@ export interface DeviceProperties {
   totalMemory: number
   /** Bytes that nobody uses at this moment. */
   freeMemory: number
-  /** What others wrote and the device runs on, with the version that was loaded: `oneDNN`, `cuBLASLt`. */
-  libraries: Record<string, string>
 }
 
 interface Addon {
   deviceOpen(type: string): DeviceHandle
   deviceCount(type: string): number
   deviceProperties(device: DeviceHandle): DeviceProperties
+  deviceLibraries(device: DeviceHandle): Record<string, string>
   deviceSetThreads(device: DeviceHandle, threads: number): void
   tensorCreate(device: DeviceHandle, dtype: DType, shape: readonly number[]): TensorHandle
   tensorView(tensor: TensorHandle, byteOffset: number, dtype: DType, shape: readonly number[]): TensorHandle

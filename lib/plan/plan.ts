@@ -113,7 +113,6 @@ class DryRun implements Disposable {
       fastBfloat16: true,
       totalMemory: hardware.memory,
       freeMemory: hardware.memory,
-      libraries: {},
     }
     this.timeline = new Timeline(hardware.shared_cores)
     this.device = new DryDevice(type, properties, this.timeline, costs)

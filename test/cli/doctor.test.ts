@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { addonAdvice } from '../../lib/addon-advice.js'
 import { describe as describeDiagnosis } from '../../lib/cli/commands/doctor.js'
-import { diagnose } from '../../lib/diagnosis.js'
+import { diagnose, gpuProblems } from '../../lib/diagnosis.js'
 import { packageVersion } from '../../lib/version.js'
 
 const directory = mkdtempSync(join(tmpdir(), 'doctor-'))
@@ -43,6 +43,27 @@ describe('doctor', () => {
     const env = { HF_TOKEN: 'hf_secret', OMP_NUM_THREADS: '2', PATH: '/bin', HF_HUB_CACHE: directory }
     const { environment } = await diagnose(env)
     expect(environment).toEqual({ HF_HUB_CACHE: directory, HF_TOKEN: '(set)', OMP_NUM_THREADS: '2' })
+  })
+})
+
+describe('GPUs', () => {
+  const cpu = { device: 'cpu', available: true } as const
+  const gpu = (nccl: string) => ({ device: 'cuda', available: true, libraries: { NCCL: nccl } }) as const
+  const missing = { device: 'cuda', available: false, reason: 'no NVIDIA driver was found' } as const
+  const machine = (gpus: number) => ({ driver: '580.65.06', gpus: Array<string>(gpus).fill('H100'), onBus: true })
+
+  test('that are there and cannot be used are a problem, with the reason', () => {
+    const nvidia = { driver: null, gpus: [], onBus: true }
+    const problem = { what: expect.stringContaining('cannot be used'), mend: missing.reason }
+    expect(gpuProblems([cpu, missing], nvidia)).toEqual([problem])
+    expect(gpuProblems([cpu, missing], { ...nvidia, onBus: false })).toEqual([])
+  })
+
+  test('want NCCL where there are several', () => {
+    const problem = { what: expect.stringContaining('NCCL'), mend: expect.stringContaining('nvidia-nccl-cu13') }
+    expect(gpuProblems([cpu, gpu('not found')], machine(8))).toEqual([problem])
+    expect(gpuProblems([cpu, gpu('not found')], machine(1))).toEqual([])
+    expect(gpuProblems([cpu, gpu('2.28.3')], machine(8))).toEqual([])
   })
 })
 

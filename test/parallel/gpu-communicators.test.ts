@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { type DeviceType, openDevice } from '../../lib/device.js'
 import * as ops from '../../lib/ops.js'
 import { withLocalRanks } from '../support/local-ranks.js'
 import { slowWork } from '../support/slow-work.js'
@@ -22,6 +23,7 @@ afterEach(() => {
 })
 
 const nccl = { backend: 'nccl' } as const
+const emulated = openDevice('emulated' as DeviceType)
 /** What a wait says that fails. */
 const failure = (wait: Promise<unknown>) => wait.then(() => undefined).catch(({ code, message }) => ({ code, message }))
 
@@ -32,11 +34,16 @@ describe('NCCL', () => {
     process.env.OPENALPACA_CUDA_LIBRARIES = folder
     symlinkSync(path.join(build, 'Release/libopenalpaca_emulated.so'), path.join(folder, 'libnccl.so.2'))
     const error = await failure(withLocalRanks(1, nccl, async () => {}))
+    expect(emulated.libraries.NCCL).toBe('not found')
     rmSync(folder, { recursive: true })
     expect(error).toEqual({
       code: 'LIBRARY_NOT_FOUND',
       message: expect.stringMatching(/this version of NCCL has no ncclGet.*pip install --upgrade nvidia-nccl-cu13/),
     })
+  })
+
+  it('tells its version among the libraries of the device', () => {
+    expect(emulated.libraries.NCCL).toBe('1.23.45') // the twin's
   })
 
   it.each(['float32', 'bfloat16'] as const)('gathers, adds and copies %s', async (dtype) => {
