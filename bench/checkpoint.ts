@@ -91,6 +91,8 @@ async function measure(
   }
 }
 
+export const gigabytes = ({ bytes }: { bytes: number }) => formatNumber(bytes / 1e9)
+
 export function presentCheckpoint({ bytes, tasks }: CheckpointScores): Presentation {
   const rows = names.map((name) => {
     const { rate, disk, seconds, peakMemory } = tasks[name]
@@ -105,13 +107,14 @@ export function presentCheckpoint({ bytes, tasks }: CheckpointScores): Presentat
     return { label: checkpointTasks[name].says, value: share, text: percent(share), isOurs: true }
   })
   return {
-    title: `checkpoints, ${formatNumber(bytes / 1e9)} GB of float32`,
+    title: `checkpoints, ${gigabytes({ bytes })} GB of float32`,
     header: ['', 'GB/s', 'disk', 'of the disk', 's', 'peak memory'],
     rows,
     notes: [
       'The disk: a loop that reads the same bytes, writes as many (O_DIRECT), flushes them, and reads them back as the tools do.',
       'All read from the disk: the page cache is emptied of the files before.',
     ],
+    ratios: { peer: [], limit: Object.values(tasks).map(({ rate, disk }) => rate / disk) },
     chart: { unit: 'share of the disk’s rate', scale: 'linear', bars, mark: { value: 1, label: 'the disk' } },
   }
 }

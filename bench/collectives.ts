@@ -97,6 +97,10 @@ export function presentCollectives(scores: CollectiveScore[]): Presentation {
     header,
     rows,
     notes: first.limit ? ['TCP: as many processes in a ring, each sending to the next over the loopback.'] : [],
+    ratios: {
+      peer: scores.flatMap(({ rate, peerRate }) => (peerRate === undefined ? [] : [rate / peerRate])),
+      limit: scores.flatMap(({ rate, limit }) => (limit === undefined ? [] : [rate / limit])),
+    },
     chart: {
       unit: 'GB/s',
       scale: 'linear',

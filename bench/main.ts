@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { type CheckpointOptions, checkpointBenchmark, presentCheckpoint } from './checkpoint.js'
+import { type CheckpointOptions, checkpointBenchmark, gigabytes, presentCheckpoint } from './checkpoint.js'
 import { collectivesBenchmark, presentCollectives } from './collectives.js'
 import { decoding, loading, type ModelName, training } from './configs.js'
 import { deviceName, deviceNames, openBenchDevice } from './device.js'
@@ -10,7 +10,7 @@ import { generateBenchmark } from './generate.js'
 import { loadBenchmark } from './load.js'
 import { presentRanks, ranksBenchmark } from './ranks.js'
 import { writeRecording } from './recording.js'
-import { formatText, type Presentation, presentSection } from './report.js'
+import { formatText, type Presentation, presentSection, summarize } from './report.js'
 import { opsBenchmark, presentOps } from './single-ops.js'
 import { trainBenchmark } from './train.js'
 
@@ -19,6 +19,7 @@ const names = ['train', 'decode', 'load', 'checkpoint', 'ops', 'collectives', 'r
 interface Flags extends CheckpointOptions {
   only: (typeof names)[number][]
   output: string
+  machine?: string
 }
 
 function positive(text: string): number {
@@ -37,6 +38,7 @@ const program = new Command('bench')
   .option('--threads <n>', 'for everybody', positive, os.availableParallelism())
   .option('--checkpoint_blocks <n>', 'of OpenLLaMA-3B in the generated checkpoint; 26 make 13.7 GB', positive, 2)
   .option('--output <dir>', 'where a JSON file and a chart of each benchmark are written', 'runs/bench')
+  .option('--machine <name>', 'how recordings call the device, where its own name says too little: "AMD EPYC (Zen 5)"')
   .action(main)
 
 /** Says what is going on, where somebody looks on. */
@@ -57,11 +59,14 @@ async function main(flags: Flags): Promise<void> {
   const threads = deviceName === 'cpu' ? `, ${flags.threads} threads` : ''
   console.log(`${device.name}, ${device.isa}${threads}, medians of ${flags.repetitions} repetitions\n`)
 
-  const show = (name: string, figures: object, presentation: Presentation) => {
+  const shown: Presentation[] = []
+  const show = (name: string, figures: object, presentation: Presentation, settings = {}) => {
     progress('')
     console.log(`${formatText(presentation)}\n`)
-    const file = writeRecording(flags.output, { name, device, options: flags, figures, presentation })
+    const options = { ...flags, settings }
+    const file = writeRecording(flags.output, { name, device, options, figures, presentation })
     console.log(`  ${file}\n`)
+    shown.push(presentation)
   }
   if (flags.only.includes('train')) {
     for (const [model, steps] of Object.entries(training.models) as [ModelName, number][]) {
@@ -79,7 +84,8 @@ async function main(flags: Flags): Promise<void> {
   }
   if (flags.only.includes('checkpoint')) {
     const scores = await checkpointBenchmark(flags, progress)
-    show('checkpoint', scores, presentCheckpoint(scores))
+    const { checkpoint_blocks } = flags
+    show(`checkpoint-${gigabytes(scores)}GB`, scores, presentCheckpoint(scores), { checkpoint_blocks })
   }
   if (flags.only.includes('ops')) {
     const scores = await opsBenchmark(flags, progress)
@@ -96,6 +102,7 @@ async function main(flags: Flags): Promise<void> {
     if (scores.length > 0) show('ranks', { scores, hardware }, presentRanks(scores))
     else console.log('ranks: not measured on this device\n')
   }
+  console.log(summarize(shown))
 }
 
 program.parseAsync().catch((error: Error) => {

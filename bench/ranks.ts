@@ -146,6 +146,7 @@ export function presentRanks(scores: RankScore[]): Presentation {
     header,
     rows,
     notes: deviceName === 'cpu' ? ['The ranks share the cores of this machine: more of them are not faster.'] : [],
+    ratios: { peer: [], limit: [] },
     chart: {
       unit: 'tokens/s',
       scale: 'linear',

@@ -29,25 +29,32 @@ export interface Recording {
 interface Measured {
   name: string
   device: DeviceProperties
-  options: RunOptions
+  options: RunOptions & {
+    machine?: string
+    /** Flags of this benchmark alone. */
+    settings: Record<string, string | number>
+  }
   figures: object
   presentation: Presentation
 }
 
 /** Writes `<name>.json` and `<name>.svg` into a directory. @returns the path of the JSON file */
 export function writeRecording(directory: string, { name, device, options, figures, presentation }: Measured): string {
+  const { repetitions, threads, settings } = options
+  const typed = { device: deviceName, only: name.split('-')[0], repetitions, threads, ...settings }
+  const words = Object.entries(typed).map(([flag, value]) => `--${flag} ${value}`)
   const recording: Recording = {
     name,
     date: new Date().toISOString(),
-    command: `npm run bench -- --device ${deviceName} --only ${name.split('-')[0]} --repetitions ${options.repetitions} --threads ${options.threads}${options.python ? ' --python PATH' : ''}`,
+    command: ['npm run bench --', ...words, ...(options.python ? ['--python PATH'] : [])].join(' '),
     machine: {
-      device: device.name,
+      device: options.machine ?? device.name,
       isa: device.isa,
       cores: os.availableParallelism(),
-      system: `${os.type()} ${os.release()}`,
+      system: `${os.type()} ${/^\d+\.\d+/.exec(os.release())?.[0]}`,
     },
     versions: { 'openalpaca-native': packageVersion, 'Node.js': process.versions.node, ...peerVersions(figures) },
-    repetitions: options.repetitions,
+    repetitions,
     presentation,
     figures,
   }
@@ -58,8 +65,9 @@ export function writeRecording(directory: string, { name, device, options, figur
   return file
 }
 
-/** What the contenders say of themselves, by their labels. */
+/** What the peers say that they run on, such as `PyTorch 2.13.0, Transformers 5.18.0`. */
 function peerVersions(figures: object): Record<string, string> {
-  const { scores = [] } = figures as { scores?: { label: string; version?: string; peer?: boolean }[] }
-  return Object.fromEntries(scores.flatMap(({ label, version, peer }) => (peer && version ? [[label, version]] : [])))
+  const { scores = [] } = figures as { scores?: { version?: string; peer?: boolean }[] }
+  const libraries = scores.flatMap(({ version, peer }) => (peer && version ? version.split(', ') : []))
+  return Object.fromEntries(libraries.map((text) => text.split(' ') as [string, string]))
 }

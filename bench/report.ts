@@ -21,6 +21,8 @@ export interface Presentation {
   rows: string[][]
   /** Sentences below the table. */
   notes: string[]
+  /** Of our rows: the speed to the peer's, and the share of the limit; none where there is no peer, or no limit. */
+  ratios: { peer: number[]; limit: number[] }
   chart: Chart
 }
 
@@ -61,8 +63,22 @@ export function formatText({ title, header, rows, notes }: Presentation): string
   return [title, table([header, ...rows]), ...notes.map((note) => `  ${note}`)].join('\n')
 }
 
+/** One line a benchmark that has ratios, with what its rows span: what a run ends with. */
+export function summarize(presentations: Presentation[]): string {
+  const span = (values: number[], format: (value: number) => string) => {
+    if (values.length === 0) return ''
+    const [least, most] = [Math.min(...values), Math.max(...values)].map(format)
+    return least === most ? least : `${least} … ${most}`
+  }
+  const rows = presentations
+    .map(({ title, ratios }) => [title, span(ratios.peer, times), span(ratios.limit, percent)])
+    .filter(([, toPeer, ofLimit]) => toPeer || ofLimit)
+  return rows.length > 0 ? table([['', 'to the peer', 'of the limit'], ...rows]) : ''
+}
+
 export function presentSection({ title, unit, scores, limit, limitSays }: Section): Presentation {
   const peer = reference(scores)
+  const ours = scores.filter((score) => !score.peer)
   const rows = scores.map((score) => [
     score.label,
     formatNumber(score.rate),
@@ -75,6 +91,10 @@ export function presentSection({ title, unit, scores, limit, limitSays }: Sectio
     header: ['', unit, peer ? 'to the peer' : '', 'of the limit', 'peak memory'],
     rows,
     notes: [`The limit, ${formatNumber(limit)} ${unit}: ${limitSays}.`],
+    ratios: {
+      peer: peer ? ours.map(({ rate }) => rate / peer.rate) : [],
+      limit: ours.map(({ rate }) => rate / limit),
+    },
     chart: {
       unit,
       scale: 'linear',

@@ -77,6 +77,10 @@ export function presentOps(scores: OpScore[]): Presentation {
     notes: [
       `The limit is memory ${deviceName === 'cpu' ? 'read in a loop' : 'copied'}, or a large matrix product; above 100 % the operands stayed in the cache.`,
     ],
+    ratios: {
+      peer: scores.flatMap(({ seconds, peerSeconds }) => (peerSeconds === undefined ? [] : [peerSeconds / seconds])),
+      limit: scores.map(({ ofLimit }) => ofLimit),
+    },
     chart: withPeer
       ? { unit: 'speed to PyTorch', scale: 'log', bars, mark: { value: 1, label: 'PyTorch' } }
       : { unit: 'share of the limit', scale: 'linear', bars, mark: { value: 1, label: 'the limit' } },
