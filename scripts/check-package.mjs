@@ -10,21 +10,27 @@ import { root } from './toolchain.mjs'
 const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
 const folder = path.join(root, 'prebuilds', 'linux-x64')
 
-/** What is wrong, or undefined. */
+const prebuild = 'npm run prebuild'
+
+/** What is wrong, and what mends it; or undefined. */
 function problem() {
   const manifest = path.join(folder, 'build.json')
-  if (!existsSync(manifest)) return 'prebuilds/linux-x64 is missing'
+  if (!existsSync(manifest)) return ['prebuilds/linux-x64 is missing', prebuild]
   const build = JSON.parse(readFileSync(manifest, 'utf8'))
   const files = [`${name}.glibc.node`, 'THIRD-PARTY-NOTICES.txt', ...build.libraries.map((library) => library.name)]
   const lacking = files.filter((file) => !existsSync(path.join(folder, file)))
-  if (lacking.length > 0) return `prebuilds/linux-x64 lacks ${lacking.join(', ')}`
-  if (build.version !== version) return `the prebuilt addon is of version ${build.version}, and this is ${version}`
-  if (build.sources !== nativeSources(addonSources)) return 'the prebuilt addon is not made from these sources'
-  if (!typescriptIsCurrent()) return 'dist/ is not made from these sources'
+  if (lacking.length > 0) return [`prebuilds/linux-x64 lacks ${lacking.join(', ')}`, prebuild]
+  if (build.cuda === null && process.env.OPENALPACA_CUDA !== 'OFF') {
+    const remedy = `node scripts/fetch-cuda.mjs && ${prebuild} (with OPENALPACA_CUDA=OFF it is packed as it is)`
+    return ['the prebuilt addon has no CUDA device', remedy]
+  }
+  if (build.version !== version) return [`the prebuilt addon is of version ${build.version}, not ${version}`, prebuild]
+  if (build.sources !== nativeSources(addonSources)) return ['the prebuilt addon is not of these sources', prebuild]
+  if (!typescriptIsCurrent()) return ['dist/ is not made from these sources', prebuild]
 }
 
-const reason = problem()
-if (reason) {
-  console.error(`pack: ${reason}; type: npm run prebuild`)
+const found = problem()
+if (found) {
+  console.error(`pack: ${found[0]}; type: ${found[1]}`)
   process.exit(1)
 }

@@ -1,6 +1,7 @@
 // Everything between a fresh clone and a running program: npm packages, Debian packages, the native addon, the
 // TypeScript. Does what is missing, says what it does, and is done at once when nothing is. With --packages, only the
-// npm packages, which is what the linters need; with --tests, also the emulated GPU that tests run on.
+// npm packages, which is what the linters need; with --javascript, nothing native, which `doctor` is there to look at;
+// with --tests, also the emulated GPU that tests run on.
 
 import fs from 'node:fs'
 import path from 'node:path'
@@ -147,8 +148,10 @@ async function lock() {
 }
 
 async function setUp() {
-  const packagesOnly = process.argv.includes('--packages')
-  const natives = packagesOnly ? [] : process.argv.includes('--tests') ? [nativeAddon, emulatedGpu] : [nativeAddon]
+  const has = (flag) => process.argv.includes(flag)
+  const packagesOnly = has('--packages')
+  const isNative = !packagesOnly && !has('--javascript')
+  const natives = isNative ? [nativeAddon, ...(has('--tests') ? [emulatedGpu] : [])] : []
   checkNode()
   if (packagesAreCurrent() && natives.every(nativeIsCurrent) && (packagesOnly || typescriptIsCurrent())) return
   await lock()

