@@ -1,5 +1,6 @@
 #include "binding/handles.h"
 
+#include "binding/addon.h"
 #include "core/arguments.h"
 
 namespace openalpaca::binding {
@@ -43,9 +44,8 @@ Napi::Error to_javascript(Napi::Env env, std::exception_ptr error) {
   } catch (const ArgumentRangeError& e) {
     return Napi::RangeError::New(env, e.what());
   } catch (const Error& e) {
-    Napi::Error converted = Napi::Error::New(env, e.what());
-    converted.Set("code", e.code());
-    return converted;
+    const auto& type = env.GetInstanceData<Addon>()->error_class;
+    return Napi::Error(env, type.New({Napi::String::New(env, e.code()), Napi::String::New(env, e.what())}));
   } catch (const std::exception& e) {
     return Napi::Error::New(env, e.what());
   }

@@ -1,11 +1,10 @@
 // Streams, events and graphs; what has to wait comes back as a promise.
 #include <atomic>
 
-#include "binding/handles.h"
+#include "binding/addon.h"
 #include "core/arguments.h"
 
 namespace openalpaca::binding {
-namespace {
 
 // A promise that a stream settles, and what must stay alive until then.
 struct Pending {
@@ -15,23 +14,6 @@ struct Pending {
   std::shared_ptr<Storage> memory;
   std::exception_ptr error;
 };
-
-void settle(Napi::Env env, Napi::Function, void*, Pending* pending);
-using Settler = Napi::TypedThreadSafeFunction<void, Pending, settle>;
-
-// One channel from all streams to the event loop; it holds the loop only while promises are out.
-struct Addon {
-  Settler settler;
-  size_t pending = 0;
-  std::vector<std::weak_ptr<Stream>> streams;
-};
-
-// Before the process or the environment ends, so that no op runs while libraries are being torn down.
-void abandon_streams(Addon* addon) {
-  for (const auto& weak : addon->streams) {
-    if (const auto stream = weak.lock()) stream->abandon();
-  }
-}
 
 void settle(Napi::Env env, Napi::Function, void*, Pending* pending) {
   std::unique_ptr<Pending> owned(pending);
@@ -43,6 +25,15 @@ void settle(Napi::Env env, Napi::Function, void*, Pending* pending) {
     owned->deferred.Reject(to_javascript(env, owned->error).Value());
   } else {
     owned->deferred.Resolve(env.Undefined());
+  }
+}
+
+namespace {
+
+// Before the process or the environment ends, so that no op runs while libraries are being torn down.
+void abandon_streams(Addon* addon) {
+  for (const auto& weak : addon->streams) {
+    if (const auto stream = weak.lock()) stream->abandon();
   }
 }
 
@@ -208,10 +199,9 @@ void launch(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void export_streams(Napi::Env env, Napi::Object exports) {
-  auto* addon = new Addon;
+  auto* addon = env.GetInstanceData<Addon>();
   addon->settler = Settler::New(env, "openalpaca", 0, 1);
   addon->settler.Unref(env);
-  env.SetInstanceData(addon);
   env.AddCleanupHook(abandon_streams, addon);
 
   exports.Set("streamCreate", Napi::Function::New(env, create_stream));

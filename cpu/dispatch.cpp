@@ -30,8 +30,10 @@ const Kernels& choose_kernels() {
                                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                                   __builtin_cpu_supports("avx512bf16")},
       {&avx2::kernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-#endif
+      {&baseline::kernels, __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt")},
+#else
       {&baseline::kernels, true},
+#endif
   };
   const char* wanted = std::getenv("OPENALPACA_CPU_ISA");
   std::string known;
@@ -40,6 +42,8 @@ const Kernels& choose_kernels() {
     if (!wanted || std::strcmp(wanted, candidate.kernels->isa) == 0) return *candidate.kernels;
     known += std::string(known.empty() ? "" : ", ") + candidate.kernels->isa;
   }
+  if (known.empty())
+    throw Error("UNSUPPORTED_ISA", "this processor is too old: it has no SSE4.2 (Intel 2008, AMD 2011)");
   throw Error("UNSUPPORTED_ISA", std::string("OPENALPACA_CPU_ISA=") + wanted + ": this processor can run " + known);
 }
 

@@ -2,6 +2,7 @@
 //
 //   npm install fastify
 //   node examples/server.mjs MODEL_DIRECTORY [PORT]
+//   (in a clone, after npm run setup)
 //   curl -N localhost:3000/answer -H 'content-type: application/json' -d '{ "instruction": "Name three colours." }'
 //
 // Answers to several clients at once share the device: their tokens are computed in turns. A client that goes away ends

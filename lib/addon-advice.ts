@@ -11,10 +11,10 @@ const source = 'a clone of the openalpaca-native repository, where "npm run setu
  * @param message what the loader says
  */
 export function addonAdvice(root: string, message: string): string {
-  if (existsSync(path.join(root, 'scripts', 'setup.mjs'))) return 'run "npm run setup" there'
+  if (existsSync(path.join(root, 'scripts', 'setup.mjs'))) return `run "npm run setup" in ${root}`
   if (/version .?(GLIBC|GLIBCXX|CXXABI)_[\d.]+.? not found/.test(message)) {
     const [needed] = /(GLIBC|GLIBCXX|CXXABI)_[\d.]+/.exec(message)!
-    return `the C or C++ library of this system is too old (${needed} is missing): use Debian 12, Ubuntu 22.04, Fedora 36 or newer, or ${source}`
+    return `the C or C++ library of this system is too old (${needed} is missing): use one with glibc 2.28 or newer (RHEL 8, Debian 10, Ubuntu 20.04), or ${source}`
   }
   if (/No native build was found/.test(message)) {
     const libc = /libc=(\w+)/.exec(message)?.[1] ?? 'glibc'

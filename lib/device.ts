@@ -1,3 +1,4 @@
+import type { OpenAlpacaError } from './errors.js'
 import {
   type DeviceHandle,
   type DeviceProperties,
@@ -21,6 +22,8 @@ export interface Backend extends Partial<DeviceProperties> {
   available: boolean
   /** Why it is not available, in words. */
   reason?: string
+  /** The same for programs, such as `NO_CUDA_DRIVER`. */
+  code?: string
   /** What others wrote and it runs on, with the version that is used, or `not found`: `oneDNN`, `cuBLASLt`, `NCCL`. */
   libraries?: Record<string, string>
 }
@@ -32,7 +35,8 @@ export function backends(): Backend[] {
       const { properties, libraries } = openDevice(type)
       return { device: type, available: true, ...properties, libraries }
     } catch (error) {
-      return { device: type, available: false, reason: (error as Error).message }
+      const { message, code } = error as OpenAlpacaError
+      return { device: type, available: false, reason: message, code }
     }
   })
 }
@@ -57,7 +61,8 @@ const opened = new Map<DeviceType, Device>()
 
 /**
  * The device of a type; `auto` is `cuda` where there is one, else `cpu`. A device itself is returned as it is.
- * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE` with the reason.
+ * @throws {OpenAlpacaError} whose code and message tell why it cannot be used: `DEVICE_UNAVAILABLE` where the build has no
+ *   such device, `NO_CUDA_DRIVER` and others where the machine has none
  */
 export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device {
   if (type instanceof Device) return type

@@ -2,10 +2,11 @@
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { addonAdvice } from './addon-advice.js'
 import type { Backend } from './device.js'
 import { hubSettings } from './hub/settings.js'
-import { packageVersion } from './version.js'
+import { oldestNode, packageRoot, packageVersion } from './version.js'
 
 export interface Problem {
   /** What is wrong. */
@@ -17,8 +18,8 @@ export interface Problem {
 export interface Diagnosis {
   package: {
     version: string
-    /** Whether the addon came with the package or was compiled in a clone. */
-    addon: 'prebuilt' | 'compiled'
+    /** Whether the addon came with the package or was compiled in a clone; or that there is none for this system. */
+    addon: 'prebuilt' | 'compiled' | 'missing'
     /** The chips of the prebuilt addon's CUDA kernels; null where it has none or is not a prebuilt one. */
     cuda: string | null
     /** The libraries that came with a prebuilt addon, with their versions. */
@@ -44,18 +45,14 @@ export interface Diagnosis {
   problems: Problem[]
 }
 
-const oldestNode = [20, 17] as const
-const packageRoot = path.resolve(__dirname, '..')
-
 /** Looks at everything that running on this machine depends on. Throws nothing: what fails is a problem of the result. */
 export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Diagnosis> {
   const problems: Problem[] = []
   const environment = relevantVariables(env) // before the addon is loaded, which sets one itself
-  const [major, minor] = process.versions.node.split('.').map(Number) as [number, number]
-  if (major < oldestNode[0] || (major === oldestNode[0] && minor < oldestNode[1])) {
+  if (process.versions.node.localeCompare(oldestNode, 'en', { numeric: true }) < 0) {
     problems.push({
       what: `Node.js ${process.versions.node} is too old`,
-      mend: `install Node.js ${oldestNode.join('.')} or newer from https://nodejs.org`,
+      mend: `install Node.js ${oldestNode} or newer from https://nodejs.org`,
     })
   }
   const backends = await findBackends(problems)
@@ -89,13 +86,40 @@ async function findBackends(problems: Problem[]): Promise<Backend[]> {
     return found
   } catch (error) {
     const { code, message, cause } = error as Error & { code?: string }
-    const mend =
-      code === 'ADDON_NOT_FOUND'
-        ? addonAdvice(packageRoot, (cause as Error).message)
-        : 'report this, with all that "openalpaca doctor" prints'
-    problems.push({ what: message, mend })
+    if (code === 'ADDON_NOT_FOUND') {
+      problems.push(...(await missingTools()))
+      const reason = (cause as Error).message
+      problems.push({
+        what: `the native addon could not be loaded: ${reason.split('\n')[0]}`,
+        mend: addonAdvice(packageRoot, reason),
+      })
+    } else {
+      problems.push({ what: message, mend: 'report this, with all that "openalpaca doctor" prints' })
+    }
     return []
   }
+}
+
+/** What the set-up of a clone needs from the system, and does not find; a package is never set up. */
+async function missingTools(): Promise<Problem[]> {
+  const script = path.join(packageRoot, 'scripts', 'toolchain.mjs')
+  if (!existsSync(script)) return []
+  const { missing, howToInstall } = await import(pathToFileURL(script).href)
+  const lacking: { debian: string; elsewhere?: string }[] = missing()
+  if (lacking.length === 0) return []
+  const what = lacking.map(({ elsewhere, debian }) => elsewhere ?? debian).join(', ')
+  return [{ what: `compiling the addon needs ${what}`, mend: howToInstall(lacking) }]
+}
+
+/** By the code of what keeps a GPU from being used. */
+const gpuRemedies: Record<string, string> = {
+  NO_CUDA_DRIVER:
+    'install NVIDIA’s driver (Ubuntu: sudo ubuntu-drivers install; Debian: sudo apt-get install nvidia-driver); in a container, start it with docker run --gpus all',
+  CUDA_DRIVER_TOO_OLD: 'install a newer NVIDIA driver',
+  NO_CUDA_DEVICE: 'unset CUDA_VISIBLE_DEVICES, and see whether nvidia-smi lists the GPU',
+  LIBRARY_NOT_FOUND: 'pip install nvidia-cublas, and name its site-packages in OPENALPACA_CUDA_LIBRARIES',
+  DEVICE_UNAVAILABLE: 'node scripts/fetch-cuda.mjs && OPENALPACA_CUDA=ON npm run setup, in a clone',
+  UNSUPPORTED_CHIP: 'use the CPU (--device cpu), or a GPU of 2020 or later',
 }
 
 /** What keeps GPUs that are there from being used, alone or together. */
@@ -104,7 +128,8 @@ export function gpuProblems(backends: Backend[], nvidia: Diagnosis['nvidia']): P
   if (!cuda) return []
   if (!cuda.available) {
     if (!nvidia.onBus && nvidia.driver === null) return []
-    return [{ what: 'there is an NVIDIA GPU that cannot be used', mend: cuda.reason ?? 'install its driver' }]
+    const what = `there is an NVIDIA GPU that cannot be used: ${cuda.reason}`
+    return [{ what, mend: gpuRemedies[cuda.code ?? ''] ?? 'look at nvidia-smi, and at the messages of the kernel' }]
   }
   if (nvidia.gpus.length < 2 || cuda.libraries?.NCCL !== 'not found') return []
   const what = 'NCCL, with which several GPUs train together, was not found, or only one that is too old'
@@ -140,7 +165,9 @@ function describePackage(): Diagnosis['package'] {
   const version = packageVersion
   const isCompiled = existsSync(path.join(packageRoot, 'build', 'Release'))
   const manifest = path.join(packageRoot, 'prebuilds', `${process.platform}-${process.arch}`, 'build.json')
-  if (isCompiled || !existsSync(manifest)) return { version, addon: 'compiled', cuda: null, libraries: {} }
+  if (isCompiled || !existsSync(manifest)) {
+    return { version, addon: isCompiled ? 'compiled' : 'missing', cuda: null, libraries: {} }
+  }
   const build = JSON.parse(readText(manifest)) as PrebuildManifest
   const libraries = Object.fromEntries(build.libraries.map((library) => [library.name, library.version]))
   return { version, addon: 'prebuilt', cuda: build.cuda, libraries }

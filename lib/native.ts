@@ -2,10 +2,10 @@
  * The one door to the addon: raw functions on opaque handles, as binding/ exports them. Everything else in lib/ uses
  * the idiomatic classes of device.ts, tensor.ts and ops.ts.
  */
-import path from 'node:path'
 import nodeGypBuild from 'node-gyp-build'
 import { addonAdvice } from './addon-advice.js'
 import { OpenAlpacaError } from './errors.js'
+import { packageRoot } from './version.js'
 
 /** The number format of a tensor. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32'
@@ -43,6 +43,7 @@ export interface DeviceProperties {
 }
 
 interface Addon {
+  setErrorClass(type: typeof OpenAlpacaError): void
   deviceOpen(type: string): DeviceHandle
   deviceCount(type: string): number
   deviceProperties(device: DeviceHandle): DeviceProperties
@@ -84,9 +85,6 @@ interface Addon {
   opFields: Record<string, string[]>
 }
 
-/** The package's folder, which holds dist/ (or, in the tests, lib/). */
-export const packageRoot = path.resolve(__dirname, '..')
-
 function load(): Addon {
   // OpenMP's threads wait for each other by spinning, for milliseconds where nothing else is said. Beside any other
   // busy process that leaves a training run a tenth of its speed; some 50 µs cost it nothing when it is alone.
@@ -97,14 +95,14 @@ function load(): Addon {
     const reason = (error as Error).message.split('\n')[0]!
     throw new OpenAlpacaError(
       'ADDON_NOT_FOUND',
-      `the native addon of openalpaca-native could not be loaded from ${packageRoot}: ` +
-        `${addonAdvice(packageRoot, reason)} (${reason})`,
+      `the native addon of openalpaca-native could not be loaded: ${addonAdvice(packageRoot, reason)} (${reason})`,
       { cause: error },
     )
   }
 }
 
 export const native: Addon = load()
+native.setErrorClass(OpenAlpacaError)
 
 // process.exit() runs the destructors of libraries while streams may still be computing with them.
 process.once('exit', () => native.streamsAbandon())

@@ -6,7 +6,7 @@ const redrawEvery = 200
 const lineEvery = 30_000
 
 /** Tells how far something is that is counted in bytes: in one changing line on a terminal, else in a line now and then. */
-export class ByteProgress {
+class ByteProgress {
   private shownAt = performance.now()
   private drawn = false
 
@@ -27,5 +27,18 @@ export class ByteProgress {
   /** Clears the line, for what is printed next. */
   close(): void {
     if (this.drawn && this.stream.isTTY) this.stream.write('\r\x1b[K')
+  }
+}
+
+/** Does work that counts bytes, and shows them meanwhile. */
+export async function withByteProgress<T>(
+  what: string,
+  work: (update: (done: number, total: number) => void) => Promise<T>,
+): Promise<T> {
+  const progress = new ByteProgress(what)
+  try {
+    return await work(progress.update)
+  } finally {
+    progress.close()
   }
 }

@@ -4,11 +4,16 @@ import { errorLine, exitCodeOf } from './failure.js'
 import { isHelp, runProgram } from './program.js'
 import { paint } from './terminal.js'
 
-// The reader of a pipe may go away (`| head`): then there is nobody left to write for.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0)
-  throw error
-})
+// The reader of a pipe may go away (`| head`), and so may a terminal. Work that can be stopped in order then is, as when a
+// terminal hangs up; for the rest, there is nobody left to write for.
+let isEnding = false
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error
+    isEnding ||= process.emit('SIGHUP', 'SIGHUP')
+    if (!isEnding) process.exit(0)
+  })
+}
 
 runProgram(process.argv.slice(2)).catch((error: unknown) => {
   process.exitCode = exitCodeOf(error)

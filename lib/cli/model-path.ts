@@ -1,19 +1,16 @@
 import { type DownloadOptions, resolveModelPath } from '../hub/download.js'
 import { parseModelName } from '../hub/settings.js'
-import { ByteProgress } from './byte-progress.js'
+import { withByteProgress } from './byte-progress.js'
 
 /** The directory of a model that is given as one or by its name on the Hub, from where it is downloaded before the eyes of the user. */
 export async function modelDirectory(
   modelPath: string,
   options: Pick<DownloadOptions, 'parts' | 'signal'> = {},
 ): Promise<string> {
-  const progress = new ByteProgress(`downloading ${modelPath}`)
   const onNote = (note: string) => void process.stderr.write(`${note}\n`)
-  try {
-    return await resolveModelPath(modelPath, { ...options, onProgress: progress.update, onNote })
-  } finally {
-    progress.close()
-  }
+  return await withByteProgress(`downloading ${modelPath}`, (onProgress) =>
+    resolveModelPath(modelPath, { ...options, onProgress, onNote }),
+  )
 }
 
 /** The `name` of `owner/name`: a model in the cache lies in a directory that is named by its commit. */

@@ -79,10 +79,13 @@ function planCommand(): Command {
     .option('--recipe <name>', 'a recipe of this package or the path of a YAML file')
     .option('--deepspeed <file>', 'take settings from a DeepSpeed JSON')
     .option('--nodes <n>', 'machines, which have as many GPUs each; --gpus is in all', positiveNumber, 1)
-    .option('--config <name>', "config.json, model directory or known model such as open_llama_7b; the recipe's")
+    .option(
+      '--config <name>',
+      "config.json, model directory or known model such as open_llama_7b; the recipe's model when left out",
+    )
     .option('--instances <n>', 'instances of the data set, of which the first are taken', positiveNumber)
     .addOption(new Option('--gpu <name>', 'whose rates are assumed').choices(['h100', 'a100']).default('h100'))
-    .option('--measured <file>', 'rates in their place, such as npm run bench -- --only ranks --json FILE writes')
+    .option('--measured <file>', 'measured rates instead: the ranks.json of the repository’s benchmarks')
     .option('--gpu_memory <GB>', 'memory of a GPU in 10⁹ bytes', positiveDecimal)
     .option('--matmul_rate <TFLOP/s>', 'that large matrix products reach', positiveDecimal)
     .option('--attention_rate <TFLOP/s>', 'that attention reaches, the masked half left out', positiveDecimal)
@@ -150,7 +153,7 @@ const weightTypes = ['float32', 'bfloat16', 'float16']
 function makeShardsCommand(): Command {
   return new Command('make-shards')
     .description('Splits the weights of a model as Hugging Face does, and converts their format or type.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .addOption(shardSizeOption())
     .addOption(formatOption())
     .addOption(
@@ -189,7 +192,7 @@ function inspectCommand(): Command {
     .argument('<path>', 'file or directory')
     .addOption(jsonOption())
     .option('--tensors', 'list the tensors')
-    .option('--quick', 'compare no checksums, which takes reading all of it')
+    .option('--quick', 'skip the checksums, for which every byte is read')
     .action(async (where, flags) => {
       const { runInspect } = await import('./commands/inspect.js')
       process.exitCode = await runInspect(where, flags)
@@ -290,16 +293,22 @@ function positiveDecimal(text: string): number {
  */
 export async function runProgram(argv: readonly string[]): Promise<void> {
   const program = createProgram()
-  const name = argv.find((argument) => !argument.startsWith('-'))
+  const words = argv.filter((argument) => !argument.startsWith('-'))
+  const name = words[0] === 'help' ? words[1] : words[0]
   const command = program.commands.find((candidate) => candidate.name() === name)
-  if (name !== undefined && !command && name !== 'help') throw unknownCommand(name, program)
+  if (name !== undefined && !command) throw unknownCommand(name, program)
   if (argv.length === 0) {
     program.outputHelp()
     return
   }
   const options = [...program.options, ...(command?.options ?? [])]
   const takesValue = (flag: string) => options.some((option) => option.long === flag && option.required)
-  await program.parseAsync(normalizeArgv(argv, takesValue), { from: 'user' })
+  try {
+    await program.parseAsync(normalizeArgv(argv, takesValue), { from: 'user' })
+  } catch (error) {
+    const lacksCommand = error instanceof CommanderError && error.code === 'commander.help' && error.exitCode !== 0
+    throw lacksCommand ? new UsageError('no command was named; "openalpaca --help" lists them') : error
+  }
 }
 
 function unknownCommand(name: string, program: Command): UsageError {

@@ -1,14 +1,14 @@
 import { constants } from 'node:os'
+import { stopSignals } from '../parallel/launcher.js'
 
-const names = ['SIGINT', 'SIGTERM'] as const
-type StopSignal = (typeof names)[number]
+type StopSignal = (typeof stopSignals)[number]
 
 /** One press of Ctrl-C may come twice, from the terminal and forwarded by npm. */
 const samePress = 500 // milliseconds
 
 /**
- * Listens for SIGINT and SIGTERM while it lives. The first aborts `signal`, so that work may end in order; a second
- * ends the process at once.
+ * Listens for SIGINT, SIGTERM and SIGHUP while it lives. The first aborts `signal`, so that work may end in order; a second
+ * ends the process at once, unless it only says once more that the terminal has gone.
  */
 export class StopRequest implements Disposable {
   /** The exit code that tells of the signal, 128 plus its number; undefined while none has come. */
@@ -24,7 +24,7 @@ export class StopRequest implements Disposable {
     private readonly onStop: (name: StopSignal) => void,
     private readonly onQuit: () => void = () => {},
   ) {
-    for (const name of names) process.on(name, this.receive)
+    for (const name of stopSignals) process.on(name, this.receive)
   }
 
   get signal(): AbortSignal {
@@ -37,14 +37,14 @@ export class StopRequest implements Disposable {
       this.requestedAt = performance.now()
       this.onStop(name)
       this.controller.abort()
-    } else if (performance.now() - this.requestedAt > samePress) {
+    } else if (name !== 'SIGHUP' && performance.now() - this.requestedAt > samePress) {
       this.onQuit()
       process.exit(this.exitCode)
     }
   };
 
   [Symbol.dispose](): void {
-    for (const name of names) process.off(name, this.receive)
+    for (const name of stopSignals) process.off(name, this.receive)
   }
 }
 

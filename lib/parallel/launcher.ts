@@ -27,6 +27,12 @@ export interface RankReport {
   error: { code?: string; line: string; exitCode: number }
 }
 
+/**
+ * At which a run ends in order: Ctrl-C, what schedulers send, and a terminal that was closed (for Node.js, SIGHUP is not
+ * ignored under nohup).
+ */
+export const stopSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+
 const launchedBy = 'OPENALPACA_LAUNCHER'
 
 /** In a rank: ends the process when its launcher is gone, for nobody would see or stop it any more. */
@@ -98,7 +104,7 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
   }
   // Ctrl-C in a terminal comes to the ranks as well; they take both for one.
   const forward = (name: NodeJS.Signals) => signal(name)
-  process.on('SIGINT', forward).on('SIGTERM', forward)
+  for (const name of stopSignals) process.on(name, forward)
   try {
     const codes = await Promise.all(
       children.map(async ({ rank, child }) => {
@@ -113,7 +119,7 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
     return failures.find(({ echo }) => !echo) ?? failures[0] ?? Math.max(...codes)
   } finally {
     clearTimeout(killer)
-    process.off('SIGINT', forward).off('SIGTERM', forward)
+    for (const name of stopSignals) process.off(name, forward)
   }
 }
 

@@ -2,8 +2,8 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { RecipeError } from '../errors.js'
 import { type ConfigJson, type LlamaConfig, parseConfig, readConfig, readConfigFile } from '../model/config.js'
-import { packageRoot } from '../native.js'
 import type { Recipe } from '../train/recipe-schema.js'
+import { packageRoot } from '../version.js'
 
 const presets = path.join(packageRoot, 'recipes', 'configs')
 

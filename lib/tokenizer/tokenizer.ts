@@ -100,6 +100,11 @@ export class LlamaTokenizer {
     if (bytes.subarray(0, 40).toString('latin1').startsWith('version https://git-lfs')) {
       throw new TokenizerError(`${path} is a Git LFS pointer and not the file itself: run "git lfs pull" in ${dir}`)
     }
+    if (/^[A-Za-z0-9+/]+=* \d+\n/.test(bytes.subarray(0, 200).toString('latin1'))) {
+      throw new TokenizerError(
+        `${path} is a tiktoken vocabulary, as Llama 3 has it, and only SentencePiece models are read`,
+      )
+    }
     const refuse = (why: string, cause?: unknown): TokenizerError =>
       new TokenizerError(`${path} is not a SentencePiece model (${why}): download it again`, { cause })
     let model: SentencePieceModel

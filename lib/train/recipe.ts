@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { isMap, isScalar, LineCounter, parseDocument, type YAMLMap } from 'yaml'
 import { RecipeError } from '../errors.js'
 import { nearest } from '../nearest.js'
+import { packageRoot } from '../version.js'
 import {
   expectation,
   modelKeys,
@@ -20,7 +21,7 @@ export interface RecipeLayer {
   where(key: string): string
 }
 
-const builtInDirectory = join(__dirname, '..', '..', 'recipes')
+const builtInDirectory = join(packageRoot, 'recipes')
 
 /** The names that `--recipe` knows, such as `quickstart`. */
 export function builtInRecipes(): string[] {

@@ -4,40 +4,18 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
-import { fixtures } from '../support/fixtures.js'
 import { canMount, withSmallDisk } from '../support/small-disk.js'
+import { smallRun } from '../support/small-run.js'
 import { logged } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'kill-'))
 afterAll(() => rmSync(root, { recursive: true }))
 
-const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
+/** 30 steps, and a checkpoint every 2. */
+const flags = { max_steps: 30, epochs: 6 }
 
-/** A command line that trains: 30 steps on 22 instances, a checkpoint every 2; all in float32 on the CPU. */
-function commandLine(savePath: string, ...more: string[]): string[] {
-  const flags = {
-    model_path: path.join(fixtures, 'd100'),
-    data_path: path.join(fixtures, 'instructions.json'),
-    save_path: savePath,
-    device: 'cpu',
-    dtype: 'float32',
-    max_length: 224,
-    batch_size: 4,
-    max_steps: 30,
-    epochs: 6,
-    learning_rate: 1e-3,
-    validation_size: 2,
-    validation_every: 7,
-    checkpoint_every: 2,
-    log_every: 1,
-  }
-  const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)])
-  return [process.execPath, main, 'train', ...args, ...more]
-}
-
-function train(savePath: string, ...more: string[]): ChildProcess {
-  const [command, ...args] = commandLine(savePath, ...more)
-  return spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+function train(save_path: string, more: { resume?: 'auto' } = {}): ChildProcess {
+  return spawn(process.execPath, smallRun({ save_path, ...flags, ...more }), { stdio: ['ignore', 'ignore', 'pipe'] })
 }
 
 async function ended(child: ChildProcess): Promise<{ code: number | null; signal: string | null; errors: string }> {
@@ -62,13 +40,16 @@ describe('a training that is killed with kill -9', () => {
     const [whole, killed] = [path.join(root, 'whole'), path.join(root, 'killed')]
     expect(await ended(train(whole))).toMatchObject({ code: 0 })
 
-    for (const [step, ...resume] of [[5], [17, '--resume', 'auto']] as [number, ...string[]][]) {
-      const child = train(killed, ...resume)
+    for (const [step, more] of [
+      [5, {}],
+      [17, { resume: 'auto' }],
+    ] as [number, { resume?: 'auto' }][]) {
+      const child = train(killed, more)
       const end = ended(child)
       await killAfter(child, killed, step)
       expect(await end).toMatchObject({ signal: 'SIGKILL' })
     }
-    const last = await ended(train(killed, '--resume', 'auto'))
+    const last = await ended(train(killed, { resume: 'auto' }))
     expect(last.errors).not.toMatch(/error:/)
     expect(last.code).toBe(0)
 
@@ -77,6 +58,19 @@ describe('a training that is killed with kill -9', () => {
     const weights = (directory: string) => readFileSync(path.join(directory, 'model.safetensors'))
     expect(weights(killed).equals(weights(whole))).toBe(true)
     expect(readdirSync(killed).filter((name) => /tmp|old/.test(name))).toEqual([])
+  })
+})
+
+describe('a training whose terminal, or the reader of its output, goes away', () => {
+  it.each(['the terminal', 'the reader'])('%s, writes a checkpoint and ends with 129', async (what) => {
+    const save = path.join(root, what)
+    const args = smallRun({ save_path: save, checkpoint_every: 1000, max_steps: 1000, epochs: 500 })
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    const end = ended(child)
+    for await (const text of child.stdout) if (/step 3\//.test(String(text))) break // which closes the pipe
+    if (what === 'the terminal') child.kill('SIGHUP')
+    expect(await end).toEqual({ code: 129, signal: null, errors: '' })
+    expect(readdirSync(save).some((name) => name.startsWith('checkpoint-'))).toBe(true)
   })
 })
 
@@ -89,7 +83,13 @@ describe.runIf(canMount)('a training whose disk fills up', () => {
     const script = `head -c 8000000 /dev/zero > "$1/filler"; shift
       "$@" > /dev/null; echo "code $?"; ls "${save}"; rm "${disk}/filler"
       echo again; "$@" --resume auto > /dev/null; echo "code $?"; ls "${save}"`
-    const { stdout, stderr } = withSmallDisk(script, disk, 22, ...commandLine(save, '--max_steps', '4'))
+    const { stdout, stderr } = withSmallDisk(
+      script,
+      disk,
+      22,
+      process.execPath,
+      ...smallRun({ save_path: save, ...flags, max_steps: 4 }),
+    )
     expect(stderr).toMatch(/error: Cannot save .*checkpoint-4: it needs 8\.4 MB, and .* are free; nothing was changed/)
     const [before, after] = stdout.split('again\n').map((part) => part.trim().split('\n'))
     expect(before).toEqual(['code 1', 'checkpoint-2', 'logs'])

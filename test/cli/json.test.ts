@@ -3,25 +3,23 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, it } from 'vitest'
 import { temporaryDirectory } from '../checkpoint/helpers.js'
-import { fixtures } from '../support/fixtures.js'
+import { smallRun } from '../support/small-run.js'
 
 const root = temporaryDirectory()
-const d100 = path.join(fixtures, 'd100')
-const data = path.join(fixtures, 'instructions.json')
+
+const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
 
 /** What a command with --json prints on stdout. */
-function openalpaca(...args: string[]): string {
-  const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
-  const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args, '--json'], { encoding: 'utf8' })
+function printed(...command: string[]): string {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [...command, '--json'], { encoding: 'utf8' })
   expect(status, stderr).toBe(0)
   return stdout
 }
+const openalpaca = (...args: string[]) => printed(main, ...args)
 
 it('train with --json prints the events of its log, alone, and every command after it one object', () => {
   const run = path.join(root, 'run')
-  const sizes = ['--max_length', '224', '--batch_size', '4', '--max_steps', '2', '--validation_size', '2']
-  const where = ['--model_path', d100, '--data_path', data, '--save_path', run, '--device', 'cpu', '--dtype', 'float32']
-  const events = openalpaca('train', ...where, ...sizes, '--checkpoint_every', '2')
+  const events = printed(...smallRun({ save_path: run, max_steps: 2 }))
   expect(events).toBe(readFileSync(path.join(run, 'logs', 'train.jsonl'), 'utf8'))
   expect(events.trim().split('\n')).toHaveLength(6) // start, two steps, validation, checkpoint, end
 

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { zeroToFp32 } from '../../lib/checkpoint/zero-to-fp32.js'
-import { fixtures } from '../support/fixtures.js'
 import { isLong } from '../support/long.js'
+import { smallRun } from '../support/small-run.js'
 import { logged } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'ranks-'))
@@ -17,29 +17,10 @@ const newRun = () => path.join(root, `run${runs++}`)
 /** How many ranks are killed at random. */
 const kills = isLong ? 10 : 1
 
-const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
-
-/** Trains 10 steps on 21 instances, with a checkpoint every 2. */
+/** Trains 10 steps, with a checkpoint every 2. */
 function train(savePath: string, ...more: string[]): ChildProcess {
-  const flags = {
-    model_path: path.join(fixtures, 'd100'),
-    data_path: path.join(fixtures, 'instructions.json'),
-    save_path: savePath,
-    device: 'cpu',
-    dtype: 'float32',
-    max_length: 224,
-    batch_size: 4,
-    max_steps: 10,
-    epochs: 3,
-    learning_rate: 1e-3,
-    validation_size: 2,
-    validation_every: 7,
-    checkpoint_every: 2,
-    keep_last: 3,
-    log_every: 1,
-  }
-  const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)])
-  return spawn(process.execPath, [main, 'train', ...args, ...more], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const args = smallRun({ save_path: savePath, max_steps: 10, epochs: 3, keep_last: 3 })
+  return spawn(process.execPath, [...args, ...more], { stdio: ['ignore', 'pipe', 'pipe'] })
 }
 
 interface End {

@@ -36,6 +36,12 @@ describe('a mistake on the command line', () => {
   test('in the name of a command is answered with the nearest', async () => {
     expect(await failure('trian')).toEqual({ line: 'error: there is no command trian; did you mean train?', code: 2 })
     expect((await failure('make-coffee')).line).toMatch(/there are train, sample, process-dataset/)
+    expect((await failure('help', 'trian')).line).toMatch(/there is no command trian; did you mean train/)
+  })
+
+  test('that names no command says where they are listed', async () => {
+    const line = 'error: no command was named; "openalpaca --help" lists them'
+    expect(await failure('--verbose')).toEqual({ line, code: 2 })
   })
 
   test('in the name of a flag is answered with the nearest', async () => {

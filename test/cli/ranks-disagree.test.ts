@@ -8,8 +8,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Rendezvous } from '../../lib/parallel/rendezvous.js'
 import { fixtures } from '../support/fixtures.js'
 import { freePort } from '../support/ranks.js'
+import { smallRun } from '../support/small-run.js'
 
-const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
 const root = mkdtempSync(path.join(tmpdir(), 'disagree-'))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
 
@@ -24,18 +24,7 @@ beforeAll(() => {
 
 /** One rank of two as torchrun starts it; returns what it says when it has failed. */
 async function rank(number: number, port: number, { on = 'a', flags = {} as Record<string, unknown> } = {}) {
-  const all = {
-    model_path: path.join(fixtures, 'd100'),
-    data_path: 'data.json',
-    save_path: path.join(root, 'run'),
-    device: 'cpu',
-    dtype: 'float32',
-    max_length: 224,
-    batch_size: 4,
-    max_steps: 2,
-    ...flags,
-  }
-  const args = Object.entries(all).flatMap(([name, value]) => [`--${name}`, String(value)])
+  const args = smallRun({ data_path: 'data.json', save_path: path.join(root, 'run'), max_steps: 2, ...flags })
   const place = {
     RANK: `${number}`,
     WORLD_SIZE: '2',
@@ -43,7 +32,7 @@ async function rank(number: number, port: number, { on = 'a', flags = {} as Reco
     MASTER_ADDR: '127.0.0.1',
     MASTER_PORT: `${port}`,
   }
-  const child = spawn(process.execPath, [main, 'train', ...args], {
+  const child = spawn(process.execPath, args, {
     cwd: machine(on),
     env: { ...process.env, ...place, OMP_NUM_THREADS: '1' },
     stdio: ['ignore', 'ignore', 'pipe'],

@@ -40,6 +40,16 @@ describe('a signal', () => {
     expect(request.exitCode).toBe(143)
   })
 
+  test('that the terminal has gone asks to stop, and never ends the process at once', () => {
+    const exit = vi.spyOn(process, 'exit').mockImplementation(() => undefined as never)
+    using request = new StopRequest(() => {})
+    process.emit('SIGHUP', 'SIGHUP')
+    vi.advanceTimersByTime(10_000)
+    process.emit('SIGHUP', 'SIGHUP')
+    expect(request.exitCode).toBe(129)
+    expect(exit).not.toHaveBeenCalled()
+  })
+
   test('ends work that can be stopped with its exit code and no error, and errors of its own stay errors', async () => {
     const said = vi.spyOn(console, 'error').mockImplementation(() => {})
     const work = (signal: AbortSignal) => {

@@ -39,6 +39,16 @@ it('push that gets Ctrl-C in the middle of a file ends with 130 and has committe
   expect(hub.repositories.get('me/mine')!.commits.size).toBe(0)
 })
 
+it('train that gets Ctrl-C while it downloads the model ends with 130 and has written nothing', async () => {
+  const flags = ['--model_path', 'me/model', '--data_path', path.join(fixtures, 'instructions.json')]
+  const { code, errors } = await stopAt(/^GET \/api\/models/, 'train', ...flags, '--save_path', path.join(root, 'run'))
+  expect({ code, errors }).toEqual({
+    code: 130,
+    errors: 'the download has stopped; the same command goes on with it\n',
+  })
+  expect(readdirSync(root)).toEqual([])
+})
+
 it('process-dataset that gets Ctrl-C while it downloads ends with 130 and has written nothing', async () => {
   const files = ['--input', 'me/rows', '--output', path.join(root, 'rows.json')]
   const { code, errors } = await stopAt(/^GET \/api\/datasets/, 'process-dataset', ...files)

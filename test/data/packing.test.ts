@@ -1,9 +1,8 @@
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { countLabels, IGNORE_INDEX, type LabelledSequence } from '../../lib/data/instances.js'
 import { batchTotals, type LossReduction, packBatch, packSequences, spreadBatch } from '../../lib/data/packing.js'
+import { readInstances } from '../support/fixtures.js'
 
 const sum = (values: Iterable<number>): number => [...values].reduce((total, value) => total + value, 0)
 
@@ -215,10 +214,7 @@ describe('a packed batch', () => {
 
   it('makes the loss of a step from losses per label as PyTorch did', () => {
     // Losses per label are made up; the mean over instances of the mean over labels is formed as in make.py.
-    const lines = readFileSync(join(__dirname, '../fixtures/instances.jsonl'), 'utf8').trim().split('\n').slice(2, 6)
-    const sequences = lines
-      .map((line) => JSON.parse(line))
-      .map((row) => ({ inputIds: Int32Array.from(row.input_ids), labels: Int32Array.from(row.labels) }))
+    const sequences = readInstances().slice(2, 6)
     const lossAt = (label: number): number => Math.sin(label) ** 2
     const means = sequences.map(({ labels }) => {
       const losses = [...labels.slice(1)].filter((label) => label !== IGNORE_INDEX).map(lossAt)

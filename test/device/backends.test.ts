@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { backends, openDevice } from '../../lib/device.js'
+import { OpenAlpacaError } from '../../lib/errors.js'
 import { native } from '../../lib/native.js'
 
 describe('backends', () => {
@@ -24,6 +25,7 @@ describe('backends', () => {
   })
 
   it('that are missing are refused with a code', () => {
+    expect(() => native.deviceOpen('abacus')).toThrow(OpenAlpacaError)
     expect(() => native.deviceOpen('abacus')).toThrow(
       expect.objectContaining({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining("'abacus'") }),
     )

@@ -1,5 +1,14 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -7,7 +16,7 @@ import { normalizeArgv } from '../../lib/cli/argv.js'
 import { createProgram } from '../../lib/cli/program.js'
 import { recipeFromFlags } from '../../lib/cli/recipe-flags.js'
 import { compile, root } from '../support/typescript.js'
-import { anchors, commands, links, pages, programs, read, words } from './markdown.js'
+import { anchors, commands, inlineCommands, links, pages, programs, read, words } from './markdown.js'
 
 const scripts = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')).scripts as Record<string, string>
 
@@ -74,10 +83,11 @@ function parse(line: string): void {
 
 describe.each(pages)('in %s', (page) => {
   it('every command is one that there is, with flags that it knows', () => {
-    for (const { where, text } of commands(page)) {
+    for (const { where, text, isPart } of [...commands(page), ...inlineCommands(page)]) {
       try {
         parse(text)
       } catch (error) {
+        if (isPart && (error as { code?: string }).code === 'commander.missingMandatoryOptionValue') continue
         expect.fail(`${where}: ${text}\n${(error as Error).message}`)
       }
     }
@@ -117,6 +127,26 @@ it('every program in the documentation compiles', async () => {
   } finally {
     rmSync(directory, { recursive: true })
   }
+})
+
+it('every code of an error is listed, and no other', () => {
+  const sources = ['core', 'cpu', 'cuda', 'binding', 'lib'].flatMap((folder) =>
+    readdirSync(path.join(root, folder), { recursive: true, encoding: 'utf8' })
+      .filter((file) => /\.(h|cpp|cuh?|ts)$/.test(file))
+      .map((file) => readFileSync(path.join(root, folder, file), 'utf8')),
+  )
+  // The first argument may choose between two; what a rank tells the others is an object with its code.
+  const raised = sources.flatMap((text) => [
+    ...Array.from(text.matchAll(/(?:Error|super)\(\s*([^,()]*),/g), ([, argument]) => argument),
+    ...Array.from(text.matchAll(/\bcode: ('\w+')/g), ([, code]) => code),
+    ...Array.from(text.matchAll(/\?\s*"[A-Z_]+"\s*:\s*"[A-Z_]+"/g), ([both]) => both),
+  ])
+  const codes = new Set(raised.flatMap((argument) => argument.match(/(?<=['"])[A-Z]+(_[A-Z]+)*(?=['"])/g) ?? []))
+  const table = read('docs/api.md')
+    .split('## Errors')[1]
+    .match(/^\| .*$/gm)!
+  const listed = table.flatMap((row) => row.match(/(?<=`)[A-Z]+(_[A-Z]+)*(?=`)/g) ?? [])
+  expect([...new Set(listed)].sort()).toEqual([...codes].sort())
 })
 
 it('the benchmark page and the README have the recorded figures', () => {

@@ -39,6 +39,8 @@ export interface Command {
   where: string
   /** As it stands there, without a comment at the end. */
   text: string
+  /** Of a sentence, which may name no more flags than it is about. */
+  isPart?: boolean
 }
 
 /** The lines of bash blocks, and those that begin with `$ ` in blocks that show output too. */
@@ -56,6 +58,14 @@ export function commands(page: string): Command[] {
       .filter((line) => line !== '')
       .map((line) => ({ where, text: line }))
   })
+}
+
+/** Commands within sentences, which are parsed and not run; those with a gap (…) or a stand-in (COMMAND) are none. */
+export function inlineCommands(page: string): Command[] {
+  const text = read(page).replace(/^(```+)[\s\S]*?^\1$/gm, '')
+  return Array.from(text.matchAll(/`((?:npm run |npx openalpaca |node scripts\/)[^`]*)`/g), ([, command]) => {
+    return { where: page, text: command.replace(/\s+/g, ' '), isPart: true }
+  }).filter(({ text }) => !/…|\bCOMMAND\b|\bX\b/.test(text))
 }
 
 /** Splits a command line at its blanks, outside quotes. Variables stay as they are. */

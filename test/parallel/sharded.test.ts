@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { countLabels, type Instance } from '../../lib/data/instances.js'
@@ -6,7 +5,7 @@ import { readConfig } from '../../lib/model/config.js'
 import { gpus } from '../../lib/plan/hardware.js'
 import { type PlannedMemory, planRun } from '../../lib/plan/plan.js'
 import { recipeSchema } from '../../lib/train/recipe-schema.js'
-import { fixtures } from '../support/fixtures.js'
+import { fixtures, readInstances } from '../support/fixtures.js'
 import { isLong } from '../support/long.js'
 import { runRanks } from '../support/ranks.js'
 
@@ -153,12 +152,7 @@ describe('training shared among ranks', () => {
 
 /** The instances of the golden trajectory's first step. */
 function firstBatch(): Instance[] {
-  const lines = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8').trim().split('\n')
-  return lines
-    .map((line, id) => {
-      const { input_ids, labels } = JSON.parse(line) as { input_ids: number[]; labels: number[] }
-      return { id, inputIds: Int32Array.from(input_ids), labels: Int32Array.from(labels) }
-    })
+  return readInstances()
     .filter((instance) => countLabels(instance) > 0)
     .slice(0, 4)
 }

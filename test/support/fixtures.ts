@@ -1,9 +1,20 @@
+import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { openSafetensors } from '../../lib/checkpoint/safetensors.js'
 import { readTensor } from '../../lib/checkpoint/stream.js'
+import type { Instance } from '../../lib/data/instances.js'
 
 /** Reference values from PyTorch; see README.md there. */
 export const fixtures = path.join(__dirname, '..', 'fixtures')
+
+/** The instances that PyTorch trained on (trajectory.json), one without a label included. */
+export function readInstances(): Instance[] {
+  const lines = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8').trim().split('\n')
+  return lines.map((line, id) => {
+    const { input_ids, labels } = JSON.parse(line) as { input_ids: number[]; labels: number[] }
+    return { id, inputIds: Int32Array.from(input_ids), labels: Int32Array.from(labels) }
+  })
+}
 
 export interface FixtureTensor {
   shape: readonly number[]

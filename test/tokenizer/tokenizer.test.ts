@@ -256,10 +256,12 @@ describe('damaged files', () => {
 
   it('refuses what is not a SentencePiece model', async () => {
     const dir = await directory('text', 'v2')
-    await writeFile(join(dir, 'tokenizer.model'), 'IQ== 0\nIg== 1\n')
+    await writeFile(join(dir, 'tokenizer.model'), 'a vocabulary\n')
     expect(await message(dir)).toMatch(/is not a SentencePiece model/)
     await writeFile(join(dir, 'tokenizer.model'), 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n')
     expect(await message(dir)).toMatch(/Git LFS pointer/)
+    await writeFile(join(dir, 'tokenizer.model'), 'IQ== 0\nIg== 1\nIw== 2\n')
+    expect(await message(dir)).toMatch(/tiktoken vocabulary, as Llama 3 has it/)
     await writeFile(join(dir, 'tokenizer.model'), Buffer.from([0x0a, 0x03, 0x0a, 0x01, 0x61])) // one piece, no <unk>
     expect(await message(dir)).toMatch(/is not a SentencePiece model \(Internal: unk is not defined/)
   })

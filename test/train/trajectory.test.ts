@@ -1,24 +1,17 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { countLabels, type Instance } from '../../lib/data/instances.js'
+import { countLabels } from '../../lib/data/instances.js'
 import { LlamaForCausalLM } from '../../lib/model/llama.js'
 import { AdamW } from '../../lib/train/optimizer.js'
 import { learningRateAt } from '../../lib/train/schedule.js'
 import { paddedTokens, trainStep } from '../../lib/train/step.js'
 import { devices } from '../support/devices.js'
-import { fixtures, readSafetensors } from '../support/fixtures.js'
+import { fixtures, readInstances, readSafetensors } from '../support/fixtures.js'
 
 const golden = JSON.parse(readFileSync(path.join(fixtures, 'trajectory.json'), 'utf8'))
 
-const instances: Instance[] = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8')
-  .trim()
-  .split('\n')
-  .map((line, id) => {
-    const { input_ids, labels } = JSON.parse(line)
-    return { id, inputIds: Int32Array.from(input_ids), labels: Int32Array.from(labels) }
-  })
-  .filter((instance) => countLabels(instance) > 0)
+const instances = readInstances().filter((instance) => countLabels(instance) > 0)
 
 const batchOf = (step: number, size: number) =>
   Array.from({ length: size }, (_, k) => instances[(step * size + k) % instances.length])

@@ -1,5 +1,5 @@
 import { type ConvertDType, type ConvertOptions, convertModel } from '../../model/convert.js'
-import { ByteProgress } from '../byte-progress.js'
+import { withByteProgress } from '../byte-progress.js'
 import { UsageError } from '../failure.js'
 import { hubTitle, modelDirectory } from '../model-path.js'
 import { stoppable } from '../signals.js'
@@ -22,15 +22,12 @@ export async function convert(flags: ConvertFlags): Promise<number> {
   if (to !== 'gguf' && dtype === 'q8_0') {
     throw new UsageError(`--dtype q8_0 is for --to gguf; ${to} takes float32, float16 and bfloat16`)
   }
-  const progress = new ByteProgress('converting')
   const write = async (signal: AbortSignal) => {
-    try {
-      const directory = await modelDirectory(modelPath, { signal })
-      const name = flags.name ?? (directory === modelPath ? undefined : hubTitle(modelPath))
-      await convertModel(directory, output, { to, dtype, name, maxShardSize, onProgress: progress.update, signal })
-    } finally {
-      progress.close()
-    }
+    const directory = await modelDirectory(modelPath, { signal })
+    const name = flags.name ?? (directory === modelPath ? undefined : hubTitle(modelPath))
+    await withByteProgress('converting', (onProgress) =>
+      convertModel(directory, output, { to, dtype, name, maxShardSize, onProgress, signal }),
+    )
     printResult({ output, format: to }, flags.json, () => `${to} written to ${output}`)
   }
   return await stoppable(write, 'stopped; nothing was changed')

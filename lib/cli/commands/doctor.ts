@@ -40,6 +40,7 @@ export function describe(diagnosis: Diagnosis): string {
 }
 
 function describePackage({ version, addon, cuda, libraries }: Diagnosis['package']): string {
+  if (addon === 'missing') return `openalpaca-native ${version}, without an addon for this system`
   if (addon === 'compiled') return `openalpaca-native ${version}, compiled here`
   const names = Object.entries(libraries).map(([name, release]) => `${name} ${release}`)
   return `openalpaca-native ${version}, prebuilt (CUDA: ${cuda ?? 'left out'}) with ${names.join(', ')}`

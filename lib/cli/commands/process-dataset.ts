@@ -1,5 +1,5 @@
 import { processDataset } from '../../data/process-dataset.js'
-import { ByteProgress } from '../byte-progress.js'
+import { withByteProgress } from '../byte-progress.js'
 import { stoppable } from '../signals.js'
 import { printResult } from '../terminal.js'
 
@@ -14,16 +14,12 @@ export interface ProcessDatasetFlags {
 /** Converts a data set and says how much of it was kept; Ctrl-C ends it before the output appears. Returns the exit code. */
 export function runProcessDataset(flags: ProcessDatasetFlags): Promise<number> {
   const { input, output, max_words: maxWords, json } = flags
-  const progress = new ByteProgress(`downloading ${input}`)
   const convert = async (signal: AbortSignal) => {
-    try {
-      const result = await processDataset({ input, output, maxWords, onDownload: progress.update, signal })
-      progress.close()
-      const rest = result.leftOut > 0 ? `; ${result.leftOut} with more than ${maxWords} words left out` : ''
-      printResult({ output, ...result }, json, () => `${result.written} instances written to ${output}${rest}`)
-    } finally {
-      progress.close()
-    }
+    const result = await withByteProgress(`downloading ${input}`, (onDownload) =>
+      processDataset({ input, output, maxWords, onDownload, signal }),
+    )
+    const rest = result.leftOut > 0 ? `; ${result.leftOut} with more than ${maxWords} words left out` : ''
+    printResult({ output, ...result }, json, () => `${result.written} instances written to ${output}${rest}`)
   }
   return stoppable(convert, 'stopped; nothing was written')
 }

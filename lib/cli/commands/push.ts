@@ -1,5 +1,5 @@
 import { uploadModel } from '../../hub/upload.js'
-import { ByteProgress } from '../byte-progress.js'
+import { withByteProgress } from '../byte-progress.js'
 import { stoppable } from '../signals.js'
 import { printResult } from '../terminal.js'
 
@@ -15,16 +15,11 @@ export interface PushFlags {
 
 /** Uploads a model to the Hub; Ctrl-C ends it before there is a commit. Returns the exit code. */
 export async function push({ model_path: directory, repo, message, json, ...flags }: PushFlags): Promise<number> {
-  const progress = new ByteProgress('uploading')
   const upload = async (signal: AbortSignal) => {
-    try {
-      const options = { ...flags, message, onProgress: progress.update, signal }
-      const uploaded = await uploadModel(directory, repo, options)
-      progress.close()
-      printResult(uploaded, json, () => `${uploaded.files.length} files uploaded: ${uploaded.url}`)
-    } finally {
-      progress.close()
-    }
+    const uploaded = await withByteProgress('uploading', (onProgress) =>
+      uploadModel(directory, repo, { ...flags, message, onProgress, signal }),
+    )
+    printResult(uploaded, json, () => `${uploaded.files.length} files uploaded: ${uploaded.url}`)
   }
   return await stoppable(upload, 'stopped; nothing was committed')
 }

@@ -24,7 +24,7 @@ import { errorLine, UsageError } from '../failure.js'
 import { launchRequest } from '../launch-request.js'
 import { modelDirectory } from '../model-path.js'
 import { ProgressDisplay } from '../progress.js'
-import { StopRequest } from '../signals.js'
+import { StopRequest, stoppable } from '../signals.js'
 import { hasColors } from '../terminal.js'
 
 /** Flags of `train` that are not in the recipe. */
@@ -40,7 +40,11 @@ export async function train(asked: Recipe, options: TrainOptions = {}): Promise<
     const request = launchRequest(asked, place)
     if (request) return await launch(request)
   }
-  const recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer')
+  let recipe = asked
+  const stopped = await stoppable(async (signal) => {
+    recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer', signal)
+  }, 'the download has stopped; the same command goes on with it')
+  if (stopped !== 0) return stopped
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
@@ -112,12 +116,12 @@ async function trainRank(
 }
 
 /** The recipe with directories in the place of models that are on the Hub, which are downloaded. */
-async function withLocalPaths(recipe: Recipe, parts: 'all' | 'tokenizer'): Promise<Recipe> {
+async function withLocalPaths(recipe: Recipe, parts: 'all' | 'tokenizer', signal: AbortSignal): Promise<Recipe> {
   const { model_path: model, tokenizer_path: tokenizer } = recipe
   return {
     ...recipe,
-    ...(model && { model_path: await modelDirectory(model, { parts }) }),
-    ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { parts: 'tokenizer' }) }),
+    ...(model && { model_path: await modelDirectory(model, { parts, signal }) }),
+    ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { parts: 'tokenizer', signal }) }),
   }
 }
 

@@ -1,0 +1,25 @@
+// What the addon keeps for each environment of Node.js: the main thread's, and every worker's.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "binding/handles.h"
+
+namespace openalpaca::binding {
+
+// A promise that a stream settles (binding/streams.cpp).
+struct Pending;
+void settle(Napi::Env env, Napi::Function, void*, Pending* pending);
+using Settler = Napi::TypedThreadSafeFunction<void, Pending, settle>;
+
+struct Addon {
+  // One channel from all streams to the event loop; it holds the loop only while promises are out.
+  Settler settler;
+  size_t pending = 0;
+  std::vector<std::weak_ptr<Stream>> streams;
+  // OpenAlpacaError of lib/errors.ts, whose constructor takes a code and a message.
+  Napi::FunctionReference error_class;
+};
+
+}  // namespace openalpaca::binding
