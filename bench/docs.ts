@@ -7,7 +7,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { drawChart } from './chart.js'
 import type { Recording } from './recording.js'
-import { usedColumns } from './report.js'
+import { type Section, usedColumns } from './report.js'
 
 const root = path.resolve(__dirname, '..', '..')
 const folder = path.join(root, 'docs', 'benchmarks')
@@ -29,7 +29,7 @@ function markdownTable(cells: string[][]): string[] {
 }
 
 /** Ours in bold. */
-function markdown({ presentation, notes = [], name, command }: Recording, directory: string): string[] {
+function markdown({ presentation, name, command }: Recording, directory: string): string[] {
   const { title, header, rows, chart } = presentation
   const isOurs = (label: string) => chart.bars.some((bar) => bar.isOurs && bar.label === label)
   const others = chart.bars.some((bar) => !bar.isOurs)
@@ -44,7 +44,7 @@ function markdown({ presentation, notes = [], name, command }: Recording, direct
     '',
     `![${title}](benchmarks/${directory}/${name}.svg)`,
     '',
-    [`\`${command}\`.`, ...presentation.notes, ...notes].join(' '),
+    [`\`${command}\`.`, ...presentation.notes].join(' '),
     '',
   ]
 }
@@ -75,36 +75,73 @@ function page(): string {
   return `${[readFileSync(path.join(folder, 'preamble.md'), 'utf8'), ...sections].join('\n').trimEnd()}\n`
 }
 
-/** The recordings that readme.json names, as rows of one table: title, ours, the peers beside it. */
-function readmeTable(): string[] {
+/** What the README shows: the recordings that readme.json names. */
+function readmeRecordings(): { says: string; recording: Recording }[] {
   const { folder: directory, rows } = JSON.parse(readFileSync(path.join(folder, 'readme.json'), 'utf8')) as {
     folder: string
     rows: { recording: string; says: string }[]
   }
   const recordings = readRecordings(directory)
-  const cells = rows.map(({ recording, says }) => {
-    const { chart, rows, header } = recordings.find(({ name }) => name === recording)!.presentation
+  return rows.map(({ recording: wanted, says }) => {
+    return { says, recording: recordings.find(({ name }) => name === wanted)! }
+  })
+}
+
+/** Training beside the first of the peers, in one sentence. */
+function headline(): string {
+  const pairs = readmeRecordings()
+    .filter(({ recording }) => recording.name.startsWith('train'))
+    .map(({ recording }) => (recording.figures as Section).scores)
+  const span = (values: number[], digits: number) =>
+    [...new Set([Math.min(...values), Math.max(...values)].map((value) => value.toFixed(digits)))].join(' to ')
+  const speed = span(
+    pairs.map(([ours, peer]) => ours.rate / peer.rate),
+    1,
+  )
+  const memory = span(
+    pairs.map(([ours, peer]) => (100 * ours.peakMemory) / peer.peakMemory),
+    0,
+  )
+  const { cores } = readmeRecordings()[0].recording.machine
+  return (
+    `On ${cores} CPU cores it trains at [${speed} times the speed of PyTorch's autocast](#how-fast), ` +
+    `in ${memory} % of its memory.`
+  )
+}
+
+/** A sentence that says where and when, and a table: title, ours, the peers beside it. */
+function figures(): string {
+  const recordings = readmeRecordings()
+  const cells = recordings.map(({ says, recording }) => {
+    const { chart, rows, header } = recording.presentation
     const memory = header.indexOf('peak memory')
     const ours = chart.bars.findIndex(({ isOurs }) => isOurs)
     const peers = chart.bars.flatMap(({ isOurs }, i) => (isOurs ? [] : [i]))
     const cell = (i: number) => `${chart.bars[i].text} (${rows[i][memory]})`
     const ratio = (i: number) => `${(chart.bars[ours].value / chart.bars[i].value).toFixed(2)}×`
     const [eager, compiled] = peers
-    // A table that was written down has the ratio to this peer before it was rounded.
-    const recorded = header.findIndex((text) => text.startsWith('to ') && text !== 'to the peer')
-    const toEager = recorded < 0 ? ratio(eager) : rows[ours][recorded]
-    return [says, `**${cell(ours)}**`, cell(eager), toEager, cell(compiled), ratio(compiled)]
+    return [says, `**${cell(ours)}**`, cell(eager), ratio(eager), cell(compiled), ratio(compiled)]
   })
-  return markdownTable([
-    ['tokens/s (peak memory)', 'openalpaca-native', 'PyTorch, Transformers', 'ratio', 'compiled', 'ratio'],
-    ...cells,
-  ])
+  const [{ machine, versions, date }] = recordings.map(({ recording }) => recording)
+  const { PyTorch, Transformers } = versions
+  const where = `On ${machine.cores} cores of an ${machine.device}, beside PyTorch ${PyTorch} and Transformers ${Transformers}`
+  const header = ['tokens/s (peak memory)', 'openalpaca-native', 'PyTorch, Transformers', 'ratio', 'compiled', 'ratio']
+  return [
+    `${where} in the same run (${date.slice(0, 10)}, \`npm run bench -- --python PATH\`):`,
+    '',
+    ...markdownTable([header, ...cells]),
+  ].join('\n')
 }
 
 function readme(): string {
-  const text = readFileSync(path.join(root, 'README.md'), 'utf8')
-  const between = /(<!-- figures -->\n)[\s\S]*?(<!-- end of figures -->)/
-  return text.replace(between, (_, begin: string, end: string) => `${begin}\n${readmeTable().join('\n')}\n\n${end}`)
+  const parts = { headline, figures }
+  return Object.entries(parts).reduce(
+    (text, [name, make]) => {
+      const between = new RegExp(`(<!-- ${name} -->\n)[\\s\\S]*?(<!-- end of ${name} -->)`)
+      return text.replace(between, (_, begin: string, end: string) => `${begin}\n${make()}\n\n${end}`)
+    },
+    readFileSync(path.join(root, 'README.md'), 'utf8'),
+  )
 }
 
 /** The files that are made, by their paths. */

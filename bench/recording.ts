@@ -20,10 +20,8 @@ export interface Recording {
   versions: Record<string, string>
   repetitions: number
   presentation: Presentation
-  /** As measured, every repetition; a recording that was written down from a table has none. */
-  figures?: object
-  /** Whatever else a reader has to know. */
-  notes?: string[]
+  /** As measured, every repetition. */
+  figures: object
 }
 
 interface Measured {

@@ -60,14 +60,14 @@ void set_threads(const Napi::CallbackInfo& info) {
   });
 }
 
-// setErrorClass(class): what is thrown where something fails that has a code
-void set_error_class(const Napi::CallbackInfo& info) {
-  info.Env().GetInstanceData<Addon>()->error_class = Napi::Persistent(info[0].As<Napi::Function>());
+// setErrorFactory((code, message) => Error): makes what is thrown where something fails that has a code
+void set_error_factory(const Napi::CallbackInfo& info) {
+  info.Env().GetInstanceData<Addon>()->error_factory = Napi::Persistent(info[0].As<Napi::Function>());
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Addon);
-  exports.Set("setErrorClass", Napi::Function::New(env, set_error_class));
+  exports.Set("setErrorFactory", Napi::Function::New(env, set_error_factory));
   exports.Set("deviceOpen", Napi::Function::New(env, open));
   exports.Set("deviceCount", Napi::Function::New(env, count));
   exports.Set("deviceProperties", Napi::Function::New(env, properties));

@@ -18,8 +18,8 @@ struct Addon {
   Settler settler;
   size_t pending = 0;
   std::vector<std::weak_ptr<Stream>> streams;
-  // OpenAlpacaError of lib/errors.ts, whose constructor takes a code and a message.
-  Napi::FunctionReference error_class;
+  // Makes the error of lib/errors.ts that has this code, of the code and a message.
+  Napi::FunctionReference error_factory;
 };
 
 }  // namespace openalpaca::binding

@@ -44,8 +44,8 @@ Napi::Error to_javascript(Napi::Env env, std::exception_ptr error) {
   } catch (const ArgumentRangeError& e) {
     return Napi::RangeError::New(env, e.what());
   } catch (const Error& e) {
-    const auto& type = env.GetInstanceData<Addon>()->error_class;
-    return Napi::Error(env, type.New({Napi::String::New(env, e.code()), Napi::String::New(env, e.what())}));
+    const auto& factory = env.GetInstanceData<Addon>()->error_factory;
+    return Napi::Error(env, factory.Call({Napi::String::New(env, e.code()), Napi::String::New(env, e.what())}));
   } catch (const std::exception& e) {
     return Napi::Error::New(env, e.what());
   }

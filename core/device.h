@@ -105,7 +105,7 @@ class Device {
   virtual ~Device() = default;
   virtual const char* type() const = 0;  // "cpu", "cuda"
   virtual DeviceProperties properties() const = 0;
-  // Opens those that are not open yet; what only some runs need may be "not found".
+  // Opens those that are not open yet; what only some runs need may be "not found", or "not in this build".
   virtual LibraryVersions libraries() const = 0;
   // Uninitialised memory, aligned to at least 64 bytes. Throws Error("OUT_OF_MEMORY").
   virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;

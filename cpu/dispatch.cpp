@@ -42,8 +42,9 @@ const Kernels& choose_kernels() {
     if (!wanted || std::strcmp(wanted, candidate.kernels->isa) == 0) return *candidate.kernels;
     known += std::string(known.empty() ? "" : ", ") + candidate.kernels->isa;
   }
-  if (known.empty())
-    throw Error("UNSUPPORTED_ISA", "this processor is too old: it has no SSE4.2 (Intel 2008, AMD 2011)");
+  if (known.empty()) {
+    throw Error("UNSUPPORTED_ISA", "this processor has no SSE4.2: use one of Intel since 2008, or of AMD since 2011");
+  }
   throw Error("UNSUPPORTED_ISA", std::string("OPENALPACA_CPU_ISA=") + wanted + ": this processor can run " + known);
 }
 

@@ -1,7 +1,7 @@
 // Fine-tunes a model on a list of instructions, and saves it.
 //
+//   npm install openalpaca-native (in a clone, npm run setup)
 //   node examples/fine-tune.mjs MODEL_DIRECTORY INSTRUCTIONS.json OUTPUT_DIRECTORY
-//   (in a clone, after npm run setup)
 import { LlamaForCausalLM, LlamaTokenizer, Trainer } from 'openalpaca-native'
 
 const [directory, dataPath, output] = process.argv.slice(2)

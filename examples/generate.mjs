@@ -1,7 +1,7 @@
 // Answers an instruction, token by token.
 //
+//   npm install openalpaca-native (in a clone, npm run setup)
 //   node examples/generate.mjs MODEL_DIRECTORY "Name three colours."
-//   (in a clone, after npm run setup)
 import { formatPrompt, LlamaForCausalLM, LlamaTokenizer } from 'openalpaca-native'
 
 const [directory, instruction] = process.argv.slice(2)

@@ -1,7 +1,7 @@
 // The loss of a sequence, and the norm of every parameter's gradient, from CommonJS.
 //
+//   npm install openalpaca-native (in a clone, npm run setup)
 //   node examples/gradients.cjs MODEL_DIRECTORY
-//   (in a clone, after npm run setup)
 const { LlamaForCausalLM, LlamaTokenizer } = require('openalpaca-native')
 
 /** The Euclidean norm. */

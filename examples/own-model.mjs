@@ -1,7 +1,7 @@
 // A model of one's own, from the ops: one block of attention, trained to repeat what it was shown.
 //
+//   npm install openalpaca-native (in a clone, npm run setup)
 //   node examples/own-model.mjs [STEPS]
-//   (in a clone, after npm run setup)
 //
 // A sequence is eight random letters, a separator, and the same letters again. Everything below runs on the device that
 // is there; only the numbers in `shape` say how large it is. docs/api.md lists the ops.

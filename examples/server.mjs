@@ -1,15 +1,14 @@
 // A small HTTP server that answers instructions, token by token.
 //
-//   npm install fastify
+//   npm install fastify openalpaca-native (in a clone, npm run setup)
 //   node examples/server.mjs MODEL_DIRECTORY [PORT]
-//   (in a clone, after npm run setup)
 //   curl -N localhost:3000/answer -H 'content-type: application/json' -d '{ "instruction": "Name three colours." }'
 //
 // Answers to several clients at once share the device: their tokens are computed in turns. A client that goes away ends
 // its answer.
 import { Readable } from 'node:stream'
 import Fastify from 'fastify'
-import { formatPrompt, LlamaForCausalLM, LlamaTokenizer, OpenAlpacaError } from 'openalpaca-native'
+import { formatPrompt, LlamaForCausalLM, LlamaTokenizer } from 'openalpaca-native'
 
 const [directory, port = '3000'] = process.argv.slice(2)
 if (!directory) {
@@ -63,7 +62,7 @@ server.post('/answer', { schema: { body } }, async (request, reply) => {
 })
 
 server.setErrorHandler((/** @type {import('fastify').FastifyError} */ error, _request, reply) => {
-  const isTheClients = error.validation || error instanceof RangeError || error instanceof OpenAlpacaError
+  const isTheClients = error.validation || error instanceof RangeError || error.code === 'SEQUENCE_TOO_LONG'
   if (!isTheClients) console.error(error)
   return reply.code(isTheClients ? 400 : 500).send({ error: isTheClients ? error.message : 'internal error' })
 })

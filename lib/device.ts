@@ -24,7 +24,10 @@ export interface Backend extends Partial<DeviceProperties> {
   reason?: string
   /** The same for programs, such as `NO_CUDA_DRIVER`. */
   code?: string
-  /** What others wrote and it runs on, with the version that is used, or `not found`: `oneDNN`, `cuBLASLt`, `NCCL`. */
+  /**
+   * What others wrote and it runs on: `oneDNN`, `Gloo`, `cuBLASLt`, `NCCL`, with the version that is used; `not found`, or
+   * `not in this build`.
+   */
   libraries?: Record<string, string>
 }
 

@@ -45,10 +45,15 @@ export interface Diagnosis {
   problems: Problem[]
 }
 
+/** Of a clone; the package has none of it. */
+const scripts = path.join(packageRoot, 'scripts')
+const setUp = path.join(scripts, 'setup.mjs')
+
 /** Looks at everything that running on this machine depends on. Throws nothing: what fails is a problem of the result. */
 export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Diagnosis> {
   const problems: Problem[] = []
   const environment = relevantVariables(env) // before the addon is loaded, which sets one itself
+  // Numbers within the texts are compared as numbers.
   if (process.versions.node.localeCompare(oldestNode, 'en', { numeric: true }) < 0) {
     problems.push({
       what: `Node.js ${process.versions.node} is too old`,
@@ -79,47 +84,47 @@ export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Di
 
 /** The devices, and whether the CPU computes what it should. */
 async function findBackends(problems: Problem[]): Promise<Backend[]> {
+  let found: Backend[] = []
   try {
     const { backends } = await import('./device.js')
-    const found = backends()
+    found = backends()
     await checkArithmetic()
-    return found
   } catch (error) {
-    const { code, message, cause } = error as Error & { code?: string }
-    if (code === 'ADDON_NOT_FOUND') {
-      problems.push(...(await missingTools()))
-      const reason = (cause as Error).message
-      problems.push({
-        what: `the native addon could not be loaded: ${reason.split('\n')[0]}`,
-        mend: addonAdvice(packageRoot, reason),
-      })
-    } else {
-      problems.push({ what: message, mend: 'report this, with all that "openalpaca doctor" prints' })
-    }
-    return []
+    problems.push(...(await addonProblems(error as Error)))
   }
+  return found
+}
+
+/** Why the addon does not load, or does not compute. */
+async function addonProblems({ code, message, cause }: Error & { code?: string }): Promise<Problem[]> {
+  if (code === 'ADDON_NOT_FOUND') {
+    const reason = (cause as Error).message
+    const what = `the native addon could not be loaded: ${reason.split('\n')[0]}`
+    return [...(await missingTools()), { what, mend: addonAdvice(packageRoot, reason) }]
+  }
+  if (code === 'UNSUPPORTED_ISA') return [{ what: message, mend: 'unset OPENALPACA_CPU_ISA' }]
+  const report = 'report this, with all that "openalpaca doctor" prints'
+  const mend = existsSync(setUp) ? `run "npm run setup" in ${packageRoot}; if it was up to date, ${report}` : report
+  return [{ what: message, mend }]
 }
 
 /** What the set-up of a clone needs from the system, and does not find; a package is never set up. */
 async function missingTools(): Promise<Problem[]> {
-  const script = path.join(packageRoot, 'scripts', 'toolchain.mjs')
-  if (!existsSync(script)) return []
-  const { missing, howToInstall } = await import(pathToFileURL(script).href)
-  const lacking: { debian: string; elsewhere?: string }[] = missing()
+  if (!existsSync(setUp)) return []
+  const { missing, nameAll, howToInstall } = await import(pathToFileURL(path.join(scripts, 'toolchain.mjs')).href)
+  const lacking: object[] = missing()
   if (lacking.length === 0) return []
-  const what = lacking.map(({ elsewhere, debian }) => elsewhere ?? debian).join(', ')
-  return [{ what: `compiling the addon needs ${what}`, mend: howToInstall(lacking) }]
+  return [{ what: `compiling the addon needs ${nameAll(lacking)}`, mend: howToInstall(lacking) }]
 }
 
-/** By the code of what keeps a GPU from being used. */
+/** The commands, by the code of what keeps a GPU from being used; its message says the rest. */
 const gpuRemedies: Record<string, string> = {
   NO_CUDA_DRIVER:
-    'install NVIDIA’s driver (Ubuntu: sudo ubuntu-drivers install; Debian: sudo apt-get install nvidia-driver); in a container, start it with docker run --gpus all',
-  CUDA_DRIVER_TOO_OLD: 'install a newer NVIDIA driver',
-  NO_CUDA_DEVICE: 'unset CUDA_VISIBLE_DEVICES, and see whether nvidia-smi lists the GPU',
-  LIBRARY_NOT_FOUND: 'pip install nvidia-cublas, and name its site-packages in OPENALPACA_CUDA_LIBRARIES',
+    'sudo ubuntu-drivers install (Ubuntu), sudo apt-get install nvidia-driver (Debian), or docker run --gpus all',
+  CUDA_DRIVER_TOO_OLD: 'sudo ubuntu-drivers install (Ubuntu), or a driver from https://www.nvidia.com/drivers',
+  NO_CUDA_DEVICE: 'nvidia-smi, which must list the GPU; unset CUDA_VISIBLE_DEVICES, if it is set',
+  LIBRARY_NOT_FOUND: 'pip install --upgrade nvidia-cublas, and name its site-packages in OPENALPACA_CUDA_LIBRARIES',
   DEVICE_UNAVAILABLE: 'node scripts/fetch-cuda.mjs && OPENALPACA_CUDA=ON npm run setup, in a clone',
-  UNSUPPORTED_CHIP: 'use the CPU (--device cpu), or a GPU of 2020 or later',
 }
 
 /** What keeps GPUs that are there from being used, alone or together. */
@@ -129,13 +134,25 @@ export function gpuProblems(backends: Backend[], nvidia: Diagnosis['nvidia']): P
   if (!cuda.available) {
     if (!nvidia.onBus && nvidia.driver === null) return []
     const what = `there is an NVIDIA GPU that cannot be used: ${cuda.reason}`
-    return [{ what, mend: gpuRemedies[cuda.code ?? ''] ?? 'look at nvidia-smi, and at the messages of the kernel' }]
+    return [{ what, mend: gpuRemedies[cuda.code ?? ''] ?? 'use another GPU, or the CPU: --device cpu' }]
   }
-  if (nvidia.gpus.length < 2 || cuda.libraries?.NCCL !== 'not found') return []
-  const what = 'NCCL, with which several GPUs train together, was not found, or only one that is too old'
-  return [
-    { what, mend: 'pip install --upgrade nvidia-nccl-cu13, and name its site-packages in OPENALPACA_CUDA_LIBRARIES' },
-  ]
+  if (nvidia.gpus.length < 2) return []
+  switch (cuda.libraries?.NCCL) {
+    case 'not found': {
+      const what = 'NCCL, with which several GPUs train together, was not found, or only one that is too old'
+      const mend = 'pip install --upgrade nvidia-nccl-cu13, and name its site-packages in OPENALPACA_CUDA_LIBRARIES'
+      return [{ what, mend }]
+    }
+    case 'not in this build':
+      return [
+        {
+          what: 'the addon was compiled without NCCL, with which several GPUs train together',
+          mend: 'node scripts/fetch-cuda.mjs && npm run setup',
+        },
+      ]
+    default:
+      return []
+  }
 }
 
 /** A product whose result is known, on the CPU. */

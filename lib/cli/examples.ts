@@ -58,5 +58,5 @@ Exit codes:
   1         it failed, or what was inspected is not whole or not in order
   2         the command line was not understood
   130, 143  stopped by Ctrl-C, or by a request to terminate
-  129       stopped because the terminal, or the reader of a pipe, went away
+  129       stopped in order because the terminal, or the reader of a pipe, went away
 `

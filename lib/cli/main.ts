@@ -11,7 +11,7 @@ for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error
     isEnding ||= process.emit('SIGHUP', 'SIGHUP')
-    if (!isEnding) process.exit(0)
+    if (!isEnding) process.exit()
   })
 }
 

@@ -60,6 +60,8 @@ interface Failure {
   passing: boolean
   /** It only tells of another rank's end. */
   echo: boolean
+  /** Which ended it. */
+  signal?: string
 }
 
 /**
@@ -103,7 +105,11 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
     for (const { child } of children) child.kill(name)
   }
   // Ctrl-C in a terminal comes to the ranks as well; they take both for one.
-  const forward = (name: NodeJS.Signals) => signal(name)
+  let asked: NodeJS.Signals | undefined
+  const forward = (name: NodeJS.Signals) => {
+    asked ??= name
+    signal(name)
+  }
   for (const name of stopSignals) process.on(name, forward)
   try {
     const codes = await Promise.all(
@@ -116,7 +122,11 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
         return outcome.exitCode
       }),
     )
-    return failures.find(({ echo }) => !echo) ?? failures[0] ?? Math.max(...codes)
+    // Ranks that have not begun to listen, or wait for such a rank, end by the signal without a word.
+    const isObeyed = ({ signal, echo }: Failure) => echo || signal === asked
+    if (asked && failures.length > 0 && failures.every(isObeyed)) return 128 + os.constants.signals[asked]
+    const failure = failures.find(({ echo }) => !echo) ?? failures[0]
+    return failure ? { ...failure, passing: failure.passing && !asked } : Math.max(...codes)
   } finally {
     clearTimeout(killer)
     for (const name of stopSignals) process.off(name, forward)
@@ -169,7 +179,7 @@ async function ended(child: ChildProcess, who: string): Promise<number | Failure
   const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
   if (signal !== null) {
     const advice = signal === 'SIGKILL' ? ' (by hand, or by the system when memory runs out)' : ''
-    return { line: `${who} was ended by ${signal}${advice}`, exitCode: 1, passing: true, echo: false }
+    return { line: `${who} was ended by ${signal}${advice}`, exitCode: 1, passing: true, echo: false, signal }
   }
   if (report) {
     const { code: kind = '', line, exitCode } = report

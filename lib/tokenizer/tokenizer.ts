@@ -102,7 +102,7 @@ export class LlamaTokenizer {
     }
     if (/^[A-Za-z0-9+/]+=* \d+\n/.test(bytes.subarray(0, 200).toString('latin1'))) {
       throw new TokenizerError(
-        `${path} is a tiktoken vocabulary, as Llama 3 has it, and only SentencePiece models are read`,
+        `${path} is a tiktoken vocabulary, as Llama 3 has it, and only SentencePiece models are read: take a model with one, such as OpenLLaMA or Llama 2`,
       )
     }
     const refuse = (why: string, cause?: unknown): TokenizerError =>

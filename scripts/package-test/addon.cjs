@@ -4,7 +4,7 @@ const { readFileSync } = require('node:fs')
 const path = require('node:path')
 
 /** Of libraries that may be the system's; and whether the addon was built with its CUDA device. */
-const [basePattern, isBuilt] = [process.argv[2], process.argv[3] === 'true']
+const [basePattern, hasCuda] = [process.argv[2], process.argv[3] === 'true']
 
 async function main() {
   const required = require('openalpaca-native')
@@ -14,7 +14,7 @@ async function main() {
 
   const [cpu, cuda] = required.backends()
   assert(cpu.device === 'cpu' && cpu.available && cpu.libraries.oneDNN, JSON.stringify(cpu))
-  assert(cuda.available || isBuilt === (cuda.code !== 'DEVICE_UNAVAILABLE'), JSON.stringify(cuda))
+  assert(cuda.available || hasCuda === (cuda.code !== 'DEVICE_UNAVAILABLE'), JSON.stringify(cuda))
   console.log(`cpu: ${cpu.name}, ${cpu.isa}; cuda: ${cuda.available ? cuda.name : cuda.reason}`)
 
   // What is mapped is the package's own, or the base that Node.js itself stands on.

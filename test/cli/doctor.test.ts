@@ -1,11 +1,13 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { addonAdvice } from '../../lib/addon-advice.js'
 import { describe as describeDiagnosis } from '../../lib/cli/commands/doctor.js'
-import { diagnose, gpuProblems } from '../../lib/diagnosis.js'
+import { type Diagnosis, diagnose, gpuProblems } from '../../lib/diagnosis.js'
 import { packageVersion } from '../../lib/version.js'
+import { root } from '../support/typescript.js'
 
 const directory = mkdtempSync(join(tmpdir(), 'doctor-'))
 afterAll(() => rmSync(directory, { recursive: true }))
@@ -46,6 +48,39 @@ describe('doctor', () => {
   })
 })
 
+describe('without an addon', () => {
+  /** A copy of what there is without one, and what the command prints there. */
+  function diagnosisOf(
+    name: string,
+    ...parts: string[]
+  ): { folder: string; diagnosis: Diagnosis; status: number | null } {
+    const folder = join(directory, name)
+    for (const part of ['package.json', 'dist', ...parts])
+      cpSync(join(root, part), join(folder, part), { recursive: true })
+    symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
+    const { status, stdout } = spawnSync(process.execPath, [join(folder, 'dist/cli/main.js'), 'doctor', '--json'], {
+      encoding: 'utf8',
+      env: { ...process.env, HF_HUB_CACHE: directory },
+    })
+    return { folder, status, diagnosis: JSON.parse(stdout) }
+  }
+
+  test('a clone is told to set up', () => {
+    const { folder, diagnosis, status } = diagnosisOf('bare-clone', 'scripts')
+    expect(status).toBe(1)
+    expect(diagnosis).toMatchObject({ package: { addon: 'missing' }, backends: [] })
+    const what = expect.stringMatching(/^the native addon could not be loaded: No native build was found/)
+    expect(diagnosis.problems).toEqual([{ what, mend: `run "npm run setup" in ${folder}` }])
+    expect(describeDiagnosis(diagnosis)).toMatch(/^package .*, without an addon for this system$/m)
+  })
+
+  test('the package says which systems it is for', () => {
+    const { diagnosis, status } = diagnosisOf('bare-package')
+    expect(status).toBe(1)
+    expect(diagnosis.problems[0].mend).toMatch(/^the package has an addon for Linux on x64 with glibc/)
+  })
+})
+
 describe('GPUs', () => {
   const cpu = { device: 'cpu', available: true } as const
   const gpu = (nccl: string) => ({ device: 'cuda', available: true, libraries: { NCCL: nccl } }) as const
@@ -55,7 +90,7 @@ describe('GPUs', () => {
 
   test('that are there and cannot be used are a problem, with the reason', () => {
     const nvidia = { driver: null, gpus: [], onBus: true }
-    const problem = { what: expect.stringContaining(reason), mend: expect.stringMatching(/install NVIDIA’s driver/) }
+    const problem = { what: expect.stringContaining(reason), mend: expect.stringMatching(/ubuntu-drivers install/) }
     expect(gpuProblems([cpu, missing], nvidia)).toEqual([problem])
     expect(gpuProblems([cpu, missing], { ...nvidia, onBus: false })).toEqual([])
   })
@@ -63,6 +98,7 @@ describe('GPUs', () => {
   test('want NCCL where there are several', () => {
     const problem = { what: expect.stringContaining('NCCL'), mend: expect.stringContaining('nvidia-nccl-cu13') }
     expect(gpuProblems([cpu, gpu('not found')], machine(8))).toEqual([problem])
+    expect(gpuProblems([cpu, gpu('not in this build')], machine(2))[0].mend).toMatch(/npm run setup$/)
     expect(gpuProblems([cpu, gpu('not found')], machine(1))).toEqual([])
     expect(gpuProblems([cpu, gpu('2.28.3')], machine(8))).toEqual([])
   })

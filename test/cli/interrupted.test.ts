@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { canMount, withSmallDisk } from '../support/small-disk.js'
-import { smallRun } from '../support/small-run.js'
+import { main, smallRun } from '../support/small-run.js'
 import { logged } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'kill-'))
@@ -67,11 +67,21 @@ describe('a training whose terminal, or the reader of its output, goes away', ()
     const args = smallRun({ save_path: save, checkpoint_every: 1000, max_steps: 1000, epochs: 500 })
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
     const end = ended(child)
-    for await (const text of child.stdout) if (/step 3\//.test(String(text))) break // which closes the pipe
-    if (what === 'the terminal') child.kill('SIGHUP')
+    child.stdout.on('data', (text) => {
+      if (!/step 3\//.test(String(text))) return
+      if (what === 'the terminal') child.kill('SIGHUP')
+      else child.stdout.destroy()
+    })
     expect(await end).toEqual({ code: 129, signal: null, errors: '' })
     expect(readdirSync(save).some((name) => name.startsWith('checkpoint-'))).toBe(true)
   })
+})
+
+it('a command that fails ends with 1 where nobody reads its error', async () => {
+  const args = ['inspect', path.join(root, 'nothing')]
+  const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
+  child.stderr.destroy()
+  expect(await once(child, 'close')).toEqual([1, null])
 })
 
 // Without user namespaces there is no small disk to fill; test/checkpoint fills /dev/full then.

@@ -3,11 +3,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, it } from 'vitest'
 import { temporaryDirectory } from '../checkpoint/helpers.js'
-import { smallRun } from '../support/small-run.js'
+import { main, smallRun } from '../support/small-run.js'
 
 const root = temporaryDirectory()
-
-const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
 
 /** What a command with --json prints on stdout. */
 function printed(...command: string[]): string {

@@ -52,8 +52,9 @@ async function reached(child: ChildProcess, savePath: string, step: number): Pro
 function rankProcesses(launcher: ChildProcess): Map<number, number> {
   const children = readFileSync(`/proc/${launcher.pid}/task/${launcher.pid}/children`, 'utf8')
   const pids = (children.match(/\d+/g) ?? []).map(Number) // none before they are started
-  const rankOf = (pid: number) => Number(/(?:^|\0)RANK=(\d+)/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))![1])
-  return new Map(pids.map((pid) => [rankOf(pid), pid]))
+  const rankOf = (pid: number) => /(?:^|\0)RANK=(\d+)/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[1]
+  const ranks = pids.map((pid) => [rankOf(pid), pid] as const)
+  return new Map(ranks.flatMap(([rank, pid]) => (rank === undefined ? [] : [[Number(rank), pid]]))) // it may be forked only
 }
 
 /** A run of three ranks whom nothing disturbs. */
@@ -127,6 +128,15 @@ describe('train --ranks', () => {
       errors: expect.stringMatching(/rank 0 of 3 .*starting again \(1 of 1\)/),
     })
     expect(logged(save)).toEqual(logged(undisturbed))
+  })
+
+  it('ends at Ctrl-C while the ranks are still starting, and does not start them again', async () => {
+    const child = train(newRun(), '--ranks', '3', '--max_restarts', '1')
+    const end = ended(child)
+    while (rankProcesses(child).size < 3 && child.exitCode === null) await new Promise(setImmediate)
+    await new Promise((resolve) => setTimeout(resolve, 5)) // the launcher now listens, and no rank does yet
+    child.kill('SIGINT')
+    expect(await end).toMatchObject({ code: 130, errors: '' })
   })
 
   it('stops all ranks at Ctrl-C with one checkpoint, from which other numbers of ranks go on', async () => {

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { temporaryDirectory } from '../checkpoint/helpers.js'
 import { fixtures } from '../support/fixtures.js'
 import { HubServer } from '../support/hub-server.js'
+import { main } from '../support/small-run.js'
 
 const root = temporaryDirectory()
 const hub = new HubServer()
@@ -14,7 +15,6 @@ afterAll(() => hub.stop())
 
 /** Runs a command until it has asked the Hub something that it gets no answer to, then sends it Ctrl-C's signal. */
 async function stopAt(request: RegExp, ...args: string[]): Promise<{ code: number | null; errors: string }> {
-  const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
   const child = spawn(process.execPath, [main, ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { ...process.env, HF_ENDPOINT: hub.url, HF_TOKEN: hub.token },

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { backends, openDevice } from '../../lib/device.js'
-import { OpenAlpacaError } from '../../lib/errors.js'
-import { native } from '../../lib/native.js'
+import { NonFiniteError, OpenAlpacaError, ParallelError } from '../../lib/errors.js'
+import { errorOf, native } from '../../lib/native.js'
 
 describe('backends', () => {
   it('lists the CPU with its properties, and says why a device is missing', () => {
@@ -26,6 +26,8 @@ describe('backends', () => {
 
   it('that are missing are refused with a code', () => {
     expect(() => native.deviceOpen('abacus')).toThrow(OpenAlpacaError)
+    expect(errorOf('NON_FINITE', '')).toBeInstanceOf(NonFiniteError)
+    expect(errorOf('RANK_LOST', '')).toBeInstanceOf(ParallelError)
     expect(() => native.deviceOpen('abacus')).toThrow(
       expect.objectContaining({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining("'abacus'") }),
     )

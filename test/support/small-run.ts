@@ -1,13 +1,14 @@
 import path from 'node:path'
 import { fixtures } from './fixtures.js'
 
-const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
+/** The command line's program. */
+export const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
 
 /**
  * What Node.js is started with for a training that takes a second: 20 instances, two held out, four a step, in float32 on
  * the CPU.
  *
- * @param flags of `train`, which go before the ones here
+ * @param flags of `train`, which override the ones here
  */
 export function smallRun(flags: Record<string, unknown> & { save_path: string }): string[] {
   const all = {

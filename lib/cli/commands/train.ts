@@ -40,10 +40,14 @@ export async function train(asked: Recipe, options: TrainOptions = {}): Promise<
     const request = launchRequest(asked, place)
     if (request) return await launch(request)
   }
+  const isFirst = place?.kind !== 'rank' || place.rank === 0
   let recipe = asked
-  const stopped = await stoppable(async (signal) => {
-    recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer', signal)
-  }, 'the download has stopped; the same command goes on with it')
+  const stopped = await stoppable(
+    async (signal) => {
+      recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer', signal)
+    },
+    isFirst ? 'the download has stopped; the same command goes on with it' : undefined,
+  )
   if (stopped !== 0) return stopped
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
