@@ -6,7 +6,7 @@
 
 export type { CastDType } from './checkpoint/cast.js'
 export { type InspectOptions, inspect } from './checkpoint/inspect.js'
-export type { InspectedKind, Inspection } from './checkpoint/inspection.js'
+export type { InspectedKind, InspectedTensor, Inspection } from './checkpoint/inspection.js'
 export { type ConvertedWeights, type MakeShardsOptions, makeShards } from './checkpoint/make-shards.js'
 export type { WeightFormat } from './checkpoint/shards.js'
 export type { TensorInfo, WeightDType } from './checkpoint/types.js'

@@ -3,6 +3,7 @@ import type { GgufTensorType } from './gguf-format.js'
 import { isRotaryBuffer } from './names.js'
 import { countElements, type WeightDType } from './types.js'
 
+/** What `inspect` takes a path for. */
 export type InspectedKind =
   | 'weight file'
   | 'model directory'
@@ -12,11 +13,13 @@ export type InspectedKind =
 
 /** A tensor as it is stored. */
 export interface InspectedTensor {
+  /** As in the file, or of a sharded checkpoint its name in the model. */
   name: string
   /** Under PyTorch's name, or in a GGUF file under ggml's, such as `Q8_0`. */
   dtype: WeightDType | GgufTensorType
   /** Row-major; `[]` is a scalar. */
   shape: readonly number[]
+  /** Of its elements. */
   bytes: number
   /** Another tensor that it is tied to. */
   sameAs?: string
@@ -24,7 +27,9 @@ export interface InspectedTensor {
 
 /** What a file or a directory holds. */
 export interface Inspection {
+  /** The file or directory, as it was given. */
   path: string
+  /** What it was taken for. */
   kind: InspectedKind
   /** The weight files with their bytes on the disk. */
   files: { name: string; bytes: number }[]
