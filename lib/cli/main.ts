@@ -1,4 +1,6 @@
 #!/usr/bin/env node
+import { constants } from 'node:os'
+import { isatty } from 'node:tty'
 import { reportToLauncher } from '../parallel/launcher.js'
 import { errorLine, exitCodeOf } from './failure.js'
 import { isHelp, runProgram } from './program.js'
@@ -15,11 +17,23 @@ for (const stream of [process.stdout, process.stderr]) {
   })
 }
 
-runProgram(process.argv.slice(2)).catch((error: unknown) => {
+const hasTerminal = [0, 1, 2].some((fd) => isatty(fd))
+
+/** Node.js 20 and 22 abort when they reset a terminal that has gone: there the signal itself ends the process. */
+function endWithTerminal(): void {
+  if (!hasTerminal || process.exitCode !== 128 + constants.signals.SIGHUP) return
+  process.removeAllListeners('SIGHUP')
+  process.kill(process.pid, 'SIGHUP')
+}
+
+function report(error: unknown): void {
   process.exitCode = exitCodeOf(error)
   if (isHelp(error)) return
-  const code = (error as { code?: unknown })?.code
-  const report = { code: String(code), line: errorLine(error).replace('error: ', ''), exitCode: exitCodeOf(error) }
-  if (!reportToLauncher(report)) process.stderr.write(`${paint(process.stderr, 'red', errorLine(error))}\n`)
+  const { code } = (error ?? {}) as { code?: unknown }
+  const line = errorLine(error)
+  const isTold = reportToLauncher({ code: String(code), line: line.replace('error: ', ''), exitCode: process.exitCode })
+  if (!isTold) process.stderr.write(`${paint(process.stderr, 'red', line)}\n`)
   if (process.argv.includes('--verbose') && error instanceof Error) process.stderr.write(`${error.stack}\n`)
-})
+}
+
+runProgram(process.argv.slice(2)).catch(report).finally(endWithTerminal)

@@ -1,12 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { canMount, withSmallDisk } from '../support/small-disk.js'
 import { main, smallRun } from '../support/small-run.js'
-import { logged } from '../support/train-log.js'
+import { logged, reached } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'kill-'))
 afterAll(() => rmSync(root, { recursive: true }))
@@ -27,14 +27,6 @@ async function ended(child: ChildProcess): Promise<{ code: number | null; signal
   return { code, signal, errors }
 }
 
-/** kill -9 once the log has so many steps. */
-async function killAfter(child: ChildProcess, savePath: string, step: number): Promise<void> {
-  while ((logged(savePath).at(-1)?.[0] ?? 0) < step && child.exitCode === null) {
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-  child.kill('SIGKILL')
-}
-
 describe('a training that is killed with kill -9', () => {
   it('twice, goes on with --resume auto to the same bits as one that is not', { timeout: 120_000 }, async () => {
     const [whole, killed] = [path.join(root, 'whole'), path.join(root, 'killed')]
@@ -46,7 +38,8 @@ describe('a training that is killed with kill -9', () => {
     ] as [number, { resume?: 'auto' }][]) {
       const child = train(killed, more)
       const end = ended(child)
-      await killAfter(child, killed, step)
+      await reached(child, killed, step)
+      child.kill('SIGKILL')
       expect(await end).toMatchObject({ signal: 'SIGKILL' })
     }
     const last = await ended(train(killed, { resume: 'auto' }))
@@ -61,19 +54,35 @@ describe('a training that is killed with kill -9', () => {
   })
 })
 
-describe('a training whose terminal, or the reader of its output, goes away', () => {
-  it.each(['the terminal', 'the reader'])('%s, writes a checkpoint and ends with 129', async (what) => {
+describe('a training that gets SIGHUP, or whose reader goes away', () => {
+  const long = { checkpoint_every: 1000, max_steps: 1000, epochs: 500 }
+  const hasCheckpoint = (save: string) => readdirSync(save).some((name) => name.startsWith('checkpoint-'))
+
+  it.each(['SIGHUP', 'no reader'])('%s, writes a checkpoint and ends with 129', async (what) => {
     const save = path.join(root, what)
-    const args = smallRun({ save_path: save, checkpoint_every: 1000, max_steps: 1000, epochs: 500 })
+    const args = smallRun({ save_path: save, ...long })
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
     const end = ended(child)
     child.stdout.on('data', (text) => {
       if (!/step 3\//.test(String(text))) return
-      if (what === 'the terminal') child.kill('SIGHUP')
+      if (what === 'SIGHUP') child.kill('SIGHUP')
       else child.stdout.destroy()
     })
     expect(await end).toEqual({ code: 129, signal: null, errors: '' })
-    expect(readdirSync(save).some((name) => name.startsWith('checkpoint-'))).toBe(true)
+    expect(hasCheckpoint(save)).toBe(true)
+  })
+
+  it('writes a checkpoint when its terminal is closed, and does not crash', async () => {
+    const [save, code] = [path.join(root, 'terminal'), path.join(root, 'code')]
+    // script(1) is the terminal. The shell in it goes on, to tell how the command ended.
+    const words = [process.execPath, ...smallRun({ save_path: save, ...long })].map((word) => `'${word}'`)
+    const inside = `trap '' HUP; ${words.join(' ')}; echo $? > '${code}'`
+    const terminal = spawn('script', ['--quiet', '--flush', '--command', inside, '/dev/null'], { stdio: 'ignore' })
+    await reached(terminal, save, 3)
+    terminal.kill('SIGKILL')
+    while (!existsSync(code)) await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(readFileSync(code, 'utf8')).toBe('129\n')
+    expect(hasCheckpoint(save)).toBe(true)
   })
 })
 

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { zeroToFp32 } from '../../lib/checkpoint/zero-to-fp32.js'
 import { isLong } from '../support/long.js'
 import { smallRun } from '../support/small-run.js'
-import { logged } from '../support/train-log.js'
+import { logged, reached } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'ranks-'))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
@@ -39,13 +39,6 @@ async function ended(child: ChildProcess): Promise<End> {
   })
   const [code] = await once(child, 'close')
   return { code, output, errors }
-}
-
-/** Waits until the log has so many steps, as long as the run lasts. */
-async function reached(child: ChildProcess, savePath: string, step: number): Promise<void> {
-  while ((logged(savePath).at(-1)?.[0] ?? 0) < step && child.exitCode === null) {
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
 }
 
 /** The processes of a launcher's ranks. */

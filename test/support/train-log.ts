@@ -1,3 +1,4 @@
+import type { ChildProcess } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 
@@ -10,4 +11,11 @@ export function logged(savePath: string): [number, number][] {
     .filter((line) => line.endsWith('}'))
     .map((line) => JSON.parse(line))
   return events.filter(({ type }) => type === 'step').map(({ step, loss }) => [step, loss])
+}
+
+/** Waits until the log has so many steps, as long as the run lasts. */
+export async function reached(child: ChildProcess, savePath: string, step: number): Promise<void> {
+  while ((logged(savePath).at(-1)?.[0] ?? 0) < step && child.exitCode === null) {
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
 }
