@@ -17,7 +17,10 @@ beforeAll(() => {
   const tracked = execFileSync('git', ['ls-files', '-co', '--exclude-standard', '-z'], { cwd: root, encoding: 'utf8' })
   for (const file of tracked.split('\0').filter(Boolean)) cpSync(path.join(root, file), path.join(copy, file))
   for (const built of ['dist', 'build']) cpSync(path.join(root, built), path.join(copy, built), { recursive: true })
-  symlinkSync(path.join(root, 'node_modules'), path.join(copy, 'node_modules'))
+  // What was fetched has a part in what counts as built.
+  for (const fetched of ['node_modules', '.cuda'].filter((name) => existsSync(path.join(root, name)))) {
+    symlinkSync(path.join(root, fetched), path.join(copy, fetched))
+  }
   // What was built counts as built here: the set-up notes where.
   for (const stamp of ['.native-stamp', '.emulated-stamp'].map((name) => path.join(copy, 'build', name))) {
     if (existsSync(stamp)) writeFileSync(stamp, readFileSync(stamp, 'utf8').replaceAll(root, copy))
