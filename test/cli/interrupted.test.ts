@@ -63,11 +63,10 @@ describe('a training that gets SIGHUP, or whose reader goes away', () => {
     const args = smallRun({ save_path: save, ...long })
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
     const end = ended(child)
-    child.stdout.on('data', (text) => {
-      if (!/step 3\//.test(String(text))) return
-      if (what === 'SIGHUP') child.kill('SIGHUP')
-      else child.stdout.destroy()
-    })
+    child.stdout.resume()
+    await reached(child, save, 3)
+    if (what === 'SIGHUP') child.kill('SIGHUP')
+    else child.stdout.destroy()
     expect(await end).toEqual({ code: 129, signal: null, errors: '' })
     expect(hasCheckpoint(save)).toBe(true)
   })
@@ -76,7 +75,7 @@ describe('a training that gets SIGHUP, or whose reader goes away', () => {
     const [save, code] = [path.join(root, 'terminal'), path.join(root, 'code')]
     // script(1) is the terminal. The shell in it goes on, to tell how the command ended.
     const words = [process.execPath, ...smallRun({ save_path: save, ...long })].map((word) => `'${word}'`)
-    const inside = `trap '' HUP; ${words.join(' ')}; echo $? > '${code}'`
+    const inside = `trap '' HUP; ${words.join(' ')}; echo $? > '${code}.part'; mv '${code}.part' '${code}'`
     const terminal = spawn('script', ['--quiet', '--flush', '--command', inside, '/dev/null'], { stdio: 'ignore' })
     await reached(terminal, save, 3)
     terminal.kill('SIGKILL')
