@@ -31,7 +31,7 @@ export class ProgressDisplay implements RunDisplay {
     // Lines are cut to the terminal's width by cli-progress itself, so that longer messages may still wrap.
     const options = { format, stream, hideCursor: true, linewrap: true, gracefulExit: false, emptyOnZero: true }
     this.bars = new MultiBar(options, Presets.shades_classic)
-    process.once('exit', this.showCursor)
+    process.once('exit', this.leave)
   }
 
   handle(event: TrainEvent): void {
@@ -75,7 +75,7 @@ export class ProgressDisplay implements RunDisplay {
 
   close(): void {
     this.stopBar()
-    process.off('exit', this.showCursor)
+    process.off('exit', this.leave)
   }
 
   private start(event: StartEvent): void {
@@ -167,7 +167,9 @@ export class ProgressDisplay implements RunDisplay {
     this.bar = undefined
   }
 
-  private readonly showCursor = (): void => {
+  /** The process ends in the middle of the run. */
+  private readonly leave = (): void => {
+    this.stopBar()
     this.stream.write('\x1b[?25h')
   }
 }

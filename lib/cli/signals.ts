@@ -16,14 +16,7 @@ export class StopRequest implements Disposable {
   private readonly controller = new AbortController()
   private requestedAt = 0
 
-  /**
-   * @param onStop called at the first signal
-   * @param onQuit called just before the process ends, to tidy up the terminal
-   */
-  constructor(
-    private readonly onStop: (name: StopSignal) => void,
-    private readonly onQuit: () => void = () => {},
-  ) {
+  constructor() {
     for (const name of stopSignals) process.on(name, this.receive)
   }
 
@@ -35,10 +28,8 @@ export class StopRequest implements Disposable {
     if (this.exitCode === undefined) {
       this.exitCode = 128 + constants.signals[name]
       this.requestedAt = performance.now()
-      this.onStop(name)
-      this.controller.abort()
+      this.controller.abort(new DOMException(`stopped by ${name}`, 'AbortError'))
     } else if (name !== 'SIGHUP' && performance.now() - this.requestedAt > samePress) {
-      this.onQuit()
       process.exit(this.exitCode)
     }
   };
@@ -55,7 +46,7 @@ export class StopRequest implements Disposable {
  * @param stopped what to say on stderr where it was; nothing when left out
  */
 export async function stoppable(task: (signal: AbortSignal) => Promise<void>, stopped?: string): Promise<number> {
-  using stop = new StopRequest(() => {})
+  using stop = new StopRequest()
   try {
     await task(stop.signal)
   } catch (error) {

@@ -94,11 +94,7 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
   const { ranks, nodes } = options
   const size = ranks * (nodes?.count ?? 1)
   const port = nodes?.port ?? (await freePort())
-  const children = Array.from({ length: ranks }, (_, localRank) => {
-    const rank = (nodes?.rank ?? 0) * ranks + localRank
-    const place = { rank, localRank, size, address: nodes?.address ?? '127.0.0.1', port }
-    return { rank, child: start(options, place) }
-  })
+  const children: { rank: number; child: ChildProcess }[] = []
   const failures: Failure[] = []
   let killer: NodeJS.Timeout | undefined
   const signal = (name: NodeJS.Signals) => {
@@ -110,8 +106,13 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
     asked ??= name
     signal(name)
   }
-  for (const name of stopSignals) process.on(name, forward)
+  for (const name of stopSignals) process.on(name, forward) // before there is a rank that would be left behind
   try {
+    for (let localRank = 0; localRank < ranks; localRank++) {
+      const rank = (nodes?.rank ?? 0) * ranks + localRank
+      const place = { rank, localRank, size, address: nodes?.address ?? '127.0.0.1', port }
+      children.push({ rank, child: start(options, place) })
+    }
     const codes = await Promise.all(
       children.map(async ({ rank, child }) => {
         const outcome = await ended(child, `rank ${rank} of ${size}`)

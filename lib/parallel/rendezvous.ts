@@ -19,6 +19,8 @@ export interface RendezvousOptions {
   port: number
   /** Seconds to wait for the other ranks. @default 300 */
   timeout?: number
+  /** Ends the waiting for the other ranks, with its reason. */
+  signal?: AbortSignal
 }
 
 type ToServer =
@@ -75,6 +77,7 @@ class Server {
   private complaint?: string
   private verdict?: ToClient
   private readonly timers = new Set<NodeJS.Timeout>()
+  private closed = false
 
   private constructor(
     private readonly server: net.Server,
@@ -119,6 +122,10 @@ class Server {
   private accept(socket: net.Socket): void {
     let rank = -1
     receive<ToServer>(socket, (message) => {
+      if (this.closed) {
+        if (rank < 0) socket.destroy() // too late
+        return
+      }
       if ('join' in message) {
         const refused = this.refusal(message.join, message.size)
         if (refused) {
@@ -139,6 +146,7 @@ class Server {
         this.tellLost(rank, `failed: ${message.failed}`)
       } else {
         this.left.add(rank)
+        for (const values of this.exchanges.values()) this.checkLeft(values)
       }
     })
     socket.on('close', () => {
@@ -181,9 +189,16 @@ class Server {
       })
     }
     values.set(rank, value)
+    this.checkLeft(values)
     if (values.size < this.size) return
     this.exchanges.delete(key)
     this.broadcast({ key, values: [...this.sockets.keys()].map((other) => values.get(other)) })
+  }
+
+  /** Nobody is to wait for what a rank that has left will not hand in. */
+  private checkLeft(values: Map<number, unknown>): void {
+    const rank = [...this.left].find((other) => !values.has(other))
+    if (rank !== undefined) this.tellLost(rank, 'has left the run')
   }
 
   /**
@@ -221,6 +236,7 @@ class Server {
   }
 
   close(): void {
+    this.closed = true
     for (const timer of this.timers) clearTimeout(timer)
     this.broadcast({ leaving: true })
     this.server.close()
@@ -260,15 +276,33 @@ export class Rendezvous {
    * @throws {ParallelError} `PORT_IN_USE`, `NO_ANSWER` with the ranks that did not come, `RANKS_DISAGREE`
    */
   static async join(options: RendezvousOptions): Promise<Rendezvous> {
+    const { signal } = options
+    signal?.throwIfAborted()
     const server = options.rank === 0 ? await Server.listen(options) : undefined
+    let socket: net.Socket | undefined
     try {
-      const socket = await connect(options)
+      socket = await connect(options)
       const rendezvous = new Rendezvous(options, socket, server)
-      await rendezvous.enter()
+      await rendezvous.unlessAborted(signal, () => rendezvous.enter())
       return rendezvous
     } catch (error) {
+      socket?.destroySoon() // an open connection keeps the process alive
       server?.close()
-      throw error
+      throw signal?.aborted ? signal.reason : error
+    }
+  }
+
+  /** Does what waits for other ranks; when `signal` is aborted meanwhile, all waiting ends with its reason. */
+  async unlessAborted<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    const giveUp = () => this.lose(new ParallelError('ABORTED', (signal!.reason as Error).message))
+    signal?.addEventListener('abort', giveUp)
+    try {
+      signal?.throwIfAborted()
+      return await work()
+    } catch (error) {
+      throw signal?.aborted ? signal.reason : error
+    } finally {
+      signal?.removeEventListener('abort', giveUp)
     }
   }
 
@@ -279,23 +313,28 @@ export class Rendezvous {
     })
     receive<ToClient>(socket, (message) => this.handle(message))
     socket.on('close', () => {
-      if (!this.closed) this.lose('RANK_LOST', `rank 0 of ${size} is gone: its process ended`)
+      if (!this.closed) this.lose(this.withoutServer('is gone: its process ended'))
+      else if (this.waiting.size > 0) this.lose(this.withoutServer('has left the run'))
     })
     send(socket, { join: rank, size })
     this.address = (await addresses)[rank]
   }
 
+  private withoutServer(what: string): ParallelError {
+    return new ParallelError('RANK_LOST', `rank 0 of ${this.size} ${what}`)
+  }
+
   private handle(message: ToClient): void {
     if ('addresses' in message) this.settle('addresses', message.addresses)
-    else if ('refused' in message) this.lose(message.code, message.refused)
+    else if ('refused' in message) this.lose(new ParallelError(message.code, message.refused))
     else if ('values' in message) this.settle(message.key, message.values)
     else if ('missing' in message) {
       const text = `${listed(message.missing)} of ${this.size} did not come to "${message.key}"`
-      this.lose('COLLECTIVE_TIMEOUT', `${text} within ${this.options.timeout ?? 300} s`)
+      this.lose(new ParallelError('COLLECTIVE_TIMEOUT', `${text} within ${this.options.timeout ?? 300} s`))
     } else if ('silent' in message) {
       if (!this.judged.signal.aborted) this.judged.abort(this.inArrears(message.silent, message.complaint))
     } else if ('lost' in message) {
-      if (message.lost !== this.rank) this.lose(message.code, message.message)
+      if (message.lost !== this.rank) this.lose(new ParallelError(message.code, message.message))
     } else this.closed = true
   }
 
@@ -304,8 +343,7 @@ export class Rendezvous {
     this.waiting.delete(key)
   }
 
-  private lose(code: string, message: string): void {
-    const error = new ParallelError(code, message)
+  private lose(error: ParallelError): void {
     for (const { reject } of this.waiting.values()) reject(error)
     this.waiting.clear()
     if (!this.controller.signal.aborted) this.controller.abort(error)
@@ -318,6 +356,7 @@ export class Rendezvous {
    */
   exchange<T>(what: string, value: T): Promise<T[]> {
     if (this.lost.aborted) return Promise.reject(this.lost.reason)
+    if (!this.socket.writable) return Promise.reject(this.withoutServer('has left the run'))
     const key = `${what} ${++this.exchanges}`
     const values = new Promise<unknown[]>((resolve, reject) => this.waiting.set(key, { resolve, reject }))
     send(this.socket, { key, value })
@@ -388,15 +427,17 @@ export class Rendezvous {
 }
 
 /** Rank 0 may be a while in coming. */
-async function connect({ rank, size, address, port, timeout = 300 }: RendezvousOptions): Promise<net.Socket> {
+async function connect({ rank, size, address, port, timeout = 300, signal }: RendezvousOptions): Promise<net.Socket> {
   const host = rank === 0 ? '127.0.0.1' : address
   const deadline = performance.now() + 1000 * timeout
   for (let pause = 20; ; pause = Math.min(2 * pause, 1000)) {
     const socket = net.connect({ host, port })
     try {
-      await once(socket, 'connect')
+      await once(socket, 'connect', { signal })
       return socket
     } catch (cause) {
+      if (signal?.aborted) socket.destroy()
+      signal?.throwIfAborted()
       if (performance.now() + pause > deadline) {
         throw new ParallelError(
           'NO_ANSWER',
@@ -405,7 +446,7 @@ async function connect({ rank, size, address, port, timeout = 300 }: RendezvousO
           { cause },
         )
       }
-      await sleep(pause)
+      await sleep(pause, undefined, { signal })
     }
   }
 }

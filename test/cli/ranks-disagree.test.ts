@@ -5,9 +5,9 @@ import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { freePort } from '../../lib/parallel/launcher.js'
 import { Rendezvous } from '../../lib/parallel/rendezvous.js'
 import { fixtures } from '../support/fixtures.js'
-import { freePort } from '../support/ranks.js'
 import { smallRun } from '../support/small-run.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'disagree-'))

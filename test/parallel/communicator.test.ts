@@ -3,8 +3,9 @@ import net from 'node:net'
 import { describe, expect, it } from 'vitest'
 import { openDevice } from '../../lib/device.js'
 import * as ops from '../../lib/ops.js'
+import { freePort } from '../../lib/parallel/launcher.js'
 import type { Tensor } from '../../lib/tensor.js'
-import { freePort, type RankEnd, runRanks, startRank } from '../support/ranks.js'
+import { type RankEnd, runRanks, startRank } from '../support/ranks.js'
 
 const device = openDevice('cpu')
 const { stream } = device

@@ -1,9 +1,10 @@
 /** Ranks of a run within this process, each with a device of its own, to see what happens from all sides. */
+
 import { Device, type DeviceType, type Stream } from '../../lib/device.js'
 import { native } from '../../lib/native.js'
 import { type Backend, Communicator } from '../../lib/parallel/communicator.js'
+import { freePort } from '../../lib/parallel/launcher.js'
 import { Rendezvous } from '../../lib/parallel/rendezvous.js'
-import { freePort } from './ranks.js'
 
 export interface LocalRank {
   rank: number

@@ -1,8 +1,8 @@
 /** Runs a script of this folder as the ranks of a run: real processes, over a rendezvous of their own. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import net from 'node:net'
 import path from 'node:path'
+import { freePort } from '../../lib/parallel/launcher.js'
 
 export interface RankEnd {
   code: number | null
@@ -10,16 +10,6 @@ export interface RankEnd {
   /** The lines of JSON that it printed. */
   lines: unknown[]
   errors: string
-}
-
-/** A port that is free at the moment. */
-export async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as net.AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** One rank; `options` is what the script gets as JSON in its first argument, with rank, size and port. */

@@ -24,7 +24,7 @@ import { errorLine, UsageError } from '../failure.js'
 import { launchRequest } from '../launch-request.js'
 import { modelDirectory } from '../model-path.js'
 import { ProgressDisplay } from '../progress.js'
-import { StopRequest, stoppable } from '../signals.js'
+import { StopRequest } from '../signals.js'
 import { hasColors } from '../terminal.js'
 
 /** Flags of `train` that are not in the recipe. */
@@ -34,31 +34,45 @@ interface TrainOptions {
 }
 
 /** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
-export async function train(asked: Recipe, options: TrainOptions = {}): Promise<number> {
+export async function train(recipe: Recipe, options: TrainOptions = {}): Promise<number> {
   const place = placeFromEnvironment(process.env)
   if (options.preview === undefined) {
-    const request = launchRequest(asked, place)
+    const request = launchRequest(recipe, place)
     if (request) return await launch(request)
   }
-  const isFirst = place?.kind !== 'rank' || place.rank === 0
-  let recipe = asked
-  const stopped = await stoppable(
-    async (signal) => {
-      recipe = await withLocalPaths(asked, options.preview === undefined ? 'all' : 'tokenizer', signal)
-    },
-    isFirst ? 'the download has stopped; the same command goes on with it' : undefined,
-  )
-  if (stopped !== 0) return stopped
+  using stop = new StopRequest()
+  try {
+    await trainHere(recipe, options, place, stop.signal)
+  } catch (error) {
+    if (error !== stop.signal.reason) throw error
+  }
+  return stop.exitCode ?? 0
+}
+
+/**
+ * All of it, or one rank's part.
+ * @param signal asks to stop; work that cannot be gone on with from a checkpoint then ends with its reason
+ */
+async function trainHere(
+  asked: Recipe,
+  options: TrainOptions,
+  place: ReturnType<typeof placeFromEnvironment>,
+  signal: AbortSignal,
+): Promise<void> {
+  const isRank = place?.kind === 'rank' && place.size > 1
+  const parts = options.preview === undefined ? 'all' : 'tokenizer'
+  const recipe = await withLocalPaths(asked, { parts, signal }, isRank && place.rank > 0)
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
+  signal.throwIfAborted()
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
-  if (place?.kind !== 'rank' || place.size === 1)
-    return await trainRank(asked, recipe, data, tokenizer, RankGroup.alone, options.json)
+  const run = { asked, recipe, data, tokenizer, json: options.json, signal }
+  if (!isRank) return await trainRank(run, RankGroup.alone)
 
   endWithLauncher()
-  using group = await joinRun(place, recipe)
+  using group = await joinRun(place, recipe, signal)
   try {
-    return await trainRank(asked, recipe, data, tokenizer, group, options.json)
+    await trainRank(run, group)
   } catch (cause) {
     const error = await group.explain(cause)
     group.fail(errorLine(error).replace('error: ', ''))
@@ -66,18 +80,20 @@ export async function train(asked: Recipe, options: TrainOptions = {}): Promise<
   }
 }
 
-/**
- * One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs.
- * @param asked the recipe as it was given, for the record; `recipe` has its models on this machine
- */
-async function trainRank(
-  asked: Recipe,
-  recipe: Recipe,
-  data: TrainingRows,
-  tokenizer: LlamaTokenizer,
-  group: RankGroup,
-  json = false,
-): Promise<number> {
+/** What a rank's part is made of. */
+interface RankRun {
+  /** The recipe as it was given, for the record. */
+  asked: Recipe
+  /** The recipe with its models on this machine. */
+  recipe: Recipe
+  data: TrainingRows
+  tokenizer: LlamaTokenizer
+  json?: boolean
+  signal: AbortSignal
+}
+
+/** One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs. */
+async function trainRank({ asked, recipe, data, tokenizer, json, signal }: RankRun, group: RankGroup): Promise<void> {
   const isFirst = group.rank === 0
   const savePath = required(recipe.save_path, 'no place to save the trained model', '--save_path DIR')
   const logPath = recipe.log_path ?? join(savePath, 'logs')
@@ -85,16 +101,14 @@ async function trainRank(
   const display: RunDisplay = json ? new EventLines() : new ProgressDisplay()
   const log = new TrainingLog(logPath)
   const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
-  using stop = new StopRequest(
-    () => isFirst && display.print('stopping after this step; a second Ctrl-C quits at once'),
-    () => display.close(),
-  )
+  const sayStopping = () => isFirst && display.print('stopping after this step; a second Ctrl-C quits at once')
+  signal.addEventListener('abort', sayStopping)
   let trained = false
   let saved = false
   try {
-    using model = await createModel(recipe, tokenizer, group, stop.signal)
+    using model = await createModel(recipe, tokenizer, group, signal)
     const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(asked) })
-    const result = await trainer.train({ subscribers, signal: stop.signal, onStep: () => (trained = true) })
+    const result = await trainer.train({ subscribers, signal, onStep: () => (trained = true) })
     if (result.reason === 'completed') {
       await model.savePretrained(savePath, {
         dtype: recipe.save_dtype === 'auto' ? undefined : recipe.save_dtype,
@@ -105,27 +119,34 @@ async function trainRank(
       if (isFirst) display.print(`model saved in ${savePath}`)
       const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
       if (data.heldOut.length > 0) {
-        await model.asOne((whole) => judge(whole, tokenizer, data.heldOut, result.steps, emit, stop.signal))
+        await model.asOne((whole) => judge(whole, tokenizer, data.heldOut, result.steps, emit, signal))
       }
     }
     await group.barrier()
-  } catch (error) {
-    if (!stop.signal.aborted || (error as Error).name !== 'AbortError') throw error
   } finally {
+    signal.removeEventListener('abort', sayStopping)
     for (const subscriber of subscribers) subscriber.close()
     if (trained && isFirst) report(log.path, join(logPath, 'report.html'), display)
     if (saved) await describe(savePath, logPath, display)
   }
-  return stop.exitCode ?? 0
 }
 
 /** The recipe with directories in the place of models that are on the Hub, which are downloaded. */
-async function withLocalPaths(recipe: Recipe, parts: 'all' | 'tokenizer', signal: AbortSignal): Promise<Recipe> {
+async function withLocalPaths(
+  recipe: Recipe,
+  options: { parts: 'all' | 'tokenizer'; signal: AbortSignal },
+  quiet: boolean,
+): Promise<Recipe> {
   const { model_path: model, tokenizer_path: tokenizer } = recipe
-  return {
-    ...recipe,
-    ...(model && { model_path: await modelDirectory(model, { parts, signal }) }),
-    ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { parts: 'tokenizer', signal }) }),
+  try {
+    return {
+      ...recipe,
+      ...(model && { model_path: await modelDirectory(model, options) }),
+      ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { ...options, parts: 'tokenizer' }) }),
+    }
+  } catch (error) {
+    if (options.signal.aborted && !quiet) console.error('the download has stopped; the same command goes on with it')
+    throw options.signal.aborted ? options.signal.reason : error
   }
 }
 
@@ -152,10 +173,9 @@ function tokenizerPath(recipe: Recipe): string {
   return required(path, 'no model to train', '--model_path DIR (or, for a new model, --tokenizer_path DIR)')
 }
 
-async function preview(count: number, rows: Instruction[], tokenizer: LlamaTokenizer, recipe: Recipe): Promise<number> {
+async function preview(count: number, rows: Instruction[], tokenizer: LlamaTokenizer, recipe: Recipe): Promise<void> {
   const { instances } = await buildInstances(rows.slice(0, 4 * count), tokenizer, recipe.max_length)
   console.log(previewInstances(instances, tokenizer, count, { color: hasColors(process.stdout) }))
-  return 0
 }
 
 async function createModel(

@@ -1,0 +1,91 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, it } from 'vitest'
+import { freePort } from '../../lib/parallel/launcher.js'
+import { Rendezvous } from '../../lib/parallel/rendezvous.js'
+
+type Options = Parameters<typeof Rendezvous.join>[0]
+
+/** Ranks of this process that have met. */
+async function meet(size: number): Promise<Rendezvous[]> {
+  const place = { size, address: '127.0.0.1', port: await freePort(), timeout: 60 }
+  return await Promise.all(Array.from({ length: size }, (_, rank) => Rendezvous.join({ ...place, rank })))
+}
+
+const lost = (what: string) => ({ code: 'RANK_LOST', message: expect.stringContaining(what) })
+
+describe('a rank', () => {
+  it.each([0, 1])('that waits for others, as rank %i of 2, ends with the reason of its signal', async (rank) => {
+    const place: Options = { rank, size: 2, address: '127.0.0.1', port: await freePort(), timeout: 60 }
+    const controller = new AbortController()
+    const joining = Rendezvous.join({ ...place, signal: controller.signal })
+    await sleep(50)
+    const reason = new Error('stopped')
+    controller.abort(reason)
+    await expect(joining).rejects.toBe(reason)
+
+    const again = await Rendezvous.join({ ...place, rank: 0, size: 1 }) // the port is free
+    again.close()
+  })
+
+  it('that gives up before all have met is not waited for', async () => {
+    const place = { size: 3, address: '127.0.0.1', port: await freePort(), timeout: 60 }
+    const controller = new AbortController()
+    const first = Rendezvous.join({ ...place, rank: 0, signal: controller.signal })
+    const second = Rendezvous.join({ ...place, rank: 1 })
+    await sleep(50)
+    controller.abort()
+    await expect(first).rejects.toThrow('aborted')
+    await expect(second).rejects.toMatchObject(lost('rank 0 of 3 has left the run'))
+  })
+
+  it('that stops while the ranks connect ends their waiting', async () => {
+    const [zero, one] = await meet(2)
+    const controller = new AbortController()
+    const reason = new Error('stopped')
+    const work = zero.unlessAborted(controller.signal, () => zero.exchange('devices', 0))
+    controller.abort(reason)
+    await expect(work).rejects.toBe(reason)
+    zero.fail('stopped')
+    await expect(one.exchange('devices', 1)).rejects.toMatchObject(lost('rank 0 of 2 failed: stopped'))
+    one.close()
+    zero.close()
+  })
+
+  it.each([
+    { leaver: 1, waiter: 0 },
+    { leaver: 0, waiter: 1 },
+  ])('$leaver that leaves is not waited for by rank $waiter, which has begun to', async (ranks) => {
+    const all = await meet(2)
+    const [leaver, waiter] = [all[ranks.leaver], all[ranks.waiter]]
+    const begun = waiter.exchange('answers', 1)
+    leaver.close()
+    await expect(begun).rejects.toMatchObject(lost(`rank ${ranks.leaver} of 2 has left the run`))
+    waiter.close()
+  })
+
+  it.each([
+    { leaver: 1, waiter: 0 },
+    { leaver: 0, waiter: 1 },
+  ])('$leaver that has left is not waited for by rank $waiter, which asks later', async (ranks) => {
+    const all = await meet(2)
+    const [leaver, waiter] = [all[ranks.leaver], all[ranks.waiter]]
+    leaver.close()
+    await sleep(50)
+    await expect(waiter.exchange('answers', 1)).rejects.toMatchObject(
+      lost(`rank ${ranks.leaver} of 2 has left the run`),
+    )
+    waiter.close()
+  })
+
+  it('that has left keeps no process alive, whatever was on its way to it', async () => {
+    const [zero, one, two] = await meet(3)
+    zero.lost.addEventListener('abort', () => zero.close())
+    one.fail('its disk is full')
+    await new Promise(setImmediate) // rank 0 hears of it together with what comes now
+    await expect(two.exchange('answers', 1)).rejects.toMatchObject(lost('rank 1 of 3 failed'))
+    await sleep(50)
+    expect(process.getActiveResourcesInfo()).not.toContain('Timeout')
+    one.close()
+    two.close()
+  })
+})
