@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+import './symbol-dispose.js'
 
 export type { CastDType } from './checkpoint/cast.js'
 export { type InspectOptions, inspect } from './checkpoint/inspect.js'

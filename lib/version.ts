@@ -12,5 +12,5 @@ const manifest = JSON.parse(readFileSync(path.join(packageRoot, 'package.json'),
 /** The version in package.json. */
 export const packageVersion = manifest.version
 
-/** The oldest Node.js that it is for, such as `20.17`. */
-export const oldestNode = /\d+\.\d+/.exec(manifest.engines.node)![0]
+/** The oldest Node.js that it is for, such as `20`. */
+export const oldestNode = /[\d.]+/.exec(manifest.engines.node)![0]

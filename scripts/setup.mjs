@@ -53,7 +53,8 @@ const nativeIsCurrent = (native) =>
 // ---- the steps ----------------------------------------------------------------------------------------------------
 
 function checkNode() {
-  const wanted = /\d+\.\d+/.exec(JSON.parse(readText(path.join(root, 'package.json'))).engines.node)[0]
+  const { devEngines } = JSON.parse(readText(path.join(root, 'package.json')))
+  const wanted = /[\d.]+/.exec(devEngines.runtime.version)[0] // the package itself serves older ones
   if (process.versions.node.localeCompare(wanted, 'en', { numeric: true }) < 0) {
     throw new StepError(`this is Node.js ${process.versions.node}; install ${wanted} or newer from https://nodejs.org`)
   }

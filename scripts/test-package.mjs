@@ -25,7 +25,7 @@ import { root } from './toolchain.mjs'
 
 const { engines } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
 /** The oldest that it is for, and the newest when this was written; beside the one that runs this. */
-const otherNodes = [`${/\d+\.\d+/.exec(engines.node)[0]}.0`, '26.12.1']
+const otherNodes = [`${/\d+/.exec(engines.node)[0]}.0.0`, '26.12.1']
 
 const say = (text) => console.log(`package: ${text}`)
 const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { crc32 } from 'node:zlib'
+import { crc32 } from '../crc.js'
 import { CheckpointError } from '../errors.js'
 import { printable } from './describe.js'
 import type { TensorToWrite } from './file-sink.js'

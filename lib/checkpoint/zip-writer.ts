@@ -4,7 +4,7 @@
  * Sizes are known before an entry is written, so local headers carry them, which torch's own leave out; the checksum
  * is filled in afterwards. Format: APPNOTE.TXT of PKWARE, 4.3 to 4.5.
  */
-import { crc32 } from 'node:zlib'
+import { crc32 } from '../crc.js'
 import type { FileSink } from './file-sink.js'
 
 /** torch's `storage_alignment`. */

@@ -1,5 +1,5 @@
-import { crc32 } from 'node:zlib'
 import { fromRandomAccessReaderPromise, RandomAccessReader } from 'yauzl'
+import { crc32 } from '../crc.js'
 import { CheckpointError } from '../errors.js'
 import { printable } from './describe.js'
 import { WeightFile } from './weight-file.js'

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import '../symbol-dispose.js'
 import { constants } from 'node:os'
 import { isatty } from 'node:tty'
 import { reportToLauncher } from '../parallel/launcher.js'

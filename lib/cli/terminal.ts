@@ -1,12 +1,13 @@
 import type { WriteStream } from 'node:tty'
-import { styleText } from 'node:util'
+import { inspect } from 'node:util'
 
-type Format = Parameters<typeof styleText>[0]
+type Format = 'bold' | 'dim' | 'italic' | 'green' | 'red'
 
 /** Colours text where the stream is to have colours. */
 export function paint(stream: NodeJS.WriteStream, format: Format, text: string): string {
-  // The choice is made here: by itself, styleText asks about stdout whatever it is that the text is for.
-  return hasColors(stream) ? styleText(format, text, { validateStream: false }) : text
+  if (!hasColors(stream)) return text
+  const [on, off] = inspect.colors[format]!
+  return `\x1b[${on}m${text}\x1b[${off}m`
 }
 
 /** Prints what a command has found or done: as text, or for programs as JSON. Both go to stdout, alone. */

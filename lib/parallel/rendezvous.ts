@@ -394,7 +394,7 @@ export class Rendezvous {
       const timedOut = code === 'COLLECTIVE_TIMEOUT'
       send(this.socket, { stuck: timedOut ? message : null })
       const limit = AbortSignal.timeout(1000 * Math.min(this.options.timeout ?? 300, patience) + 5000)
-      await once(AbortSignal.any([lost, judged, limit]), 'abort')
+      await Promise.race([lost, judged, limit].map((signal) => once(signal, 'abort')))
       // Rank 0, which judges, has not even answered.
       if (!lost.aborted && !judged.aborted && timedOut) return this.inArrears([0], message)
     }

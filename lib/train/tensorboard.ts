@@ -1,6 +1,7 @@
 import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
+import { crc32c } from '../crc.js'
 import type { TrainEvent, TrainSubscriber } from './events.js'
 
 /**
@@ -91,18 +92,6 @@ export function frameRecord(data: Uint8Array): Buffer {
 function maskedCrc32c(data: Uint8Array): number {
   const crc = crc32c(data)
   return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0
-}
-
-const crcTable = Uint32Array.from({ length: 256 }, (_, byte) => {
-  for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? (byte >>> 1) ^ 0x82f63b78 : byte >>> 1
-  return byte
-})
-
-/** CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), as RFC 3720 gives it. */
-export function crc32c(data: Uint8Array): number {
-  let crc = 0xffffffff
-  for (const byte of data) crc = (crc >>> 8) ^ crcTable[(crc ^ byte) & 0xff]
-  return (crc ^ 0xffffffff) >>> 0
 }
 
 // Protobuf's wire format: a field is (number << 3 | type), then a varint (0), 8 bytes (1), a length and bytes (2), or

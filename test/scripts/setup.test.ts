@@ -32,14 +32,14 @@ describe('the set-up', () => {
   beforeEach(() => {
     root = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-setup-'))
     cpSync(path.join(__dirname, '../../scripts'), path.join(root, 'scripts'), { recursive: true })
-    write('package.json', { engines: { node: '>=20.17' } })
+    write('package.json', { devEngines: { runtime: { name: 'node', version: '>=20.19' } } })
     write('package-lock.json', locked('1.0.0'))
     write('npm.js', fakeNpm(locked('1.0.0')))
   })
   afterEach(() => rmSync(root, { recursive: true }))
 
   it('names the Node.js that is needed', () => {
-    write('package.json', { engines: { node: '>=99.1' } })
+    write('package.json', { devEngines: { runtime: { name: 'node', version: '>=99.1' } } })
     const { status, stderr } = setUp([])
     expect(status).toBe(1)
     expect(stderr).toBe(

@@ -1,0 +1,24 @@
+/** Cyclic redundancy checks of 32 bits, reflected, as files have them. */
+import * as zlib from 'node:zlib'
+
+/** A checksum of bytes; `value` is that of the bytes before them. */
+export type Crc = (data: Uint8Array, value?: number) => number
+
+/** @param polynomial in its reflected form */
+export function crcOf(polynomial: number): Crc {
+  const table = Uint32Array.from({ length: 256 }, (_, byte) => {
+    for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? (byte >>> 1) ^ polynomial : byte >>> 1
+    return byte
+  })
+  return (data, value = 0) => {
+    let crc = ~value
+    for (const byte of data) crc = (crc >>> 8) ^ table[(crc ^ byte) & 0xff]
+    return ~crc >>> 0
+  }
+}
+
+/** CRC-32, of zip archives. Node.js has it from 20.15 on, ten times as fast. */
+export const crc32: Crc = zlib.crc32 ?? crcOf(0xedb88320)
+
+/** CRC-32C (Castagnoli), as RFC 3720 gives it. */
+export const crc32c = crcOf(0x82f63b78)
