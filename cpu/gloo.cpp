@@ -11,9 +11,11 @@
 #include <gloo/transport/unbound_buffer.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstring>
 #include <mutex>
 #include <optional>
+#include <thread>
 
 namespace openalpaca::cpu {
 namespace {
@@ -102,13 +104,24 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   int size() const override { return size_; }
   Address address() const override { return mesh_->address(); }
 
+  // Gloo waits for the other ranks five times its timeout, whatever happens; so a thread does that may be left behind.
   void connect(const std::vector<Address>& addresses) override {
-    try {
-      mesh_->connect(addresses);
-    } catch (const std::exception& error) {
-      throw Error("CONNECTION_FAILED",
-                  "rank " + std::to_string(rank_) + " cannot reach the other ranks: " + error.what());
-    }
+    std::thread([self = shared_from_this(), addresses] {
+      std::optional<Error> failure;
+      try {
+        self->mesh_->connect(addresses);
+      } catch (const std::exception& error) {
+        failure.emplace("CONNECTION_FAILED",
+                        "rank " + std::to_string(self->rank_) + " cannot reach the other ranks: " + error.what());
+      }
+      std::lock_guard lock(self->mutex_);
+      if (failure && !self->failure_) self->failure_ = failure;
+      self->connected_ = !failure;
+      self->changed_.notify_all();
+    }).detach();
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return connected_ || failure_; });
+    if (failure_) throw *failure_;
   }
 
   void all_gather(Stream& stream, const Tensor& out, const Tensor& in) override {
@@ -159,6 +172,7 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   void abort(const Error& reason) override {
     std::lock_guard lock(mutex_);
     if (!failure_) failure_ = reason;
+    changed_.notify_all();
     for (UnboundBuffer* buffer : in_flight_) {
       buffer->abortWaitRecv();
       buffer->abortWaitSend();
@@ -371,6 +385,8 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   std::vector<char> scratch_;  // touched on the stream alone, as is the count
   uint64_t collectives_ = 0;
   std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  bool connected_ = false;
   std::optional<Error> failure_;
   std::vector<UnboundBuffer*> in_flight_;
 };

@@ -3,6 +3,7 @@
 // a machine may lack, their notices, and build.json, which says what was built from what. The CUDA device is in it
 // wherever there is an nvcc; OPENALPACA_CUDA=OFF leaves it out.
 
+import { execFileSync } from 'node:child_process'
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import prebuildify from 'prebuildify'
@@ -12,6 +13,7 @@ import { builtAddon, openmp, folder as portable, staticLibraries } from './porta
 import { addonSources, nativeSources } from './state.mjs'
 import { hasNvcc, root } from './toolchain.mjs'
 
+const fetchCuda = path.join(root, 'scripts', 'fetch-cuda.mjs')
 const staging = path.join(root, 'build', 'prebuild')
 const folder = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)
 const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
@@ -35,6 +37,8 @@ function checkNeeds(files) {
 
 async function main() {
   if (hasNvcc()) process.env.OPENALPACA_CUDA ??= 'ON'
+  // What else it takes, before the minutes that oneDNN takes.
+  if (process.env.OPENALPACA_CUDA === 'ON') execFileSync(process.execPath, [fetchCuda], { stdio: 'inherit' })
   rmSync(staging, { recursive: true, force: true })
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(staging, { recursive: true })

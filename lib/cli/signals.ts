@@ -15,9 +15,26 @@ export class StopRequest implements Disposable {
   exitCode: number | undefined
   private readonly controller = new AbortController()
   private requestedAt = 0
+  private listening = false
+
+  /** Tidies up before a second signal ends the process, which runs no handlers of `exit`. */
+  onQuit = (): void => {}
 
   constructor() {
+    this.listen()
+  }
+
+  /** Listens again after a release; a second call changes nothing, for a signal on its way to a listener is lost with it. */
+  listen(): void {
+    if (this.listening) return
+    this.listening = true
     for (const name of stopSignals) process.on(name, this.receive)
+  }
+
+  /** Leaves signals to Node.js, where nothing would be lost: they end the process at once, whatever it is doing. */
+  release(): void {
+    this.listening = false
+    for (const name of stopSignals) process.off(name, this.receive)
   }
 
   get signal(): AbortSignal {
@@ -30,12 +47,14 @@ export class StopRequest implements Disposable {
       this.requestedAt = performance.now()
       this.controller.abort(new DOMException(`stopped by ${name}`, 'AbortError'))
     } else if (name !== 'SIGHUP' && performance.now() - this.requestedAt > samePress) {
-      process.exit(this.exitCode)
+      this.onQuit()
+      this.release()
+      process.kill(process.pid, name) // process.exit() would wait for threads that wait for other ranks or for a disk
     }
   };
 
   [Symbol.dispose](): void {
-    for (const name of stopSignals) process.off(name, this.receive)
+    this.release()
   }
 }
 

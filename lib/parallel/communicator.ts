@@ -55,6 +55,7 @@ export class Communicator implements Disposable {
     const handle = native.communicatorCreate(device.handle, backend, rank, size, address, milliseconds)
     const own = Buffer.from(native.communicatorAddress(handle)).toString('base64')
     const addresses = await rendezvous.exchange('communicator', own)
+    lost.throwIfAborted()
     const communicator = new Communicator(rank, size, backend, handle)
     lost.addEventListener('abort', () => communicator.abort(lost.reason), { once: true })
     const bytes = addresses.map((text) => Buffer.from(text, 'base64'))

@@ -77,6 +77,8 @@ class Server {
   private complaint?: string
   private verdict?: ToClient
   private readonly timers = new Set<NodeJS.Timeout>()
+  /** Connections that no rank has claimed yet. */
+  private readonly strangers = new Set<net.Socket>()
   private closed = false
 
   private constructor(
@@ -121,11 +123,9 @@ class Server {
 
   private accept(socket: net.Socket): void {
     let rank = -1
+    this.strangers.add(socket)
     receive<ToServer>(socket, (message) => {
-      if (this.closed) {
-        if (rank < 0) socket.destroy() // too late
-        return
-      }
+      if (this.closed) return // what was on its way
       if ('join' in message) {
         const refused = this.refusal(message.join, message.size)
         if (refused) {
@@ -134,6 +134,7 @@ class Server {
         }
         rank = message.join
         this.sockets[rank] = socket
+        this.strangers.delete(socket)
         if (!this.sockets.includes(undefined)) this.welcome()
       } else if (rank < 0) {
         socket.destroy()
@@ -150,6 +151,7 @@ class Server {
       }
     })
     socket.on('close', () => {
+      this.strangers.delete(socket)
       if (rank >= 0 && !this.left.has(rank)) {
         this.left.add(rank)
         this.tellLost(rank, 'is gone: its process ended')
@@ -241,6 +243,7 @@ class Server {
     this.broadcast({ leaving: true })
     this.server.close()
     for (const socket of this.sockets) socket?.destroySoon()
+    for (const socket of this.strangers) socket.destroy()
   }
 }
 
@@ -298,7 +301,9 @@ export class Rendezvous {
     signal?.addEventListener('abort', giveUp)
     try {
       signal?.throwIfAborted()
-      return await work()
+      const result = await work()
+      signal?.throwIfAborted()
+      return result
     } catch (error) {
       throw signal?.aborted ? signal.reason : error
     } finally {
@@ -390,7 +395,7 @@ export class Rendezvous {
     if (code !== 'COLLECTIVE_TIMEOUT' && code !== 'RANK_LOST') return error
     const { lost } = this
     const judged = this.judged.signal
-    if (!lost.aborted && !judged.aborted) {
+    if (!lost.aborted && !judged.aborted && this.socket.writable) {
       const timedOut = code === 'COLLECTIVE_TIMEOUT'
       send(this.socket, { stuck: timedOut ? message : null })
       const limit = AbortSignal.timeout(1000 * Math.min(this.options.timeout ?? 300, patience) + 5000)

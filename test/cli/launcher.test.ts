@@ -6,7 +6,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { zeroToFp32 } from '../../lib/checkpoint/zero-to-fp32.js'
 import { isLong } from '../support/long.js'
-import { smallRun } from '../support/small-run.js'
+import { main, smallRun } from '../support/small-run.js'
 import { logged, reached } from '../support/train-log.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'ranks-'))
@@ -128,10 +128,16 @@ describe('train --ranks', () => {
 
   it('ends at Ctrl-C at whatever moment of its start, and does not start again', async () => {
     for (let press = 0; press < presses; press++) {
-      const child = train(newRun(), '--ranks', '3', '--max_restarts', '1', '--max_steps', '10000', '--epochs', '10000')
+      const more = ['--ranks', '3', '--max_restarts', '1', '--max_steps', '10000', '--epochs', '10000']
+      // A model that is read, or a new one.
+      const run =
+        press % 2 === 0
+          ? smallRun({ save_path: newRun() })
+          : [main, 'train', '--device', 'cpu', '--save_path', newRun()]
+      const child = spawn(process.execPath, [...run, ...more], { stdio: ['ignore', 'pipe', 'pipe'] })
       const end = ended(child)
       while (rankProcesses(child).size < 3 && child.exitCode === null) await new Promise(setImmediate)
-      const delay = below(1000)
+      const delay = below(press % 2 === 0 ? 1000 : 2000)
       await new Promise((resolve) => setTimeout(resolve, delay))
       child.kill('SIGINT')
       expect(await end, `${delay} ms after the ranks were there`).toMatchObject({ code: 130, errors: '' })

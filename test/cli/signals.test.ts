@@ -11,22 +11,26 @@ afterEach(() => {
 
 describe('a signal', () => {
   test('asks to stop the first time and ends the process the second time', () => {
-    const exit = vi.spyOn(process, 'exit').mockImplementation(() => undefined as never)
+    const kill = vi.spyOn(process, 'kill').mockReturnValue(true)
+    const before = process.listenerCount('SIGINT')
     using request = new StopRequest()
+    request.onQuit = vi.fn()
     expect(request.signal.aborted).toBe(false)
 
     process.emit('SIGINT', 'SIGINT')
     expect(request.signal.reason).toMatchObject({ name: 'AbortError', message: 'stopped by SIGINT' })
     expect(request.exitCode).toBe(130)
-    expect(exit).not.toHaveBeenCalled()
 
     vi.advanceTimersByTime(100) // the same press once more, forwarded by npm
     process.emit('SIGINT', 'SIGINT')
-    expect(exit).not.toHaveBeenCalled()
+    expect(request.onQuit).not.toHaveBeenCalled()
+    expect(kill).not.toHaveBeenCalled()
 
     vi.advanceTimersByTime(1000)
     process.emit('SIGINT', 'SIGINT')
-    expect(exit).toHaveBeenCalledExactlyOnceWith(130)
+    expect(request.onQuit).toHaveBeenCalledOnce()
+    expect(kill).toHaveBeenCalledExactlyOnceWith(process.pid, 'SIGINT')
+    expect(process.listenerCount('SIGINT')).toBe(before) // so that it ends the process
   })
 
   test('to terminate is told apart by its exit code', () => {
@@ -36,13 +40,13 @@ describe('a signal', () => {
   })
 
   test('that the terminal has gone asks to stop, and never ends the process at once', () => {
-    const exit = vi.spyOn(process, 'exit').mockImplementation(() => undefined as never)
+    const kill = vi.spyOn(process, 'kill').mockReturnValue(true)
     using request = new StopRequest()
     process.emit('SIGHUP', 'SIGHUP')
     vi.advanceTimersByTime(10_000)
     process.emit('SIGHUP', 'SIGHUP')
     expect(request.exitCode).toBe(129)
-    expect(exit).not.toHaveBeenCalled()
+    expect(kill).not.toHaveBeenCalled()
   })
 
   test('ends work that can be stopped with its exit code and no error, and errors of its own stay errors', async () => {
@@ -57,9 +61,23 @@ describe('a signal', () => {
     await expect(stoppable(() => Promise.reject(new Error('full')))).rejects.toThrow('full')
   })
 
-  test('is left to Node again afterwards', () => {
+  test('that is on its way is not lost when listening is asked for once more', async () => {
+    using request = new StopRequest()
+    process.kill(process.pid, 'SIGINT') // is heard in the next turn of the event loop
+    request.listen()
+    await new Promise(setImmediate)
+    await new Promise(setImmediate)
+    expect(request.exitCode).toBe(130)
+  })
+
+  test('is left to Node.js where it is released, and afterwards', () => {
     const before = process.listenerCount('SIGINT')
     const request = new StopRequest()
+    expect(process.listenerCount('SIGINT')).toBe(before + 1)
+    request.release()
+    expect(process.listenerCount('SIGINT')).toBe(before)
+    request.listen()
+    request.listen()
     expect(process.listenerCount('SIGINT')).toBe(before + 1)
     request[Symbol.dispose]()
     expect(process.listenerCount('SIGINT')).toBe(before)

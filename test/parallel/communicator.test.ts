@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto'
 import net from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { openDevice } from '../../lib/device.js'
+import { native } from '../../lib/native.js'
 import * as ops from '../../lib/ops.js'
 import { freePort } from '../../lib/parallel/launcher.js'
 import type { Tensor } from '../../lib/tensor.js'
@@ -134,6 +136,18 @@ describe('when a rank is lost', () => {
       expect(others).toEqual([told, told])
     },
   )
+})
+
+it('a communicator that waits for a rank which does not connect gives up when it is told to', async () => {
+  const create = (rank: number) => native.communicatorCreate(device.handle, 'gloo', rank, 2, '127.0.0.1', 600_000)
+  for (let isCaller = true; isCaller; ) {
+    const handles = [create(0), create(1)]
+    const waiting = native.communicatorConnect(handles[0], handles.map(native.communicatorAddress))
+    // One of two ranks calls the other, as their ports have it, and needs no answer.
+    isCaller = await Promise.race([waiting.then(() => true), sleep(100, false)])
+    native.communicatorAbort(handles[0], 'ABORTED', 'stopped')
+    if (!isCaller) await expect(waiting).rejects.toMatchObject({ code: 'ABORTED', message: 'stopped' })
+  }
 })
 
 describe('a rendezvous', () => {

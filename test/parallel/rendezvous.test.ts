@@ -1,5 +1,7 @@
+import { once } from 'node:events'
+import net from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { freePort } from '../../lib/parallel/launcher.js'
 import { Rendezvous } from '../../lib/parallel/rendezvous.js'
 
@@ -43,8 +45,10 @@ describe('a rank', () => {
     const controller = new AbortController()
     const reason = new Error('stopped')
     const work = zero.unlessAborted(controller.signal, () => zero.exchange('devices', 0))
+    const deaf = zero.unlessAborted(controller.signal, () => sleep(50))
     controller.abort(reason)
     await expect(work).rejects.toBe(reason)
+    await expect(deaf).rejects.toBe(reason)
     zero.fail('stopped')
     await expect(one.exchange('devices', 1)).rejects.toMatchObject(lost('rank 0 of 2 failed: stopped'))
     one.close()
@@ -79,13 +83,29 @@ describe('a rank', () => {
 
   it('that has left keeps no process alive, whatever was on its way to it', async () => {
     const [zero, one, two] = await meet(3)
-    zero.lost.addEventListener('abort', () => zero.close())
+    const timers = vi.spyOn(globalThis, 'setTimeout')
+    zero.lost.addEventListener('abort', () => {
+      zero.close()
+      timers.mockClear()
+    })
+    await new Promise(setImmediate)
     one.fail('its disk is full')
-    await new Promise(setImmediate) // rank 0 hears of it together with what comes now
+    await new Promise(setImmediate) // it has been read, and rank 0 hears of it together with what comes now
     await expect(two.exchange('answers', 1)).rejects.toMatchObject(lost('rank 1 of 3 failed'))
     await sleep(50)
-    expect(process.getActiveResourcesInfo()).not.toContain('Timeout')
+    expect(timers.mock.calls.filter(([, delay]) => delay === 60_000)).toEqual([])
+    timers.mockRestore()
     one.close()
     two.close()
+  })
+
+  it('that has left closes the connections of those that were no ranks', async () => {
+    const port = await freePort()
+    const zero = await Rendezvous.join({ rank: 0, size: 1, address: '127.0.0.1', port })
+    const stranger = net.connect(port, '127.0.0.1').on('error', () => {})
+    await once(stranger, 'connect')
+    await sleep(50)
+    zero.close()
+    await once(stranger, 'close')
   })
 })

@@ -42,7 +42,7 @@ export async function train(recipe: Recipe, options: TrainOptions = {}): Promise
   }
   using stop = new StopRequest()
   try {
-    await trainHere(recipe, options, place, stop.signal)
+    await trainHere(recipe, options, place, stop)
   } catch (error) {
     if (error !== stop.signal.reason) throw error
   }
@@ -50,23 +50,26 @@ export async function train(recipe: Recipe, options: TrainOptions = {}): Promise
 }
 
 /**
- * All of it, or one rank's part.
- * @param signal asks to stop; work that cannot be gone on with from a checkpoint then ends with its reason
+ * All of it, or one rank's part. Where that is asked to stop and has nothing to go on with later, it ends with the
+ * request's reason.
  */
 async function trainHere(
   asked: Recipe,
   options: TrainOptions,
   place: ReturnType<typeof placeFromEnvironment>,
-  signal: AbortSignal,
+  stop: StopRequest,
 ): Promise<void> {
+  const { signal } = stop
   const isRank = place?.kind === 'rank' && place.size > 1
   const parts = options.preview === undefined ? 'all' : 'tokenizer'
   const recipe = await withLocalPaths(asked, { parts, signal }, isRank && place.rank > 0)
+  if (!isRank) stop.release() // a rank never does: a signal that it missed would leave the others waiting for it
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   signal.throwIfAborted()
   if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
-  const run = { asked, recipe, data, tokenizer, json: options.json, signal }
+  stop.listen()
+  const run = { asked, recipe, data, tokenizer, json: options.json, stop }
   if (!isRank) return await trainRank(run, RankGroup.alone)
 
   endWithLauncher()
@@ -89,11 +92,12 @@ interface RankRun {
   data: TrainingRows
   tokenizer: LlamaTokenizer
   json?: boolean
-  signal: AbortSignal
+  stop: StopRequest
 }
 
 /** One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs. */
-async function trainRank({ asked, recipe, data, tokenizer, json, signal }: RankRun, group: RankGroup): Promise<void> {
+async function trainRank({ asked, recipe, data, tokenizer, json, stop }: RankRun, group: RankGroup): Promise<void> {
+  const { signal } = stop
   const isFirst = group.rank === 0
   const savePath = required(recipe.save_path, 'no place to save the trained model', '--save_path DIR')
   const logPath = recipe.log_path ?? join(savePath, 'logs')
@@ -103,6 +107,7 @@ async function trainRank({ asked, recipe, data, tokenizer, json, signal }: RankR
   const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
   const sayStopping = () => isFirst && display.print('stopping after this step; a second Ctrl-C quits at once')
   signal.addEventListener('abort', sayStopping)
+  stop.onQuit = () => display.close()
   let trained = false
   let saved = false
   try {
