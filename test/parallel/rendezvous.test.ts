@@ -15,6 +15,11 @@ async function meet(size: number): Promise<Rendezvous[]> {
 
 const lost = (what: string) => ({ code: 'RANK_LOST', message: expect.stringContaining(what) })
 
+const pairs = [
+  { leaver: 1, waiter: 0 },
+  { leaver: 0, waiter: 1 },
+]
+
 describe('a rank', () => {
   it.each([0, 1])('that waits for others, as rank %i of 2, ends with the reason of its signal', async (rank) => {
     const place: Options = { rank, size: 2, address: '127.0.0.1', port: await freePort(), timeout: 60 }
@@ -55,10 +60,7 @@ describe('a rank', () => {
     zero.close()
   })
 
-  it.each([
-    { leaver: 1, waiter: 0 },
-    { leaver: 0, waiter: 1 },
-  ])('$leaver that leaves is not waited for by rank $waiter, which has begun to', async (ranks) => {
+  it.each(pairs)('$leaver that leaves is not waited for by rank $waiter, which has begun to', async (ranks) => {
     const all = await meet(2)
     const [leaver, waiter] = [all[ranks.leaver], all[ranks.waiter]]
     const begun = waiter.exchange('answers', 1)
@@ -67,10 +69,7 @@ describe('a rank', () => {
     waiter.close()
   })
 
-  it.each([
-    { leaver: 1, waiter: 0 },
-    { leaver: 0, waiter: 1 },
-  ])('$leaver that has left is not waited for by rank $waiter, which asks later', async (ranks) => {
+  it.each(pairs)('$leaver that has left is not waited for by rank $waiter, which asks later', async (ranks) => {
     const all = await meet(2)
     const [leaver, waiter] = [all[ranks.leaver], all[ranks.waiter]]
     leaver.close()
