@@ -5,6 +5,7 @@ import net from 'node:net'
 import os from 'node:os'
 import { createInterface } from 'node:readline'
 import { ParallelError } from '../errors.js'
+import { checkAddress } from './address.js'
 
 export interface LaunchOptions {
   /** Script and arguments of each rank. */
@@ -50,6 +51,9 @@ export function reportToLauncher(error: RankReport['error']): boolean {
 /** Seconds that the other ranks have to end by themselves when one has failed. */
 const grace = 20
 
+/** Seconds in which the name of another machine's pod appears. */
+const podPatience = 300
+
 /** What may be different the next time. */
 const passing = new Set(['RANK_LOST', 'COLLECTIVE_TIMEOUT', 'CONNECTION_FAILED', 'OUT_OF_MEMORY'])
 
@@ -71,6 +75,7 @@ interface Failure {
  */
 export async function launch(options: LaunchOptions): Promise<number> {
   let { args } = options
+  if (options.nodes) await checkAddress(options.nodes.address, { appearsWithin: podPatience })
   for (let restarts = 0; ; restarts++) {
     const outcome = await runRanks({ ...options, args })
     if (typeof outcome === 'number') return outcome
@@ -155,6 +160,7 @@ function start({ args, ranks, gpus }: LaunchOptions, { rank, localRank, size, ad
       RANK: String(rank),
       WORLD_SIZE: String(size),
       LOCAL_RANK: String(localRank),
+      LOCAL_WORLD_SIZE: String(ranks),
       MASTER_ADDR: address,
       MASTER_PORT: String(port),
       TORCHELASTIC_USE_AGENT_STORE: undefined,

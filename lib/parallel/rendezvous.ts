@@ -169,10 +169,10 @@ class Server {
   private welcome(): void {
     const sockets = this.sockets as net.Socket[]
     const isLocal = (address = '') => /^(::ffff:)?127\.|^::1$/.test(address)
-    // Those on rank 0's machine may have come by the loopback; others know them as they know rank 0.
+    // Those on rank 0's machine may have come by the loopback, of IPv4 or of IPv6; others know them as they know rank 0.
     const outside = sockets.find((socket) => !isLocal(socket.remoteAddress))?.localAddress
     const addresses = sockets.map(({ remoteAddress = '' }) =>
-      (isLocal(remoteAddress) ? (outside ?? remoteAddress) : remoteAddress).replace(/^::ffff:/, ''),
+      (isLocal(remoteAddress) ? (outside ?? '127.0.0.1') : remoteAddress).replace(/^::ffff:/, ''),
     )
     for (const socket of sockets) send(socket, { addresses })
   }

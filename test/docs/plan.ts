@@ -7,7 +7,7 @@
 export const cannotRun: [pattern: RegExp, needs: string][] = [
   [/^HF_TOKEN=.* push /, 'an account on the Hub'],
   [/ push /, 'an account on the Hub'],
-  [/^(torchrun|srun|mpirun) /, 'a launcher of ranks, and several machines'],
+  [/^(torchrun|srun|mpirun|mpiexec) /, 'a launcher of ranks, and several machines'],
   [/ train .*--gpus /, 'several GPUs'],
   [/--deepspeed /, "OpenAlpaca's repository, where the file lies"],
   [/test:gpu|bundle:gpu/, 'a GPU'],

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it, vi } from 'vitest'
+import { checkAddress } from '../../lib/parallel/address.js'
 import { freePort } from '../../lib/parallel/launcher.js'
 import { Rendezvous } from '../../lib/parallel/rendezvous.js'
 
@@ -19,6 +20,47 @@ const pairs = [
   { leaver: 1, waiter: 0 },
   { leaver: 0, waiter: 1 },
 ]
+
+describe('the address of rank 0', () => {
+  const failing = (code: string, times = Number.POSITIVE_INFINITY) =>
+    vi.fn(async () => {
+      if (times-- > 0) throw Object.assign(new Error('getaddrinfo'), { code })
+    })
+
+  it('is refused at once when it is a name that nobody knows', async () => {
+    const resolve = failing('ENOTFOUND')
+    await expect(checkAddress('no-such-host', { resolve })).rejects.toMatchObject({
+      code: 'INVALID_ENVIRONMENT',
+      message: expect.stringMatching(/^MASTER_ADDR is "no-such-host", .* cannot resolve \(ENOTFOUND\): set it/),
+    })
+    expect(resolve).toHaveBeenCalledTimes(1)
+  })
+
+  it('is asked for again while the name server is busy, or while a pod may still start', async () => {
+    await checkAddress('node-a', { resolve: failing('EAI_AGAIN', 1) })
+    await checkAddress('pod-0', { resolve: failing('ENOTFOUND', 1), appearsWithin: 60 })
+  })
+
+  it('may be a number, of IPv6 too', async () => {
+    for (const address of ['127.0.0.1', '::1', 'localhost']) await checkAddress(address)
+  })
+
+  it('is given up by a signal', async () => {
+    const stop = new AbortController()
+    const checking = checkAddress('pod-0', { resolve: failing('ENOTFOUND'), appearsWithin: 60, signal: stop.signal })
+    stop.abort()
+    await expect(checking).rejects.toThrow(/abort/)
+  })
+})
+
+describe('ranks of one machine', () => {
+  it.each(['::1', 'localhost', '127.0.0.1'])('that meet at %s know each other by one address', async (address) => {
+    const place = { size: 2, address, port: await freePort(), timeout: 60 }
+    const ranks = await Promise.all([0, 1].map((rank) => Rendezvous.join({ ...place, rank })))
+    expect(ranks.map((rank) => rank.address)).toEqual(['127.0.0.1', '127.0.0.1'])
+    for (const rank of ranks.reverse()) rank.close()
+  })
+})
 
 describe('a rank', () => {
   it.each([0, 1])('that waits for others, as rank %i of 2, ends with the reason of its signal', async (rank) => {

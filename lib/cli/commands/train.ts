@@ -5,6 +5,7 @@ import { previewInstances } from '../../data/preview.js'
 import { answersToShow, scoreAnswers } from '../../data/quickstart/evaluate.js'
 import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
 import { LlamaForCausalLM } from '../../model/llama.js'
+import { checkAddress } from '../../parallel/address.js'
 import { placeFromEnvironment } from '../../parallel/environment.js'
 import { RankGroup } from '../../parallel/group.js'
 import { endWithLauncher, launch } from '../../parallel/launcher.js'
@@ -61,6 +62,7 @@ async function trainHere(
 ): Promise<void> {
   const { signal } = stop
   const isRank = place?.kind === 'rank' && place.size > 1
+  if (isRank && options.preview === undefined) await checkAddress(place.address, { signal })
   const parts = options.preview === undefined ? 'all' : 'tokenizer'
   const recipe = await withLocalPaths(asked, { parts, signal }, isRank && place.rank > 0)
   if (!isRank) stop.release() // a rank never does: a signal that it missed would leave the others waiting for it
