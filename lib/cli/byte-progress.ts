@@ -1,5 +1,4 @@
-import { formatBytes } from '../checkpoint/describe.js'
-import { formatPercent } from '../format.js'
+import { formatBytes, formatPercent } from '../format.js'
 
 /** Milliseconds between two lines: on a terminal, where they overwrite each other, and elsewhere. */
 const redrawEvery = 200

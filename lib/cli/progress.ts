@@ -1,5 +1,5 @@
 import { MultiBar, Presets, type SingleBar } from 'cli-progress'
-import { formatCount, formatDuration, formatPercent, printable } from '../format.js'
+import { formatCount, formatDuration, formatPercent, forTerminal } from '../format.js'
 import type { EndEvent, SampleEvent, StartEvent, StepEvent, TrainEvent } from '../train/events.js'
 import type { RunDisplay } from './event-lines.js'
 import { paint } from './terminal.js'
@@ -148,8 +148,8 @@ export class ProgressDisplay implements RunDisplay {
 
   private sample({ instruction, input, output }: SampleEvent): string {
     const prompt = input ? `${instruction} ${input}` : instruction
-    const answer = printable(output).replaceAll('\n', '\n  ')
-    return `${paint(this.stream, 'italic', printable(prompt))}\n  ${answer}`
+    const answer = forTerminal(output).replaceAll('\n', '\n  ')
+    return `${paint(this.stream, 'italic', forTerminal(prompt))}\n  ${answer}`
   }
 
   private end({ reason, step, seconds, message }: EndEvent): void {

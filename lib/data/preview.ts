@@ -1,4 +1,4 @@
-import { printable } from '../format.js'
+import { forTerminal } from '../format.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { countLabels, type Instance } from './instances.js'
 
@@ -40,5 +40,5 @@ function labelRuns({ inputIds, labels }: Instance, tokenizer: LlamaTokenizer): {
     runs.at(-1)!.text += stream.push(id)
   }
   if (runs.length > 0) runs.at(-1)!.text += stream.flush()
-  return runs.map(({ text, learned }) => ({ text: printable(text), learned }))
+  return runs.map(({ text, learned }) => ({ text: forTerminal(text), learned }))
 }

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
-import { writeFileAtomically } from '../checkpoint/atomic.js'
 import { DataError } from '../errors.js'
+import { writeFileAtomically } from '../io/atomic.js'
 import { downloadDataset, parseHubName } from './hub.js'
 import { type Instruction, readDataFile } from './instructions.js'
 import { asObject, parseRows, type Rows, stringField } from './rows.js'

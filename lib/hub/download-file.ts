@@ -3,8 +3,8 @@ import { createReadStream } from 'node:fs'
 import { mkdir, open, rename, rm, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { findAbandoned, withStagingName } from '../checkpoint/staging.js'
 import { HubError } from '../errors.js'
+import { findAbandoned, withStagingName } from '../io/staging.js'
 import { answerError, networkReason } from './request.js'
 
 /** A file as the Hub lists it. */

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { z } from 'zod'
-import { printable } from '../checkpoint/describe.js'
 import { ConfigError } from '../errors.js'
+import { forError } from '../format.js'
 
 /** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, a ramp between. */
 export interface Llama3RopeScaling {
@@ -163,7 +163,7 @@ function ropeScaling(parameters: z.infer<typeof rope> | null | undefined, where:
   if (!parameters || type === 'default') return null
   if (type !== 'llama3') {
     throw new ConfigError(
-      `${where}: RoPE scaling of type "${printable(type)}" is not supported; "default" and "llama3" are`,
+      `${where}: RoPE scaling of type "${forError(type)}" is not supported; "default" and "llama3" are`,
     )
   }
   const need = (key: 'factor' | 'low_freq_factor' | 'high_freq_factor' | 'original_max_position_embeddings') => {
@@ -184,12 +184,12 @@ function refuseUnsupported(json: z.infer<typeof schema>, where: string): void {
   const architecture = json.architectures?.[0]
   if ((architecture && architecture !== 'LlamaForCausalLM') || (json.model_type && json.model_type !== 'llama')) {
     throw new ConfigError(
-      `${where}: unknown architecture ${printable(architecture ?? json.model_type ?? '')}; only LlamaForCausalLM is supported`,
+      `${where}: unknown architecture ${forError(architecture ?? json.model_type ?? '')}; only LlamaForCausalLM is supported`,
     )
   }
   if (json.attention_bias || json.mlp_bias) throw new ConfigError(`${where}: models with biases are not supported`)
   if (json.hidden_act !== 'silu') {
-    throw new ConfigError(`${where}: hidden_act must be "silu", got "${printable(json.hidden_act)}"`)
+    throw new ConfigError(`${where}: hidden_act must be "silu", got "${forError(json.hidden_act)}"`)
   }
 }
 
@@ -202,7 +202,7 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
   const parsed = schema.safeParse(input)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]
-    throw new ConfigError(`${where}: ${printable(`${issue.path.join('.') || 'the configuration'}: ${issue.message}`)}`)
+    throw new ConfigError(`${where}: ${forError(`${issue.path.join('.') || 'the configuration'}: ${issue.message}`)}`)
   }
   const json = parsed.data
   refuseUnsupported(json, where)
@@ -260,7 +260,7 @@ export async function readConfigFile(file: string, advice: string): Promise<Llam
   try {
     json = JSON.parse(text)
   } catch (error) {
-    throw new ConfigError(`${file} is not JSON: ${printable((error as Error).message)}`, { cause: error })
+    throw new ConfigError(`${file} is not JSON: ${forError((error as Error).message)}`, { cause: error })
   }
   return parseConfig(json as ConfigJson, file)
 }

@@ -4,32 +4,10 @@
  * query, key and value projections follow each other without a gap, and so do gate and up, so that each group is one
  * matrix product.
  */
+import type { Layout, Parameter, Unit } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import { numel } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
-
-export interface Parameter {
-  /** Hugging Face's name. */
-  name: string
-  shape: number[]
-  /** Elements from the unit's start. */
-  offset: number
-}
-
-export interface Unit {
-  name: string
-  parameters: Parameter[]
-  /** Elements, the gaps included. */
-  length: number
-}
-
-export interface Layout {
-  embedding: Unit
-  blocks: Unit[]
-  head: Unit
-  /** All of them, in the order of the forward pass. */
-  units: Unit[]
-}
 
 /** Groups start on 128 bytes of bfloat16, for vector loads and for tensor cores. */
 const alignment = 64

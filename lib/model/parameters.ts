@@ -1,15 +1,17 @@
 /** A model's weights in device memory, unit by unit: made anew, read from weight files, and handed to their writer. */
-import { isRotaryBuffer } from '../checkpoint/names.js'
-import { type ElementRange, sliceSource } from '../checkpoint/slice.js'
-import type { TensorInfo, WeightSource } from '../checkpoint/types.js'
+
 import type { Device } from '../device.js'
 import { CheckpointError } from '../errors.js'
+import { isRotaryBuffer } from '../formats/names.js'
+import { type ElementRange, sliceSource } from '../formats/slice.js'
+import type { TensorInfo, WeightSource } from '../io/weight-source.js'
 import * as ops from '../ops.js'
 import { RankGroup } from '../parallel/group.js'
 import { ShardedWeights } from '../parallel/sharded.js'
+import type { Layout, Parameter } from '../parallel/units.js'
 import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
-import { type Layout, layoutOf, type ModelTensors, modelTensors, type Parameter } from './layout.js'
+import { layoutOf, type ModelTensors, modelTensors } from './layout.js'
 import { loadableDTypes, readPieces, uploadTensors } from './transfer.js'
 
 /** What a model can compute in. */

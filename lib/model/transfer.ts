@@ -1,7 +1,8 @@
 /** Moves tensors between weight files and device memory in pieces, so that the host holds no more than a few of them. */
-import { readAll } from '../checkpoint/stream.js'
-import type { WeightSource } from '../checkpoint/types.js'
+
 import type { Stream } from '../device.js'
+import { readAll } from '../io/stream.js'
+import type { WeightSource } from '../io/weight-source.js'
 import * as ops from '../ops.js'
 import { bytesPerElement, type DType, type Tensor } from '../tensor.js'
 

@@ -4,11 +4,11 @@
  */
 import type { Stream } from '../device.js'
 import * as ops from '../ops.js'
+import type { UnitGradients, UnitWeights } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import type { Activations, BlockActivations } from './activations.js'
 import type { LlamaConfig } from './config.js'
 import type { BlockTensors, ModelTensors } from './layout.js'
-import type { UnitGradients, UnitWeights } from './units.js'
 
 /** What the passes of a batch share. */
 export interface Context {

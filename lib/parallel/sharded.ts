@@ -11,12 +11,11 @@
  * of it; below stage 2 the same holds for gradients. In stage 0 the shard is the whole.
  */
 import type { Device, Stream } from '../device.js'
-import type { Layout } from '../model/layout.js'
-import type { UnitGradients, UnitWeights } from '../model/units.js'
 import type { EventHandle } from '../native.js'
 import * as ops from '../ops.js'
 import type { DType, Tensor } from '../tensor.js'
 import type { RankGroup } from './group.js'
+import type { Layout, UnitGradients, UnitWeights } from './units.js'
 
 /** A buffer that units take in turns. */
 interface Slot {

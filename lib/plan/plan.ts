@@ -2,6 +2,8 @@
  * What a run would take on some GPUs: memory by kind, and the time of a step with what of the communication is hidden.
  * The model, the optimizer and the step of a real run are made on a device that only counts (dry-device.ts).
  */
+
+import { LlamaForCausalLM } from '../causal-lm.js'
 import type { Instance } from '../data/instances.js'
 import { batchesFrom, totalSteps } from '../data/order.js'
 import { spreadBatch } from '../data/packing.js'
@@ -9,7 +11,6 @@ import { DataError } from '../errors.js'
 import type { Backprop } from '../model/backprop.js'
 import type { LlamaConfig } from '../model/config.js'
 import { parameterCount } from '../model/layout.js'
-import { LlamaForCausalLM } from '../model/llama.js'
 import type { ModelDType } from '../model/parameters.js'
 import { RankGroup, type Stage } from '../parallel/group.js'
 import type { Tensor } from '../tensor.js'

@@ -1,5 +1,5 @@
-import type { GgufValue } from '../checkpoint/gguf-writer.js'
 import { TokenizerError } from '../errors.js'
+import type { GgufValue } from '../formats/gguf/gguf-writer.js'
 import { ModelType, PieceType } from './sentencepiece-model.js'
 import type { LlamaTokenizer } from './tokenizer.js'
 

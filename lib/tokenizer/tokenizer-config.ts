@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { printable } from '../checkpoint/describe.js'
 import { TokenizerError } from '../errors.js'
+import { forError } from '../format.js'
 
 // A special token is its text, or an object that adds how Transformers strips around it. Old conversions of LLaMA
 // write '' for "the one in tokenizer.model".
@@ -87,14 +87,14 @@ async function readJson<Schema extends z.ZodType>(path: string, schema: Schema):
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw new TokenizerError(`${path} is not valid JSON: download it again (${printable((cause as Error).message)})`, {
+    throw new TokenizerError(`${path} is not valid JSON: download it again (${forError((cause as Error).message)})`, {
       cause,
     })
   }
   const result = schema.safeParse(value)
   if (result.success) return result.data
   const { path: key, message } = result.error.issues[0]
-  throw new TokenizerError(`${path}: ${printable(`${key.join('.') || 'the file'}: ${message}`)}`, {
+  throw new TokenizerError(`${path}: ${forError(`${key.join('.') || 'the file'}: ${message}`)}`, {
     cause: result.error,
   })
 }

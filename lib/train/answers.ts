@@ -1,6 +1,6 @@
+import type { LlamaForCausalLM } from '../causal-lm.js'
 import type { Instruction } from '../data/instructions.js'
 import { formatPrompt } from '../data/prompt.js'
-import type { LlamaForCausalLM } from '../model/llama.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 
 const promptsAtOnce = 32

@@ -1,10 +1,10 @@
 import path from 'node:path'
-import { printable } from '../checkpoint/describe.js'
-import { openSafetensors } from '../checkpoint/safetensors.js'
-import { SegmentedSource, type SegmentedTensor, sliceOf, wholeOf } from '../checkpoint/segments.js'
-import { tensorBytes, type WeightSource } from '../checkpoint/types.js'
-import { HandlePool } from '../checkpoint/weight-file.js'
 import { CheckpointError } from '../errors.js'
+import { forError } from '../format.js'
+import { openSafetensors } from '../formats/safetensors/safetensors.js'
+import { SegmentedSource, type SegmentedTensor, sliceOf, wholeOf } from '../formats/segments.js'
+import { HandlePool } from '../formats/weight-file.js'
+import { tensorBytes, type WeightSource } from '../io/weight-source.js'
 import { readManifest } from './manifest.js'
 
 /**
@@ -15,7 +15,7 @@ import { readManifest } from './manifest.js'
 export async function openCheckpointWeights(directory: string): Promise<WeightSource> {
   const manifest = await readManifest(directory)
   const fail = (what: string) =>
-    new CheckpointError(`${directory} is not whole: ${printable(what)}; use another checkpoint`)
+    new CheckpointError(`${directory} is not whole: ${forError(what)}; use another checkpoint`)
   const files = Object.keys(manifest.files).filter((name) => /^rank-\d{5}-of-\d{5}\.safetensors$/.test(name))
   if (files.length !== manifest.world_size) {
     throw fail(`its manifest lists the files of ${files.length} of its ${manifest.world_size} ranks`)

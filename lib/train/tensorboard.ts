@@ -1,7 +1,7 @@
 import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { crc32c } from '../crc.js'
+import { crc32c } from '../io/crc.js'
 import type { TrainEvent, TrainSubscriber } from './events.js'
 
 /**

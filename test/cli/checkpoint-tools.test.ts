@@ -5,7 +5,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
-import { writeSafetensors } from '../../lib/checkpoint/safetensors-writer.js'
+import { writeSafetensors } from '../../lib/formats/safetensors/safetensors-writer.js'
 import { fixtures } from '../support/fixtures.js'
 import { Random } from '../support/numbers.js'
 import { canMount, withSmallDisk } from '../support/small-disk.js'

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { addonAdvice } from '../../lib/addon-advice.js'
 import { describe as describeDiagnosis } from '../../lib/cli/commands/doctor.js'
-import { type Diagnosis, diagnose, gpuProblems } from '../../lib/diagnosis.js'
+import { type Diagnosis, diagnose, gpuProblems } from '../../lib/tools/doctor.js'
 import { packageVersion } from '../../lib/version.js'
 import { root } from '../support/typescript.js'
 

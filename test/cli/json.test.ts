@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, it } from 'vitest'
-import { temporaryDirectory } from '../checkpoint/helpers.js'
+import { temporaryDirectory } from '../formats/helpers.js'
 import { main, smallRun } from '../support/small-run.js'
 
 const root = temporaryDirectory()

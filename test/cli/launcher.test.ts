@@ -4,7 +4,7 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync } 
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { zeroToFp32 } from '../../lib/checkpoint/zero-to-fp32.js'
+import { zeroToFp32 } from '../../lib/tools/zero-to-fp32.js'
 import { isLong } from '../support/long.js'
 import { main, smallRun } from '../support/small-run.js'
 import { logged, reached } from '../support/train-log.js'

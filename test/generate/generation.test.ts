@@ -1,7 +1,7 @@
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { LlamaForCausalLM } from '../../lib/causal-lm.js'
 import type { GenerateOptions } from '../../lib/generate/options.js'
-import { LlamaForCausalLM } from '../../lib/model/llama.js'
 import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
 import { deviceTypes } from '../support/devices.js'
 import { fixtures } from '../support/fixtures.js'

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { LlamaForCausalLM } from '../../lib/model/llama.js'
+import { LlamaForCausalLM } from '../../lib/causal-lm.js'
 import { devices } from '../support/devices.js'
 import { fixtures, readSafetensors } from '../support/fixtures.js'
 

@@ -3,8 +3,8 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, expect, it } from 'vitest'
+import { LlamaForCausalLM } from '../../lib/causal-lm.js'
 import { parameterCount } from '../../lib/model/layout.js'
-import { LlamaForCausalLM } from '../../lib/model/llama.js'
 
 const root = mkdtempSync(path.join(tmpdir(), 'memory-'))
 afterAll(() => rmSync(root, { recursive: true }))

@@ -2,9 +2,9 @@ import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSy
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { LlamaForCausalLM } from '../../lib/causal-lm.js'
 import { CheckpointError } from '../../lib/errors.js'
 import type { ConfigJson } from '../../lib/model/config.js'
-import { LlamaForCausalLM } from '../../lib/model/llama.js'
 import { devices, deviceTypes } from '../support/devices.js'
 import { fixtures } from '../support/fixtures.js'
 

@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { openSafetensors } from '../../lib/checkpoint/safetensors.js'
-import { readTensor } from '../../lib/checkpoint/stream.js'
 import type { Instance } from '../../lib/data/instances.js'
+import { openSafetensors } from '../../lib/formats/safetensors/safetensors.js'
+import { readTensor } from '../../lib/io/stream.js'
 
 /** Reference values from PyTorch; see README.md there. */
 export const fixtures = path.join(__dirname, '..', 'fixtures')

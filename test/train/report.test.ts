@@ -5,8 +5,8 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { TrainEvent } from '../../lib/train/events.js'
 import { TrainingLog } from '../../lib/train/log.js'
+import { renderCurveSvg, writeReport } from '../../lib/train/report/index.js'
 import { type Point, smooth, thin, ticks } from '../../lib/train/report/series.js'
-import { renderCurveSvg, writeReport } from '../../lib/train/report.js'
 import { startEvent, stretch } from './run.js'
 
 const directory = mkdtempSync(join(tmpdir(), 'report-'))

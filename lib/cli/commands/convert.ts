@@ -1,4 +1,4 @@
-import { type ConvertDType, type ConvertOptions, convertModel } from '../../model/convert.js'
+import { type ConvertDType, type ConvertOptions, convertModel } from '../../tools/convert.js'
 import { withByteProgress } from '../byte-progress.js'
 import { UsageError } from '../failure.js'
 import { hubTitle, modelDirectory } from '../model-path.js'

@@ -1,6 +1,6 @@
-import { formatBytes } from '../../checkpoint/describe.js'
 import type { Backend } from '../../device.js'
-import { type Diagnosis, diagnose } from '../../diagnosis.js'
+import { formatBytes } from '../../format.js'
+import { type Diagnosis, diagnose } from '../../tools/doctor.js'
 import { paint, printResult } from '../terminal.js'
 
 /** Tells what this machine offers and lacks. Returns the exit code: 0 when there is nothing to mend, else 1. */

@@ -1,7 +1,6 @@
-import { formatBytes, printable } from '../../checkpoint/describe.js'
-import { inspect } from '../../checkpoint/inspect.js'
-import type { InspectedTensor, Inspection } from '../../checkpoint/inspection.js'
-import { formatCount } from '../../format.js'
+import { forError, formatBytes, formatCount } from '../../format.js'
+import { inspect } from '../../tools/inspect.js'
+import type { InspectedTensor, Inspection } from '../../tools/inspection.js'
 import { paint, printResult } from '../terminal.js'
 
 /** The flags of `inspect`, spelled as on the command line. */
@@ -37,17 +36,17 @@ function describe(inspection: Inspection, listTensors: boolean): string {
   ]
   if (listTensors) lines.push(...tensors.map(describeTensor))
   const whole = paint(process.stdout, inspection.whole ? 'green' : 'red', inspection.whole ? 'whole' : 'not whole')
-  lines.push(`  ${whole}`, ...inspection.problems.map((problem) => `    ${printable(problem)}`))
+  lines.push(`  ${whole}`, ...inspection.problems.map((problem) => `    ${forError(problem)}`))
   return lines.join('\n')
 }
 
 function describeGguf({ version, architecture, metadata }: NonNullable<Inspection['gguf']>): string {
   const name = typeof metadata['general.name'] === 'string' ? `, "${metadata['general.name']}"` : ''
-  return printable(`version ${version}, architecture ${architecture}${name}`)
+  return forError(`version ${version}, architecture ${architecture}${name}`)
 }
 
 function describeTokenizer({ file, vocabSize, model }: NonNullable<Inspection['tokenizer']>): string {
-  return printable(`${model === undefined ? file : `inside, of the kind "${model}"`}, ${vocabSize} tokens`)
+  return forError(`${model === undefined ? file : `inside, of the kind "${model}"`}, ${vocabSize} tokens`)
 }
 
 function describeConfig(config: NonNullable<Inspection['config']>): string {
@@ -64,6 +63,6 @@ function describeChecksums({ checksums, whole }: Inspection): string {
 }
 
 function describeTensor({ name, dtype, shape, bytes, sameAs }: InspectedTensor): string {
-  const tie = sameAs === undefined ? '' : `, tied to ${printable(sameAs)}`
-  return `    ${printable(name)}  ${dtype} [${shape.join(', ')}]  ${formatBytes(bytes)}${tie}`
+  const tie = sameAs === undefined ? '' : `, tied to ${forError(sameAs)}`
+  return `    ${forError(name)}  ${dtype} [${shape.join(', ')}]  ${formatBytes(bytes)}${tie}`
 }

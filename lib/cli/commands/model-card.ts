@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { OpenAlpacaError } from '../../errors.js'
-import { writeModelCard } from '../../train/model-card.js'
+import { writeModelCard } from '../../tools/model-card.js'
 import { stoppable } from '../signals.js'
 import { printResult } from '../terminal.js'
 

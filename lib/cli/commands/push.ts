@@ -1,4 +1,4 @@
-import { uploadModel } from '../../hub/upload.js'
+import { uploadModel } from '../../tools/upload.js'
 import { withByteProgress } from '../byte-progress.js'
 import { stoppable } from '../signals.js'
 import { printResult } from '../terminal.js'

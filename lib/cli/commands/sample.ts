@@ -1,8 +1,8 @@
+import { LlamaForCausalLM } from '../../causal-lm.js'
 import { formatPrompt } from '../../data/prompt.js'
 import { type DeviceType, openDevice } from '../../device.js'
-import { printable } from '../../format.js'
+import { forTerminal } from '../../format.js'
 import { StopStrings } from '../../generate/stop-strings.js'
-import { LlamaForCausalLM } from '../../model/llama.js'
 import type { ModelDType } from '../../model/parameters.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
@@ -58,7 +58,7 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
     seed: flags.seed,
     signal,
   })
-  const write = (text: string) => process.stdout.write(process.stdout.isTTY ? printable(text) : text)
+  const write = (text: string) => process.stdout.write(process.stdout.isTTY ? forTerminal(text) : text)
   const start = performance.now()
   let [text, count] = ['', 0]
   for await (const piece of pieces(tokens, tokenizer, flags.stop ?? [], () => count++)) {

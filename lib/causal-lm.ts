@@ -1,0 +1,328 @@
+import path from 'node:path'
+import { batchTotals, type LossReduction, type PackedBatch, packSequences } from './data/packing.js'
+import { type Device, type DeviceType, openDevice } from './device.js'
+import { ConfigError, OpenAlpacaError } from './errors.js'
+import { openModelWeights } from './formats/model-files.js'
+import { Decoder } from './generate/decoder.js'
+import { checkLength, checkSequence, type GenerateOptions, resolveOptions } from './generate/options.js'
+import { resolveModelPath } from './hub/download.js'
+import { finishInterruptedReplacement } from './io/atomic.js'
+import { ActivationMemory } from './model/activations.js'
+import { Backprop } from './model/backprop.js'
+import { type ConfigJson, type LlamaConfig, parseConfig, readConfig } from './model/config.js'
+import { Head } from './model/head.js'
+import { type ModelDType, Parameters } from './model/parameters.js'
+import { RopeCache } from './model/rope.js'
+import { type Context, forward, packedAttention } from './model/transformer.js'
+import * as ops from './ops.js'
+import type { RankGroup } from './parallel/group.js'
+import { type SaveOptions, saveModel } from './save.js'
+
+/** Where and how a model computes. */
+export interface ModelOptions {
+  /** `cuda` where there is one, else `cpu`, when left out. */
+  device?: DeviceType | 'auto' | Device
+  /** bfloat16 where the device has it in hardware, else float32, when left out. */
+  dtype?: ModelDType | 'auto'
+  /** Keeps a float32 copy of bfloat16 weights from the start, so that training begins from the file's full precision. */
+  masterWeights?: boolean
+  /** @internal The ranks that train the model together, each with its share of it. */
+  group?: RankGroup
+  /** Aborted: reading or downloading stops, and the promise rejects. */
+  signal?: AbortSignal
+}
+
+/** A LLaMA in device memory: logits, gradients, generation, saving. Dispose of it when it is no longer needed. */
+export class LlamaForCausalLM implements Disposable {
+  private readonly rope: RopeCache
+  private disposed = false
+
+  private constructor(
+    /** @internal */
+    readonly parameters: Parameters,
+    /** The directory that it was read from. */
+    readonly directory?: string,
+  ) {
+    this.rope = new RopeCache(parameters.device, parameters.config)
+  }
+
+  /** The model's shape. */
+  get config(): LlamaConfig {
+    return this.parameters.config
+  }
+
+  /** Where it computes. */
+  get device(): DeviceType {
+    return this.parameters.device.type
+  }
+
+  /** Of weights and activations. */
+  get dtype(): ModelDType {
+    return this.parameters.dtype
+  }
+
+  /**
+   * Reads a Hugging Face model directory: safetensors or torch `.bin`, whole or in shards.
+   * @param modelPath the directory, or the model's name on the Hub (`owner/name`), from where it is downloaded
+   * @throws {HubError} for a name that is neither a directory nor a model that can be downloaded
+   * @throws {ConfigError} for a config.json that is missing or of another architecture
+   * @throws {CheckpointError} for weights that are missing, cut short, or do not fit the config
+   */
+  static async fromPretrained(modelPath: string, options: ModelOptions = {}): Promise<LlamaForCausalLM> {
+    const directory = await resolveModelPath(modelPath, { signal: options.signal })
+    await finishInterruptedReplacement(directory)
+    const config = await readConfig(directory)
+    const weights = await openModelWeights(directory)
+    try {
+      const model = LlamaForCausalLM.create(config, options, path.resolve(directory))
+      try {
+        await model.parameters.load(weights, directory, options.signal)
+      } catch (error) {
+        model.dispose()
+        throw error
+      }
+      return model
+    } finally {
+      await weights.close()
+    }
+  }
+
+  /**
+   * A new model with random weights, from the keys of a config.json; a seed gives the same weights on every run.
+   * @throws {ConfigError} for a shape that cannot be computed
+   * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE`, `OUT_OF_MEMORY`
+   */
+  static fromConfig(config: ConfigJson, options: ModelOptions & { seed?: number } = {}): LlamaForCausalLM {
+    const model = LlamaForCausalLM.create(parseConfig(config), options)
+    model.parameters.initialize(options.seed ?? 0)
+    return model
+  }
+
+  private static create(config: LlamaConfig, options: ModelOptions, directory?: string): LlamaForCausalLM {
+    const device = openDevice(options.device)
+    const dtype = !options.dtype || options.dtype === 'auto' ? device.preferredDType : options.dtype
+    if (dtype !== 'bfloat16' && dtype !== 'float32') {
+      throw new ConfigError(`dtype must be bfloat16 or float32, got ${dtype}`)
+    }
+    const parameters = new Parameters(device, config, dtype, options.group)
+    if (options.masterWeights) void parameters.masters
+    return new LlamaForCausalLM(parameters, directory)
+  }
+
+  /**
+   * The logits of every position of every sequence.
+   * @returns per sequence, tokens × vocabulary, row-major
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   */
+  async logits(sequences: readonly (readonly number[])[]): Promise<Float32Array[]> {
+    this.check(sequences)
+    const { device, config, dtype } = this.parameters
+    const { stream } = device
+    const batch = pack(sequences, sequences, 'token')
+    const tokens = batch.inputIds.length
+    using memory = new ActivationMemory(device, config, dtype, tokens, false)
+    using head = new Head(device, config, dtype, tokens)
+    using cuSeqlens = device.tensor('int32', [batch.cuSeqlens.length])
+    using chunk = device.tensor('float32', [head.chunk, config.vocabSize])
+    const context: Context = {
+      stream,
+      config,
+      weights: this.parameters.tensors,
+      units: this.parameters.weights,
+      ...this.rope.tables,
+    }
+    const activations = memory.for(tokens)
+    stream.write(activations.ids, batch.inputIds)
+    stream.write(activations.positions, batch.positions)
+    stream.write(cuSeqlens, batch.cuSeqlens)
+    forward(context, activations, packedAttention(context, cuSeqlens))
+
+    const last = this.parameters.layout.units.length - 1
+    this.parameters.weights.get(last, -1)
+    const all = new Float32Array(tokens * config.vocabSize)
+    for (let start = 0; start < tokens; start += head.chunk) {
+      const rows = Int32Array.from({ length: Math.min(head.chunk, tokens - start) }, (_, i) => start + i)
+      const values = chunk.rows(0, rows.length)
+      ops.cast(stream, { dst: values, src: head.logits(context, activations, rows) })
+      await stream.read(values, all.subarray(start * config.vocabSize, (start + rows.length) * config.vocabSize))
+    }
+    this.parameters.weights.release(last)
+    return sequences.map((_, s) =>
+      all.slice(batch.cuSeqlens[s] * config.vocabSize, batch.cuSeqlens[s + 1] * config.vocabSize),
+    )
+  }
+
+  /**
+   * The loss of a batch and the gradient of every parameter.
+   * @param labels aligned with the sequences, −100 where nothing is learned; labels[t] is predicted from tokens < t
+   * @returns the loss, and gradients by Hugging Face name, float32, flat and row-major
+   * @throws {RangeError} for labels that are not as long as their sequence
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   */
+  async lossAndGradients(
+    sequences: readonly (readonly number[])[],
+    labels: readonly (readonly number[])[],
+    { lossReduction = 'instance' }: { lossReduction?: LossReduction } = {},
+  ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
+    this.check(sequences)
+    sequences.forEach((sequence, i) => {
+      if (labels[i]?.length !== sequence.length) {
+        throw new RangeError(`labels[${i}] must have the ${sequence.length} entries of its sequence`)
+      }
+      checkSequence(labels[i].filter((label) => label >= 0).concat(sequence[0]), this.config)
+    })
+    const batch = pack(sequences, labels, lossReduction)
+    using backprop = this.backprop(batch.inputIds.length)
+    const { losses, weights } = await backprop.accumulate(batch)
+    const loss = losses.reduce((sum, value, i) => sum + value * weights[i], 0)
+    return { loss, gradients: await this.parameters.toMap(backprop.gradients) }
+  }
+
+  /**
+   * @internal Lets a group use the model as one process does, for generating: rank 0 alone where it has all weights, or
+   * has the memory for a copy of them; else all ranks together, which then have to do the same. All ranks have to call
+   * it.
+   * @param copy says whether a copy is to be made, in place of the free memory
+   * @returns what `use` has returned; undefined on a rank that had no part in it
+   */
+  async asOne<T>(
+    use: (model: LlamaForCausalLM) => Promise<T>,
+    { copy }: { copy?: boolean } = {},
+  ): Promise<T | undefined> {
+    this.checkUsable()
+    const { group, weights } = this.parameters
+    if (group.stage < 3) {
+      weights.gatherAll()
+      return group.rank === 0 ? await use(this) : undefined
+    }
+    const [[fits]] = await group.gatherNumbers([Number(copy ?? this.parameters.copyFits)])
+    if (!fits) return await use(this)
+    const whole = await this.parameters.copyWhole()
+    if (!whole) return undefined
+    using model = new LlamaForCausalLM(whole, this.directory)
+    return await use(model)
+  }
+
+  /** @internal Whether work is to stop; where ranks generate together, when any of them has been told to. */
+  async isAborted(signal: AbortSignal | undefined): Promise<boolean> {
+    const { group } = this.parameters
+    const aborted = signal?.aborted ?? false
+    return group.stage === 3 ? await group.any(aborted) : aborted
+  }
+
+  /** @internal Working memory for training on batches of at most `maxTokens` tokens. */
+  backprop(maxTokens: number): Backprop {
+    this.checkUsable()
+    return new Backprop(this.parameters, this.rope, maxTokens)
+  }
+
+  /**
+   * New ids only, the end token left out. A list of prompts gives a list of answers.
+   * @throws {RangeError} for an option out of its range
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   */
+  generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]>
+  /** The answers to several prompts, computed together. */
+  generate(ids: readonly (readonly number[])[], options?: GenerateOptions): Promise<number[][]>
+  async generate(
+    ids: readonly number[] | readonly (readonly number[])[],
+    options: GenerateOptions = {},
+  ): Promise<number[] | number[][]> {
+    if (ids.length > 0 && typeof ids[0] !== 'number') return this.generateBatch(ids as number[][], options)
+    return (await this.generateBatch([ids as number[]], options))[0]
+  }
+
+  /** The ids of `generate`, one prompt's, as they come. */
+  async *stream(ids: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number> {
+    for await (const [id] of this.decode([ids], options)) {
+      if (id === null) return
+      yield id
+    }
+  }
+
+  private async generateBatch(prompts: readonly (readonly number[])[], options: GenerateOptions): Promise<number[][]> {
+    const answers: number[][] = prompts.map(() => [])
+    const size = Decoder.maxBatch(this.config.vocabSize)
+    for (let start = 0; start < prompts.length; start += size) {
+      for await (const ids of this.decode(prompts.slice(start, start + size), options)) {
+        ids.forEach((id, b) => {
+          if (id !== null) answers[start + b].push(id)
+        })
+      }
+    }
+    return answers
+  }
+
+  /** A token of every prompt at a time, null for those that have ended; until all have. */
+  private async *decode(
+    prompts: readonly (readonly number[])[],
+    options: GenerateOptions,
+  ): AsyncGenerator<(number | null)[]> {
+    const { eosTokenIds, maxPositionEmbeddings: context } = this.config
+    this.check(prompts)
+    const longest = Math.max(...prompts.map(({ length }) => length))
+    const sampling = resolveOptions(options, eosTokenIds, context - longest)
+    const capacity = longest + sampling.maxNewTokens
+    checkLength(capacity, context, 'prompt and new tokens')
+    using decoder = new Decoder(this.parameters, this.rope, prompts, sampling, capacity)
+    const ended = prompts.map(() => false)
+    const stops = prompts.map(() => sampling.stopWatch())
+    for await (const ids of decoder.tokens()) {
+      if (await this.isAborted(options.signal)) return
+      ids.forEach((id, b) => {
+        ended[b] ||= sampling.eosTokenIds.has(id)
+      })
+      if (ended.every(Boolean)) return
+      yield Array.from(ids, (id, b) => (ended[b] ? null : id))
+      ids.forEach((id, b) => {
+        ended[b] ||= stops[b](id)
+      })
+      if (ended.every(Boolean)) return
+    }
+  }
+
+  /**
+   * Writes a Hugging Face directory that Transformers reads: config, weights in shards, and the tokenizer's files where
+   * the model has a directory that it was read from. It is there as a whole or not at all.
+   * @throws {CheckpointError} when it cannot be written
+   */
+  async savePretrained(directory: string, options: SaveOptions = {}): Promise<void> {
+    this.checkUsable()
+    await saveModel(this.parameters, directory, options, this.directory)
+  }
+
+  private check(sequences: readonly (readonly number[])[]): void {
+    this.checkUsable()
+    for (const sequence of sequences) checkSequence(sequence, this.config)
+    this.rope.reserve(Math.max(...sequences.map(({ length }) => length)))
+  }
+
+  private checkUsable(): void {
+    if (this.disposed) throw new OpenAlpacaError('DISPOSED', 'the model has been disposed of')
+  }
+
+  /** Frees the device memory. */
+  dispose(): void {
+    this.disposed = true
+    this.parameters.dispose()
+    this.rope.dispose()
+  }
+
+  /** `dispose`, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+/** All sequences in one batch. */
+function pack(
+  sequences: readonly (readonly number[])[],
+  labels: readonly (readonly number[])[],
+  lossReduction: LossReduction,
+): PackedBatch {
+  const labelled = sequences.map((sequence, i) => ({
+    inputIds: Int32Array.from(sequence),
+    labels: Int32Array.from(labels[i]),
+  }))
+  return packSequences(labelled, { lossReduction, totals: batchTotals(labelled) })
+}

@@ -1,0 +1,170 @@
+import { readdir, readFile, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { CheckpointError } from '../errors.js'
+import { forError } from '../format.js'
+import { finishInterruptedReplacement } from '../io/atomic.js'
+import type { TensorInfo, WeightSource } from '../io/weight-source.js'
+import { openSafetensors } from './safetensors/safetensors.js'
+import { WEIGHT_FILES, type WeightFormat } from './shards.js'
+import { openTorchBin } from './torch/torch-bin.js'
+import { HandlePool, readError } from './weight-file.js'
+
+/** The weight files of a Hugging Face model directory. */
+export interface ModelFiles {
+  readonly format: WeightFormat
+  /** Names within the directory. */
+  readonly files: readonly string[]
+  /** From the index: the file that holds each tensor. Undefined when one file holds all. */
+  readonly weightMap: ReadonlyMap<string, string> | undefined
+}
+
+/** Far more than any index needs. */
+const MAX_INDEX_BYTES = 100_000_000
+
+/**
+ * Opens the weights of a Hugging Face model directory, whatever the form: safetensors before torch `.bin`, whole or in
+ * shards. Headers are read and checked at once; the files are opened again as tensors are read, a few at a time. What
+ * is listed is what the files hold, with the `rotary_emb.inv_freq` of old checkpoints, which a model has no use for.
+ * @throws CheckpointError when there are no weights, a shard or a tensor is missing or met twice, or a file is damaged
+ */
+export async function openModelWeights(directory: string, pool = new HandlePool()): Promise<WeightSource> {
+  await finishInterruptedReplacement(directory)
+  const { files, weightMap } = await findModelFiles(directory)
+  const opened = await Promise.allSettled(files.map((name) => openWeightFile(path.join(directory, name), pool)))
+  const sources = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+  try {
+    for (const result of opened) if (result.status === 'rejected') throw result.reason
+    return new ShardedSource(directory, files, sources, weightMap)
+  } catch (error) {
+    await Promise.all(sources.map((source) => source.close()))
+    throw error
+  }
+}
+
+/** Opens one weight file by its kind: `.safetensors`, or else what torch.save has written. */
+export function openWeightFile(file: string, pool?: HandlePool): Promise<WeightSource> {
+  return file.endsWith('.safetensors') ? openSafetensors(file, pool) : openTorchBin(file, pool)
+}
+
+/**
+ * Finds the weight files of a model directory, without opening them.
+ * @throws CheckpointError when there are none, an index is not one, or shards that it names are not there
+ */
+export async function findModelFiles(directory: string): Promise<ModelFiles> {
+  const names = await readdir(directory).catch((error) => {
+    if (error.code !== 'ENOTDIR') throw readError(directory, error)
+    throw new CheckpointError(`${directory} is a file; give the directory of the model`)
+  })
+  const there = new Set(names)
+  for (const format of ['safetensors', 'bin'] as const) {
+    const { whole, index } = WEIGHT_FILES[format]
+    const weightMap = there.has(index) ? await readIndex(path.join(directory, index)) : undefined
+    const shards = [...new Set(weightMap?.values() ?? [])].sort()
+    if (there.has(whole) && weightMap && shards.some((shard) => shard !== whole)) {
+      throw new CheckpointError(
+        `${directory} holds its weights twice, in ${whole} and in the shards of ${index}; remove those that are out of date`,
+      )
+    }
+    if (there.has(whole)) return { format, files: [whole], weightMap }
+    if (!weightMap) continue
+    const missing = shards.filter((shard) => !there.has(shard))
+    if (missing.length > 0) {
+      throw new CheckpointError(
+        `${directory} lacks ${missing.length} of the ${shards.length} shards that ${index} names: ` +
+          `${forError(missing.join(', '))}; download or copy them again`,
+      )
+    }
+    return { format, files: shards, weightMap }
+  }
+  throw new CheckpointError(`${directory} has no weights that can be read: ${whatIsThere(names)}`)
+}
+
+function whatIsThere(names: string[]): string {
+  const stray = names.filter((name) => /^(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)$/.test(name))
+  if (stray.length > 0) return `it has shards such as ${stray[0]}, but not the index that belongs to them`
+  const other = names.find((name) => /\.(gguf|h5|msgpack|ckpt|pth?|bin|safetensors)$/.test(name))
+  const wanted = `${WEIGHT_FILES.safetensors.whole} or ${WEIGHT_FILES.bin.whole}, or shards with their index, are needed`
+  return other ? `${other} is not a form that is read here; ${wanted}` : wanted
+}
+
+/**
+ * The file of each tensor, from an index of shards.
+ * @throws CheckpointError when it is not one, or names a file that is not beside it
+ */
+export async function readIndex(file: string): Promise<Map<string, string>> {
+  const fail = (what: string, cause?: unknown) => new CheckpointError(`${file} ${what}`, { cause })
+  let index: unknown
+  try {
+    const { size } = await stat(file)
+    if (size > MAX_INDEX_BYTES) throw fail(`has ${size} bytes, too many for an index of shards`)
+    const text = await readFile(file, 'utf8')
+    if (text.startsWith('version https://git-lfs')) {
+      throw fail('is a Git LFS pointer, not the index; run "git lfs pull" in its directory')
+    }
+    index = JSON.parse(text)
+  } catch (error) {
+    if (error instanceof CheckpointError) throw error
+    throw error instanceof SyntaxError
+      ? fail('is not JSON; download or copy it again', error)
+      : readError(file, error as Error)
+  }
+  const map = (index as { weight_map?: unknown } | null)?.weight_map
+  if (typeof map !== 'object' || map === null || Array.isArray(map) || Object.keys(map).length === 0) {
+    throw fail('has no weight_map that names the shard of each tensor')
+  }
+  const weightMap = new Map<string, string>()
+  for (const [tensor, shard] of Object.entries(map)) {
+    if (typeof shard !== 'string') throw fail(`gives no file name for ${forError(tensor)}`)
+    if (shard !== path.basename(shard) || !/\.(safetensors|bin)$/.test(shard) || /[\\\0]/.test(shard)) {
+      throw fail(`puts ${forError(tensor)} in "${forError(shard)}", which is not the name of a weight file beside it`)
+    }
+    weightMap.set(tensor, shard)
+  }
+  return weightMap
+}
+
+/** The tensors of several files as one. */
+class ShardedSource implements WeightSource {
+  readonly tensors: ReadonlyMap<string, TensorInfo>
+  readonly #owner = new Map<string, WeightSource>()
+
+  constructor(
+    directory: string,
+    files: readonly string[],
+    private readonly sources: readonly WeightSource[],
+    weightMap: ReadonlyMap<string, string> | undefined,
+  ) {
+    const tensors = new Map<string, TensorInfo>()
+    const fileOf = new Map<string, string>()
+    sources.forEach((source, i) => {
+      for (const [name, info] of source.tensors) {
+        if (fileOf.has(name)) {
+          throw new CheckpointError(
+            `${directory} holds ${forError(name)} twice, in ${fileOf.get(name)} and in ${files[i]}; download it again`,
+          )
+        }
+        fileOf.set(name, files[i]!)
+        tensors.set(name, info)
+        this.#owner.set(name, source)
+      }
+    })
+    for (const [name, file] of weightMap ?? []) {
+      if (fileOf.get(name) === file) continue
+      throw new CheckpointError(
+        `${path.join(directory, file)} lacks ${forError(name)}, which the index says is in it; download or copy it again`,
+      )
+    }
+    this.tensors = tensors
+  }
+
+  read(name: string, byteOffset: number, into: Uint8Array): Promise<void> {
+    const owner = this.#owner.get(name)
+    return owner
+      ? owner.read(name, byteOffset, into)
+      : Promise.reject(new RangeError(`There is no tensor ${name} to read`))
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.sources.map((source) => source.close()))
+  }
+}

@@ -1,0 +1,59 @@
+/** What is done to tensors on their way from one file to another: order, names, types. */
+
+import type { TensorToWrite } from '../io/file-sink.js'
+import { tensorChunks } from '../io/stream.js'
+import type { WeightDType, WeightSource } from '../io/weight-source.js'
+import { type CastDType, type CastLosses, castChunks, isCastable } from './cast.js'
+import { sortAsStateDict } from './names.js'
+
+export interface TransformOptions {
+  /** For tensors of floating point; others keep theirs. Each keeps its own when left out. */
+  dtype?: CastDType
+  /** The name to write a tensor under; undefined leaves it out. Its own when left out. */
+  rename?(name: string): string | undefined
+  /** Ties of which only the first tensor is written, as a model of such a config makes the others from it. */
+  dropTied?(name: string): boolean
+  /** Writes tied tensors apart, for forms that cannot share a storage. */
+  untie?: boolean
+  /** Counts what conversions lost. */
+  losses?: CastLosses
+  signal?: AbortSignal
+}
+
+/** The tensors of a source as a writer takes them, in the order of a model's state dict; they are read when it asks. */
+export function tensorsToWrite(source: WeightSource, options: TransformOptions = {}): TensorToWrite[] {
+  const { rename = (name: string) => name, dropTied = () => false, untie = false } = options
+  const names = new Map<string, string>()
+  for (const { name, sameAs } of source.tensors.values()) {
+    const written = rename(name)
+    if (written !== undefined && !(sameAs !== undefined && dropTied(written))) names.set(name, written)
+  }
+  const tensors = [...names].map(([name, written]): TensorToWrite => {
+    const { dtype, shape, sameAs } = source.tensors.get(name)!
+    const tie = sameAs === undefined || untie ? undefined : names.get(sameAs)
+    return {
+      name: written,
+      dtype: targetDType(dtype, options.dtype),
+      shape,
+      ...(tie !== undefined && { sameAs: tie }),
+      data: () => convertedChunks(source, name, options),
+    }
+  })
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
+  if (byName.size < tensors.length) throw new RangeError('Two tensors would be written under the same name')
+  return sortAsStateDict([...byName.keys()]).map((name) => byName.get(name)!)
+}
+
+/** The type that a tensor has after conversion. */
+export function targetDType(dtype: WeightDType, wanted: CastDType | undefined): WeightDType {
+  return wanted !== undefined && isCastable(dtype) ? wanted : dtype
+}
+
+async function* convertedChunks(source: WeightSource, name: string, { dtype, losses, signal }: TransformOptions) {
+  const from = source.tensors.get(name)!.dtype
+  const chunks = tensorChunks(source, name)
+  for await (const chunk of dtype && isCastable(from) ? castChunks(chunks, from, dtype, losses) : chunks) {
+    signal?.throwIfAborted()
+    yield chunk
+  }
+}

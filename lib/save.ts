@@ -1,0 +1,74 @@
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { writeModelDirectory } from './formats/model-directory.js'
+import type { WeightFormat } from './formats/shards.js'
+import { configJson, type LlamaConfig } from './model/config.js'
+import type { Parameters } from './model/parameters.js'
+import type { LlamaTokenizer } from './tokenizer/tokenizer.js'
+
+/** How a model is saved. */
+export interface SaveOptions {
+  /** `bin` is torch's; safetensors when left out. */
+  format?: WeightFormat
+  /** Weights beyond this go into further files: bytes, or a text such as `5GB` (the default). */
+  maxShardSize?: number | string
+  /** The model's own when left out. */
+  dtype?: 'bfloat16' | 'float16' | 'float32'
+  /** Its files are written too; those of the directory that the model was read from when left out. */
+  tokenizer?: LlamaTokenizer
+}
+
+export const tokenizerFiles = [
+  'tokenizer.model',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+] as const
+
+/** Small files of a model directory, those of `names` that it has. */
+export async function readSmallFiles(
+  directory: string,
+  names: readonly string[],
+): Promise<{ name: string; data: Buffer }[]> {
+  const read = async (name: string) => {
+    const data = await readFile(path.join(directory, name)).catch((error) => {
+      if (error.code === 'ENOENT') return undefined
+      throw error
+    })
+    return data === undefined ? [] : [{ name, data }]
+  }
+  return (await Promise.all(names.map(read))).flat()
+}
+
+function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): object {
+  return {
+    _from_model_config: true,
+    bos_token_id: bosTokenId,
+    eos_token_id: eosTokenIds.length === 1 ? eosTokenIds[0] : eosTokenIds,
+    ...(typeof json.pad_token_id === 'number' && { pad_token_id: json.pad_token_id }),
+  }
+}
+
+/**
+ * Writes a Hugging Face model directory, whole or not at all. Of a group, rank 0 writes and all have to call it.
+ * @param source the directory that the model was read from, whose small files are carried over
+ */
+export async function saveModel(
+  parameters: Parameters,
+  directory: string,
+  { format, maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
+  source?: string,
+): Promise<void> {
+  await parameters.collect(async () => {
+    const carried = source ? await readSmallFiles(source, tokenizerFiles) : []
+    const [generation] = source ? await readSmallFiles(source, ['generation_config.json']) : []
+    await writeModelDirectory(directory, {
+      config: configJson(parameters.config, dtype),
+      generationConfig: generation ? JSON.parse(generation.data.toString()) : generationConfig(parameters.config),
+      tokenizerFiles: tokenizer ? tokenizer.files() : carried,
+      tensors: parameters.entries(dtype),
+      maxShardSize,
+      format,
+    })
+  })
+}

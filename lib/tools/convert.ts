@@ -1,0 +1,68 @@
+import path from 'node:path'
+import { CheckpointError, OpenAlpacaError } from '../errors.js'
+import { openModelWeights } from '../formats/model-files.js'
+import type { WeightFormat } from '../formats/shards.js'
+import type { WeightSource } from '../io/weight-source.js'
+import { readConfig } from '../model/config.js'
+import { LlamaTokenizer } from '../tokenizer/tokenizer.js'
+import { type GgufModelType, writeGgufModel } from './gguf-export.js'
+import { makeShards } from './make-shards.js'
+
+const GGUF_TYPES = { float32: 'F32', float16: 'F16', bfloat16: 'BF16', q8_0: 'Q8_0' } as const satisfies Record<
+  string,
+  GgufModelType
+>
+
+/** Number formats to convert to; `q8_0` is for GGUF alone. */
+export type ConvertDType = keyof typeof GGUF_TYPES
+
+/** What a model is converted to. */
+export interface ConvertOptions {
+  /** `gguf`: one file for llama.cpp and what is built on it. Else a Hugging Face directory with weights of that form. */
+  to: 'gguf' | WeightFormat
+  /** The model's own when left out. */
+  dtype?: ConvertDType
+  /** For a directory: bytes, or a text such as `5GB` (the default). */
+  maxShardSize?: number | string
+  /** For people, in a GGUF file; the directory's name when left out. */
+  name?: string
+  /** For GGUF: bytes of the model that were read, and all of them. */
+  onProgress?: (bytesRead: number, total: number) => void
+  /** Aborted: what was begun is removed, and the promise rejects. */
+  signal?: AbortSignal
+}
+
+/**
+ * Writes a model directory anew, in another format or number format. The weights pass through in pieces, so memory does
+ * not depend on the size of the model; the output is there as a whole or not at all, and the source stays as it is.
+ * @param output a `.gguf` file, or a new directory
+ * @throws {ConfigError} {CheckpointError} {TokenizerError} for a source that cannot be read, or has no form there
+ */
+export async function convertModel(directory: string, output: string, options: ConvertOptions): Promise<void> {
+  const { to, dtype, maxShardSize, signal } = options
+  if (to === 'gguf') return await convertToGguf(directory, output, options)
+  if (dtype === 'q8_0') throw new OpenAlpacaError('USAGE', `q8_0 is a type of GGUF files, and none of ${to}`)
+  await makeShards({ modelPath: directory, output, format: to, dtype, maxShardSize, signal })
+}
+
+async function convertToGguf(directory: string, output: string, options: ConvertOptions): Promise<void> {
+  const config = await readConfig(directory)
+  const weights = await openModelWeights(directory)
+  try {
+    const tokenizer = await LlamaTokenizer.fromPretrained(directory)
+    const type = options.dtype ? GGUF_TYPES[options.dtype] : mainType(weights, directory)
+    const { name = path.basename(path.resolve(directory)), onProgress, signal } = options
+    await writeGgufModel(output, { config, weights, tokenizer, type, name, onProgress, signal }, directory)
+  } finally {
+    await weights.close()
+  }
+}
+
+/** The type of most bytes among the weights. */
+function mainType(weights: WeightSource, directory: string): GgufModelType {
+  const bytes = new Map<string, number>()
+  for (const { dtype, bytes: size } of weights.tensors.values()) bytes.set(dtype, (bytes.get(dtype) ?? 0) + size)
+  const [dtype = 'nothing'] = [...bytes].sort(([, a], [, b]) => b - a)[0] ?? []
+  if (Object.hasOwn(GGUF_TYPES, dtype)) return GGUF_TYPES[dtype as ConvertDType]
+  throw new CheckpointError(`${directory} holds ${dtype}: name a --dtype to convert it to`)
+}

@@ -1,0 +1,304 @@
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { castBytes } from '../../lib/formats/cast.js'
+import { openModelWeights, openWeightFile } from '../../lib/formats/model-files.js'
+import { openSafetensors } from '../../lib/formats/safetensors/safetensors.js'
+import { writeSafetensors } from '../../lib/formats/safetensors/safetensors-writer.js'
+import { zeroToFp32 } from '../../lib/tools/zero-to-fp32.js'
+import { contentsOf, fixtures, float32, rejection, temporaryDirectory } from '../formats/helpers.js'
+import {
+  call,
+  dictionary,
+  global,
+  integer,
+  none,
+  op,
+  pickled,
+  storedTensor,
+  text,
+  torchFile,
+  tuple,
+} from '../formats/torch-file.js'
+
+const root = temporaryDirectory()
+const fresh = () => mkdtempSync(path.join(root, 'case-'))
+const three = path.join(fixtures, 'deepspeed_zero3')
+const d100 = path.join(fixtures, 'd100')
+const rich = path.join(fixtures, 'deepspeed_rich/checkpoint')
+
+type Contents = Awaited<ReturnType<typeof contentsOf>>
+
+async function contents(open: Promise<Parameters<typeof contentsOf>[0] & { close(): Promise<void> }>) {
+  const source = await open
+  const tensors = await contentsOf(source)
+  await source.close()
+  return tensors
+}
+const expected = () => contents(openSafetensors(path.join(fixtures, 'deepspeed_zero3.expected.safetensors')))
+const asFloat32 = (tensors: Contents) =>
+  Object.fromEntries(
+    Object.entries(tensors).map(([name, { dtype, shape, bytes }]) => {
+      const wide = castBytes(new Uint8Array(Buffer.from(bytes, 'hex')), dtype as 'bfloat16', 'float32')
+      return [name, { dtype: 'float32', shape, bytes: Buffer.from(wide).toString('hex') }]
+    }),
+  )
+
+describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
+  it.each(['model.safetensors', 'pytorch_model.bin'])(
+    'gives every bit that DeepSpeed’s own script gives: %s',
+    async (name) => {
+      const output = path.join(fresh(), name)
+      await zeroToFp32({ checkpoint: three, output })
+      expect(await contents(openWeightFile(output))).toEqual(await expected())
+      expect(readdirSync(path.dirname(output))).toEqual([name])
+    },
+  )
+
+  it('takes the directory of the states as well as the one with "latest"', async () => {
+    const output = path.join(fresh(), 'a.safetensors')
+    await zeroToFp32({ checkpoint: path.join(three, '0'), output })
+    expect(await contents(openSafetensors(output))).toEqual(await expected())
+  })
+
+  it('reads five ranks with several groups, frozen and shared parameters, buffers, and objects of DeepSpeed', async () => {
+    const output = path.join(fresh(), 'rich.bin')
+    await zeroToFp32({ checkpoint: rich, output })
+    const wanted = await contents(openSafetensors(path.join(fixtures, 'deepspeed_rich/expected.safetensors')))
+    expect(Object.keys(wanted)).toHaveLength(7)
+    expect(await contents(openWeightFile(output))).toEqual(asFloat32(wanted))
+    const source = await openWeightFile(output)
+    const tied = [...source.tensors.values()].flatMap(({ name, sameAs }) => (sameAs ? [[name, sameAs].sort()] : []))
+    expect(tied).toEqual([['lm_head.weight', 'model.embed_tokens.weight']])
+    await source.close()
+  })
+
+  it.each([1, 3, 7])('writes a Hugging Face directory from %s ranks, under Hugging Face’s names', async (world) => {
+    const checkpoint = await partitioned(world)
+    const output = path.join(fresh(), 'model')
+    const { renamed } = await zeroToFp32({ checkpoint, output, modelPath: d100, maxShardSize: '900KB' })
+    expect(renamed).toBe(2 * 9 + 3)
+    expect(await contents(openModelWeights(output))).toEqual(await contents(openModelWeights(d100)))
+    const others = ['config.json', 'generation_config.json', 'special_tokens_map.json', 'tokenizer.model']
+    expect(readdirSync(output)).toEqual(expect.arrayContaining([...others, 'model.safetensors.index.json']))
+  })
+
+  it('converts to the type that is asked for, and says so in the config', async () => {
+    const output = path.join(fresh(), 'model')
+    const flags = { dtype: 'bfloat16', format: 'bin' } as const
+    await zeroToFp32({ checkpoint: await partitioned(2), output, modelPath: d100, ...flags })
+    const [rounded, original] = [await contents(openModelWeights(output)), await contents(openModelWeights(d100))]
+    for (const [name, { dtype, bytes }] of Object.entries(rounded)) {
+      const wide = new Uint8Array(Buffer.from(original[name]!.bytes, 'hex'))
+      const expected = Buffer.from(castBytes(wide, 'float32', 'bfloat16')).toString('hex')
+      expect([dtype, bytes]).toEqual(['bfloat16', expected])
+    }
+    expect(JSON.parse(readFileSync(path.join(output, 'config.json'), 'utf8')).torch_dtype).toBe('bfloat16')
+    expect(readdirSync(output)).toContain('pytorch_model.bin')
+  })
+
+  it('asks for the config of an output directory, and refuses one of another model', async () => {
+    const output = path.join(fresh(), 'model')
+    expect((await rejection(zeroToFp32({ checkpoint: three, output }))).message).toMatch(/--model_path/)
+    const misfit = await rejection(zeroToFp32({ checkpoint: three, output, modelPath: path.join(fixtures, 'd100') }))
+    expect(misfit.message).toMatch(/does not fit .*d100.config\.json: model\.embed_tokens\.weight has shape \[11, 5\]/)
+  })
+
+  it.each<[string, (directory: string) => void, RegExp]>([
+    [
+      'a rank is missing',
+      (at) => rmSync(path.join(at, '0/zero_pp_rank_1_mp_rank_00_optim_states.pt')),
+      /lacks the optimizer states of rank 1 of 3/,
+    ],
+    [
+      'the last rank is missing',
+      (at) => {
+        rmSync(path.join(at, '0/zero_pp_rank_2_mp_rank_00_optim_states.pt'))
+        rmSync(path.join(at, '0/zero_pp_rank_2_mp_rank_00_model_states.pt'))
+      },
+      /is one of 3 ranks, and 2 are here/,
+    ],
+    ['latest names another place', (at) => writeFileSync(path.join(at, 'latest'), '../0'), /not a directory beside it/],
+    ['latest names nothing', (at) => writeFileSync(path.join(at, 'latest'), '7'), /no states of DeepSpeed/],
+    [
+      'a file is cut short',
+      (at) => {
+        const file = path.join(at, '0/zero_pp_rank_1_mp_rank_00_optim_states.pt')
+        writeFileSync(file, readFileSync(file).subarray(0, -300))
+      },
+      /rank_1_mp_rank_00_optim_states\.pt cannot be read/,
+    ],
+    [
+      'it is split over GPUs as well',
+      (at) =>
+        cpSync(
+          path.join(at, '0/zero_pp_rank_0_mp_rank_00_model_states.pt'),
+          path.join(at, '0/zero_pp_rank_0_mp_rank_01_model_states.pt'),
+        ),
+      /split over GPUs/,
+    ],
+  ])('says so when %s, and writes nothing', async (_, damage, message) => {
+    const checkpoint = path.join(fresh(), 'checkpoint')
+    cpSync(three, checkpoint, { recursive: true })
+    damage(checkpoint)
+    const output = path.join(fresh(), 'a.bin')
+    expect((await rejection(zeroToFp32({ checkpoint, output }))).message).toMatch(message)
+    expect(readdirSync(path.dirname(output))).toEqual([])
+  })
+
+  it('refuses a class that is not DeepSpeed’s by name', async () => {
+    const harm = call(global('posix', 'system'), text('true'))
+    const checkpoint = crafted({ optimizer: dictionary(text('optimizer_state_dict'), harm) })
+    const error = await rejection(zeroToFp32({ checkpoint, output: path.join(fresh(), 'a.bin') }))
+    expect(error.message).toMatch(/optim_states\.pt asks for posix\.system/)
+  })
+
+  it.each<[string, number[], number, RegExp]>([
+    ['more than the ranks hold', [7], 6, /need more than the 24 bytes/],
+    ['less than the ranks hold', [5], 6, /need 20 bytes of each rank, and 24 are there/],
+  ])('refuses parameters that take %s', async (_, shape, held, message) => {
+    const checkpoint = crafted({ shape, held })
+    expect((await rejection(zeroToFp32({ checkpoint, output: path.join(fresh(), 'a.bin') }))).message).toMatch(message)
+  })
+
+  it('refuses ZeRO stage 2 by name', async () => {
+    const checkpoint = crafted({ stage: 2 })
+    const { message } = await rejection(zeroToFp32({ checkpoint, output: path.join(fresh(), 'a.bin') }))
+    expect(message).toMatch(/is of ZeRO stage 2; 3 is read/)
+  })
+
+  it('keeps a file that is there when the checkpoint is not whole, and replaces it when it is', async () => {
+    const output = path.join(fresh(), 'a.safetensors')
+    writeFileSync(output, 'before')
+    await rejection(zeroToFp32({ checkpoint: crafted({ stage: 2 }), output }))
+    expect(readFileSync(output, 'utf8')).toBe('before')
+    await zeroToFp32({ checkpoint: crafted({}), output })
+    expect(Object.keys(await contents(openSafetensors(output)))).toEqual(['w'])
+  })
+})
+
+/** d100 as DeepSpeed would save it on so many ranks, with OpenAlpaca's names. */
+async function partitioned(world: number): Promise<string> {
+  const directory = fresh()
+  const source = await openModelWeights(d100)
+  const flat: Buffer[][] = Array.from({ length: world }, () => [])
+  const shapes: Buffer[] = []
+  for (const { name, shape, bytes } of source.tensors.values()) {
+    const part = Math.ceil(bytes / 4 / world) * 4
+    const padded = Buffer.alloc(part * world)
+    await source.read(name, 0, padded.subarray(0, bytes))
+    flat.forEach((parts, rank) => {
+      parts.push(padded.subarray(rank * part, (rank + 1) * part))
+    })
+    shapes.push(text(`model.${name}`), call(global('torch', 'Size'), tuple(...shape.map(integer))))
+  }
+  await source.close()
+  flat.forEach((parts, rank) => {
+    writeRank(directory, { rank, world, shapes, flat: Buffer.concat(parts) })
+  })
+  return directory
+}
+
+interface Rank {
+  rank: number
+  world: number
+  /** Alternately names and sizes. */
+  shapes: Buffer[]
+  flat: Buffer
+  /** Elements of the flat group, where they are not those of `flat`. */
+  held?: number
+  stage?: number
+  optimizer?: Buffer
+}
+
+function writeRank(directory: string, { rank, world, shapes, flat, held, stage = 3, optimizer }: Rank): void {
+  const numel = flat.length / 4
+  const group = storedTensor({ numel, shape: [held ?? numel], strides: [1] })
+  const model = dictionary(
+    ...[text('param_shapes'), Buffer.concat([op(']'), dictionary(...shapes), op('a')])],
+    ...[text('frozen_param_shapes'), none, text('shared_params'), op('}'), text('buffer_names'), op(']')],
+  )
+  const inner = dictionary(
+    ...[text('zero_stage'), integer(stage), text('partition_count'), integer(world)],
+    ...[text('fp32_flat_groups'), Buffer.concat([op(']'), group, op('a')])],
+  )
+  const states = optimizer ?? dictionary(text('optimizer_state_dict'), inner)
+  const file = (kind: string) => path.join(directory, `zero_pp_rank_${rank}_mp_rank_00_${kind}_states.pt`)
+  writeFileSync(file('model'), torchFile(pickled(model)))
+  writeFileSync(file('optim'), torchFile(pickled(states), { 0: flat }))
+}
+
+/** A checkpoint of one rank with one parameter `w`. */
+function crafted({ shape = [6], ...wrong }: Partial<Rank> & { shape?: number[] }): string {
+  const directory = fresh()
+  const shapes = [text('w'), call(global('torch', 'Size'), tuple(...shape.map(integer)))]
+  const flat = Buffer.from(Float32Array.of(0, 1, 2, 3, 4, 5).buffer)
+  writeRank(directory, { rank: 0, world: 1, shapes, flat, ...wrong })
+  return directory
+}
+
+/** A training checkpoint of this package, cut for so many ranks: two units, the second with a gap in it. */
+async function ownCheckpoint(world: number): Promise<{ directory: string; values: Record<string, number[]> }> {
+  const directory = fresh()
+  const units = [
+    { name: 'a', length: 6, parameters: [{ name: 'x', shape: [2, 3], offset: 0 }] },
+    {
+      name: 'b',
+      length: 12,
+      parameters: [
+        { name: 'y', shape: [3], offset: 0 },
+        { name: 'z', shape: [4], offset: 8 },
+      ],
+    },
+  ]
+  const all = units.map(({ length }, i) => Array.from({ length }, (_, j) => 100 * i + j))
+  const files: Record<string, { bytes: number; sha256: string }> = {}
+  for (let rank = 0; rank < world; rank++) {
+    const digits = (value: number) => String(value).padStart(5, '0')
+    const name = `rank-${digits(rank)}-of-${digits(world)}.safetensors`
+    const tensors = units.map(({ name, length }, i) => {
+      const part = Math.ceil(length / world)
+      const values = Array.from({ length: part }, (_, j) => all[i]![rank * part + j] ?? -1)
+      return float32(`master.${name}`, [part], values)
+    })
+    const { bytes, sha256 } = await writeSafetensors(path.join(directory, name), tensors, { checksum: true })
+    files[name] = { bytes, sha256: sha256! }
+  }
+  const manifest = {
+    ...{ format: 'openalpaca-checkpoint', version: 1, package_version: '0', world_size: world, dtype: 'bfloat16' },
+    ...{ step: 4, data: { fingerprint: 'x', instances_seen: 1 }, units, recipe: {}, files },
+  }
+  writeFileSync(path.join(directory, 'manifest.json'), JSON.stringify(manifest))
+  return { directory, values: { x: all[0]!, y: all[1]!.slice(0, 3), z: all[1]!.slice(8) } }
+}
+
+describe('zero-to-fp32 of our own checkpoints', () => {
+  it.each([1, 2, 4, 5])('puts the units of %s ranks together, without padding and gaps', async (world) => {
+    const { directory, values } = await ownCheckpoint(world)
+    const output = path.join(fresh(), 'a.safetensors')
+    await zeroToFp32({ checkpoint: directory, output })
+    const hex = (list: number[]) => Buffer.from(Float32Array.from(list).buffer).toString('hex')
+    const tensors = await contents(openSafetensors(output))
+    expect(Object.fromEntries(Object.entries(tensors).map(([name, { bytes }]) => [name, bytes]))).toEqual(
+      Object.fromEntries(Object.entries(values).map(([name, list]) => [name, hex(list)])),
+    )
+    expect(tensors.x).toMatchObject({ shape: [2, 3], dtype: 'float32' })
+  })
+
+  it('says so when a rank is missing or a manifest is wrong', async () => {
+    const { directory } = await ownCheckpoint(2)
+    const output = path.join(fresh(), 'a.bin')
+    const file = path.join(directory, 'manifest.json')
+    const manifest = readFileSync(file, 'utf8')
+    const refused = async (text: string) => {
+      writeFileSync(file, text)
+      return (await rejection(zeroToFp32({ checkpoint: directory, output }))).message
+    }
+    expect(await refused(manifest.replace('"world_size":2', '"world_size":3'))).toMatch(/2 of its 3 ranks/)
+    expect(await refused(manifest.replaceAll('rank-00000', '../rank-00000'))).toMatch(/manifest\.json is damaged/)
+    expect(await refused(manifest.replace('"offset":8', '"offset":9'))).toMatch(/z reaches past the end of its unit/)
+    writeFileSync(file, manifest)
+    rmSync(path.join(directory, 'rank-00001-of-00002.safetensors'))
+    expect((await rejection(zeroToFp32({ checkpoint: directory, output }))).message).toMatch(/is missing/)
+  })
+})
