@@ -17,8 +17,16 @@ export type { GenerateOptions } from './generate/options.js'
 export { type DownloadOptions, resolveModelPath } from './hub/download.js'
 export type { HubSettings } from './hub/settings.js'
 export type { TensorInfo, WeightDType } from './io/weight-source.js'
-export type { ConfigJson, Llama3RopeScaling, LlamaConfig, RopeJson } from './model/config.js'
+export type { ConfigJson, LlamaConfig } from './model/config.js'
 export type { ModelDType } from './model/parameters.js'
+export type {
+  DynamicRopeScaling,
+  LinearRopeScaling,
+  Llama3RopeScaling,
+  RopeJson,
+  RopeScaling,
+  YarnRopeScaling,
+} from './model/rope-config.js'
 export type { DeviceProperties, EventHandle, GraphHandle } from './native.js'
 export * as ops from './ops.js'
 export type { SaveOptions } from './save.js'

@@ -3,18 +3,7 @@ import path from 'node:path'
 import { z } from 'zod'
 import { ConfigError } from '../errors.js'
 import { forError } from '../format.js'
-
-/** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, a ramp between. */
-export interface Llama3RopeScaling {
-  /** What low frequencies are divided by. */
-  factor: number
-  /** Turns within the old context below which a frequency is low. */
-  lowFreqFactor: number
-  /** Turns within the old context above which a frequency is high. */
-  highFreqFactor: number
-  /** The old context, in tokens. */
-  originalMaxPositionEmbeddings: number
-}
+import { parseRope, type RopeJson, type RopeScaling, ropeSchema } from './rope-config.js'
 
 /** What the computation needs to know of a model; `parseConfig` makes it from a config.json. */
 export interface LlamaConfig {
@@ -39,7 +28,7 @@ export interface LlamaConfig {
   /** Base of the rotary frequencies. */
   ropeTheta: number
   /** Null where there is none. */
-  ropeScaling: Llama3RopeScaling | null
+  ropeScaling: RopeScaling | null
   /** Whether the embedding is the output projection too. */
   tieWordEmbeddings: boolean
   /** Standard deviation of a new model's weights. */
@@ -55,15 +44,8 @@ export interface LlamaConfig {
 const size = z.int().positive()
 /** Far more than any model has; a damaged config must not ask for a list of a billion. */
 const MOST_LAYERS = 10_000
-const rope = z.looseObject({
-  rope_theta: z.number().positive().optional(),
-  rope_type: z.string().optional(),
-  type: z.string().optional(),
-  factor: z.number().positive().optional(),
-  low_freq_factor: z.number().positive().optional(),
-  high_freq_factor: z.number().positive().optional(),
-  original_max_position_embeddings: size.optional(),
-})
+/** Names that Transformers gives to the activation of SwiGLU. */
+const SILU = ['silu', 'swish']
 
 /** Checks a ConfigJson, and fills in what is left out. */
 const schema = z.looseObject({
@@ -79,36 +61,18 @@ const schema = z.looseObject({
   max_position_embeddings: size.default(2048),
   rms_norm_eps: z.number().positive().default(1e-6),
   rope_theta: z.number().positive().nullish(),
-  rope_scaling: rope.nullish(),
-  rope_parameters: rope.nullish(),
+  rope_scaling: ropeSchema,
+  rope_parameters: ropeSchema,
+  original_max_position_embeddings: size.nullish(),
+  partial_rotary_factor: z.number().nullish(),
   tie_word_embeddings: z.boolean().default(false),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
   hidden_act: z.string().default('silu'),
-  initializer_range: z.number().positive().default(0.02),
+  initializer_range: z.number().nonnegative().default(0.02),
   bos_token_id: z.int().nullish(),
   eos_token_id: z.union([z.int(), z.array(z.int())]).nullish(),
 })
-
-/** RoPE settings as config.json has them. */
-export interface RopeJson {
-  /** Base of the rotary frequencies; 10000 when left out. */
-  rope_theta?: number
-  /** `default` or `llama3`. */
-  rope_type?: string
-  /** `rope_type` as older files spell it. */
-  type?: string
-  /** For `llama3`: what low frequencies are divided by. */
-  factor?: number
-  /** For `llama3`: turns within the old context below which a frequency is low. */
-  low_freq_factor?: number
-  /** For `llama3`: turns within the old context above which a frequency is high. */
-  high_freq_factor?: number
-  /** For `llama3`: the old context, in tokens. */
-  original_max_position_embeddings?: number
-  /** Whatever else there is, is carried along. */
-  [key: string]: unknown
-}
 
 /** A config.json of the LLaMA architecture, in the form of OpenLLaMA or of Transformers 5. */
 export interface ConfigJson {
@@ -134,19 +98,21 @@ export interface ConfigJson {
   max_position_embeddings?: number
   /** ε of the RMSNorm layers; 1e-6 when left out. */
   rms_norm_eps?: number
-  /** Base of the rotary frequencies; 10000 when left out. */
+  /** Base of the rotary frequencies; 10000 when left out. One inside the RoPE settings goes before it. */
   rope_theta?: number | null
-  /** RoPE scaling, as Transformers 4 has it. */
+  /** RoPE scaling, as Transformers 4 has it; where it is not empty, `rope_parameters` is ignored. */
   rope_scaling?: RopeJson | null
   /** RoPE settings, as Transformers 5 has them. */
   rope_parameters?: RopeJson | null
+  /** The context before it was extended; goes before the one inside the RoPE settings. */
+  original_max_position_embeddings?: number | null
   /** Whether the embedding is the output projection too; false when left out. */
   tie_word_embeddings?: boolean
   /** Must not be true. */
   attention_bias?: boolean | null
   /** Must not be true. */
   mlp_bias?: boolean | null
-  /** `silu`. */
+  /** `silu`, or its other name `swish`. */
   hidden_act?: string
   /** Standard deviation of a new model's weights; 0.02 when left out. */
   initializer_range?: number
@@ -158,27 +124,6 @@ export interface ConfigJson {
   [key: string]: unknown
 }
 
-function ropeScaling(parameters: z.infer<typeof rope> | null | undefined, where: string): Llama3RopeScaling | null {
-  const type = parameters?.rope_type ?? parameters?.type ?? 'default'
-  if (!parameters || type === 'default') return null
-  if (type !== 'llama3') {
-    throw new ConfigError(
-      `${where}: RoPE scaling of type "${forError(type)}" is not supported; "default" and "llama3" are`,
-    )
-  }
-  const need = (key: 'factor' | 'low_freq_factor' | 'high_freq_factor' | 'original_max_position_embeddings') => {
-    const value = parameters[key]
-    if (value === undefined) throw new ConfigError(`${where}: RoPE scaling "llama3" needs ${key}`)
-    return value
-  }
-  return {
-    factor: need('factor'),
-    lowFreqFactor: need('low_freq_factor'),
-    highFreqFactor: need('high_freq_factor'),
-    originalMaxPositionEmbeddings: need('original_max_position_embeddings'),
-  }
-}
-
 /** What this package cannot compute, by the key that asks for it. */
 function refuseUnsupported(json: z.infer<typeof schema>, where: string): void {
   const architecture = json.architectures?.[0]
@@ -188,8 +133,8 @@ function refuseUnsupported(json: z.infer<typeof schema>, where: string): void {
     )
   }
   if (json.attention_bias || json.mlp_bias) throw new ConfigError(`${where}: models with biases are not supported`)
-  if (json.hidden_act !== 'silu') {
-    throw new ConfigError(`${where}: hidden_act must be "silu", got "${forError(json.hidden_act)}"`)
+  if (!SILU.includes(json.hidden_act)) {
+    throw new ConfigError(`${where}: expected hidden_act "silu", got "${forError(json.hidden_act)}"`)
   }
 }
 
@@ -230,8 +175,7 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
     headDim,
     maxPositionEmbeddings: json.max_position_embeddings,
     rmsNormEps: json.rms_norm_eps,
-    ropeTheta: json.rope_theta ?? json.rope_parameters?.rope_theta ?? json.rope_scaling?.rope_theta ?? 10000,
-    ropeScaling: ropeScaling(json.rope_parameters ?? json.rope_scaling, where),
+    ...parseRope(json, where),
     tieWordEmbeddings: json.tie_word_embeddings,
     initializerRange: json.initializer_range,
     bosTokenId: json.bos_token_id ?? 1,

@@ -1,41 +1,77 @@
 import type { Device } from '../device.js'
 import type { Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
+import type { Llama3RopeScaling, YarnRopeScaling } from './rope-config.js'
 
 /**
- * The angle per position of each pair of a head's dimensions: θ^(−2i/D), with Llama 3.1's scaling where the config has
- * it (wavelengths longer than the original context are stretched by `factor`, short ones kept, a ramp between).
- * In float32 as Transformers computes it, since the angle of position 2000 magnifies its last bits.
+ * The angle per position of each pair of a head's dimensions: θ^(−2i/D), with the config's scaling. In float32 as
+ * Transformers computes it, since the angle of position 2000 magnifies its last bits.
  */
 export function inverseFrequencies(config: LlamaConfig): Float32Array {
-  const half = config.headDim / 2
-  const scaling = config.ropeScaling
-  return Float32Array.from({ length: half }, (_, i) => {
-    const frequency = 1 / Math.fround(config.ropeTheta ** ((2 * i) / config.headDim))
-    if (!scaling) return frequency
-    const wavelength = (2 * Math.PI) / frequency
-    const low = scaling.originalMaxPositionEmbeddings / scaling.lowFreqFactor
-    const high = scaling.originalMaxPositionEmbeddings / scaling.highFreqFactor
-    if (wavelength > low) return frequency / scaling.factor
-    if (wavelength < high) return frequency
-    const smooth =
-      (scaling.originalMaxPositionEmbeddings / wavelength - scaling.lowFreqFactor) /
-      (scaling.highFreqFactor - scaling.lowFreqFactor)
-    return ((1 - smooth) * frequency) / scaling.factor + smooth * frequency
+  const { headDim, ropeScaling: scaling } = config
+  const theta = scaling?.type === 'dynamic' ? dynamicTheta(config, scaling.factor) : config.ropeTheta
+  const plain = Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / Math.fround(theta ** ((2 * i) / headDim)))
+  switch (scaling?.type) {
+    case 'linear':
+      return plain.map((frequency) => frequency / scaling.factor)
+    case 'llama3':
+      return plain.map((frequency) => llama3Frequency(frequency, scaling))
+    case 'yarn':
+      return yarnFrequencies(plain, config, scaling)
+    default:
+      return plain
+  }
+}
+
+/**
+ * The base for sequences up to `maxPositionEmbeddings`, the longest that are computed here: θ itself, but for rounding.
+ */
+function dynamicTheta({ ropeTheta, headDim }: LlamaConfig, factor: number): number {
+  return headDim === 2 ? ropeTheta : ropeTheta * (factor - (factor - 1)) ** (headDim / (headDim - 2))
+}
+
+/** Wavelengths longer than the original context are stretched by `factor`, short ones kept, a ramp between. */
+function llama3Frequency(frequency: number, scaling: Llama3RopeScaling): number {
+  const { factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings } = scaling
+  const wavelength = (2 * Math.PI) / frequency
+  if (wavelength > originalMaxPositionEmbeddings / lowFreqFactor) return frequency / factor
+  if (wavelength < originalMaxPositionEmbeddings / highFreqFactor) return frequency
+  const smooth = (originalMaxPositionEmbeddings / wavelength - lowFreqFactor) / (highFreqFactor - lowFreqFactor)
+  return ((1 - smooth) * frequency) / factor + smooth * frequency
+}
+
+/** A ramp over the dimensions, from those that turn `betaFast` times within the original context to `betaSlow` times. */
+function yarnFrequencies(plain: Float32Array, { ropeTheta, headDim }: LlamaConfig, scaling: YarnRopeScaling) {
+  const { factor, betaFast, betaSlow, originalMaxPositionEmbeddings: original, truncate } = scaling
+  const dimension = (turns: number) =>
+    (headDim * Math.log(original / (turns * 2 * Math.PI))) / (2 * Math.log(ropeTheta))
+  const [first, last] = [dimension(betaFast), dimension(betaSlow)]
+  const low = Math.max(truncate ? Math.floor(first) : first, 0)
+  const high = Math.min(truncate ? Math.ceil(last) : last, headDim - 1)
+  const width = high === low ? 0.001 : high - low
+  return plain.map((frequency, i) => {
+    const ramp = Math.fround(Math.min(Math.max((i - low) / width, 0), 1))
+    return (frequency / factor) * ramp + frequency * (1 - ramp)
   })
+}
+
+/** Multiplies cos and sin. */
+export function ropeAmplitude({ ropeScaling }: LlamaConfig): number {
+  return ropeScaling?.type === 'yarn' ? ropeScaling.attentionFactor : 1
 }
 
 /** cos and sin of every angle: [positions, headDim / 2]. */
 export function ropeTables(config: LlamaConfig, positions: number): { cos: Float32Array; sin: Float32Array } {
   const frequencies = inverseFrequencies(config)
+  const amplitude = ropeAmplitude(config)
   const half = frequencies.length
   const cos = new Float32Array(positions * half)
   const sin = new Float32Array(positions * half)
   for (let position = 0; position < positions; position++) {
     for (let i = 0; i < half; i++) {
       const angle = Math.fround(position * frequencies[i])
-      cos[position * half + i] = Math.cos(angle)
-      sin[position * half + i] = Math.sin(angle)
+      cos[position * half + i] = Math.cos(angle) * amplitude
+      sin[position * half + i] = Math.sin(angle) * amplitude
     }
   }
   return { cos, sin }

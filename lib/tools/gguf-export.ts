@@ -1,8 +1,7 @@
 /**
  * A LLaMA as a GGUF file: names, metadata and the order of rows as llama.cpp's convert_hf_to_gguf.py makes them.
  */
-
-import { CheckpointError } from '../errors.js'
+import { CheckpointError, ConfigError } from '../errors.js'
 import { formatCount } from '../format.js'
 import { type CastDType, castChunks, isCastable } from '../formats/cast.js'
 import type { GgufTensorType } from '../formats/gguf/gguf-format.js'
@@ -13,6 +12,7 @@ import { DTYPE_BYTES, type TensorInfo, type WeightSource } from '../io/weight-so
 import type { LlamaConfig } from '../model/config.js'
 import { layoutOf, parameterCount } from '../model/layout.js'
 import { inverseFrequencies } from '../model/rope.js'
+import type { RopeScaling } from '../model/rope-config.js'
 import type { Parameter } from '../parallel/units.js'
 import { ggufTokenizer } from '../tokenizer/gguf.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
@@ -99,13 +99,40 @@ function architecture({ config, type, name }: GgufModel): Map<string, GgufValue>
     ['llama.attention.layer_norm_rms_epsilon', real(config.rmsNormEps)],
     ['llama.rope.dimension_count', size(config.headDim)],
     ['llama.rope.freq_base', real(config.ropeTheta)],
+    ...ropeScaling(config.ropeScaling),
     ['llama.vocab_size', size(config.vocabSize)],
   ])
 }
 
+/**
+ * The scaling of RoPE as llama.cpp has it; Llama 3.1's is a tensor, and the dynamic one, which llama.cpp lacks, changes
+ * nothing within the context.
+ * @throws {ConfigError} for a ramp that llama.cpp has no key for
+ */
+function ropeScaling(scaling: RopeScaling | null): [string, GgufValue][] {
+  if (scaling?.type !== 'linear' && scaling?.type !== 'yarn') return []
+  const real = (value: number): GgufValue => ({ type: 'float32', value })
+  const common: [string, GgufValue][] = [
+    ['llama.rope.scaling.type', { type: 'string', value: scaling.type }],
+    ['llama.rope.scaling.factor', real(scaling.factor)],
+  ]
+  if (scaling.type === 'linear') return common
+  if (!scaling.truncate) throw new ConfigError('GGUF has no form for YaRN with "truncate": false')
+  // llama.cpp multiplies by its own default.
+  const attention = scaling.attentionFactor / (1 + 0.1 * Math.log(scaling.factor))
+  const isDefault = Math.abs(attention - 1) < 1e-6
+  return [
+    ...common,
+    ['llama.rope.scaling.original_context_length', { type: 'uint32', value: scaling.originalMaxPositionEmbeddings }],
+    ...(isDefault ? [] : [['llama.rope.scaling.attn_factor', real(attention)] as [string, GgufValue]]),
+    ['llama.rope.scaling.yarn_beta_fast', real(scaling.betaFast)],
+    ['llama.rope.scaling.yarn_beta_slow', real(scaling.betaSlow)],
+  ]
+}
+
 /** Llama 3.1's scaling as llama.cpp takes it: what each pair's frequency is divided by. */
 function ropeFactors(config: LlamaConfig): GgufTensorToWrite[] {
-  if (!config.ropeScaling) return []
+  if (config.ropeScaling?.type !== 'llama3') return []
   const plain = inverseFrequencies({ ...config, ropeScaling: null })
   const factors = inverseFrequencies(config).map((frequency, i) => plain[i]! / frequency)
   return [

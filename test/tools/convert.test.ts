@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest'
 import { CheckpointError, TokenizerError } from '../../lib/errors.js'
 import { readGguf } from '../../lib/formats/gguf/gguf.js'
 import { openModelWeights } from '../../lib/formats/model-files.js'
+import type { RopeJson } from '../../lib/model/rope-config.js'
 import { type ConvertOptions, convertModel } from '../../lib/tools/convert.js'
 import { contentsOf, fixtures, rejection, temporaryDirectory } from '../formats/helpers.js'
 
@@ -143,6 +144,25 @@ describe('converting to GGUF', () => {
     expect(factors[1]).toBeCloseTo(1 / ((1 - smooth) / 8 + smooth), 4)
     expect(factors.slice(2)).toEqual([8, 8])
     await source.close()
+  })
+
+  it("stores linear and YaRN scaling under llama.cpp's keys", async () => {
+    const scalingOf = async (scaling: RopeJson) => {
+      const directory = model('d100', (config) => ({ ...config, rope_scaling: scaling }))
+      const source = await convertedTo(directory, { dtype: 'float32' })
+      await source.close()
+      expect(source.tensors.has('rope_freqs.weight')).toBe(false)
+      const keys = [...source.metadata].filter(([key]) => key.startsWith('llama.rope.scaling.'))
+      return Object.fromEntries(keys.map(([key, value]) => [key.slice('llama.rope.scaling.'.length), value]))
+    }
+    expect(await scalingOf({ type: 'linear', factor: 4 })).toEqual({ type: 'linear', factor: 4 })
+    expect(await scalingOf({ type: 'dynamic', factor: 4 })).toEqual({})
+    const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 512, beta_fast: 16 }
+    const stored = { type: 'yarn', factor: 4, original_context_length: 512, yarn_beta_fast: 16, yarn_beta_slow: 1 }
+    expect(await scalingOf(yarn)).toEqual(stored)
+    const factor = Math.fround(1.5 / (0.1 * Math.log(4) + 1)) // llama.cpp multiplies by the divisor
+    expect(await scalingOf({ ...yarn, attention_factor: 1.5 })).toEqual({ ...stored, attn_factor: factor })
+    await expect(scalingOf({ ...yarn, truncate: false })).rejects.toThrow(/no form for YaRN with "truncate": false/)
   })
 
   it('refuses what it has no form for, and writes nothing', async () => {
