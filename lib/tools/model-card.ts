@@ -11,6 +11,7 @@ import { type LlamaConfig, readConfig } from '../model/config.js'
 import { parameterCount } from '../model/layout.js'
 import { trainingLogPath } from '../train/log.js'
 import type { Recipe } from '../train/recipe-schema.js'
+import { recipeFacts } from '../train/report/facts.js'
 import { type RunSummary, renderCurveSvg, summarizeRun } from '../train/report/index.js'
 import { packageVersion } from '../version.js'
 
@@ -103,7 +104,7 @@ function body(name: string, config: LlamaConfig, run: RunSummary | undefined, op
     ...(run ? trainingSections(run) : []),
     usage(),
     `## Model\n\n${table(modelFacts(config))}`,
-    ...(run ? [`## Recipe\n\n${table(recipeFacts(run))}`] : []),
+    ...(run ? [`## Recipe\n\n${table(trainingFacts(run))}`] : []),
     `Written by openalpaca-native ${packageVersion}.`,
   ]
   return `${sections.join('\n\n')}\n`
@@ -170,22 +171,12 @@ function modelFacts(config: LlamaConfig): [string, string][] {
   ]
 }
 
-/** Settings that a person would want to know to do it again; paths of this machine are none. */
-function recipeFacts({ start }: RunSummary): [string, string][] {
-  const { recipe, device, versions } = start
-  const told = Object.entries(recipe).filter(([key, value]) => {
-    return (
-      !/_path$|^(resume|overwrite|log_every|keep_last|checkpoint_every|sample_|save_dtype|max_shard_size|device$|threads|model)/.test(
-        key,
-      ) && value !== undefined
-    )
-  })
-  const text = (value: unknown) => {
-    const isSmall = typeof value === 'number' && value !== 0 && Math.abs(value) < 1e-3
-    return typeof value === 'string' ? value : isSmall ? value.toExponential() : JSON.stringify(value)
-  }
+/** The settings needed to repeat the training; paths and settings of this machine are left out. */
+function trainingFacts({ start }: RunSummary): [string, string][] {
+  const { device, versions } = start
+  const ofMachine = /_path$|^(log_every|keep_last|checkpoint_|sample_|save_dtype|max_shard_size|device$|threads)/
   return [
-    ...told.map(([key, value]): [string, string] => [key, text(value)]),
+    ...recipeFacts(start).filter(([key]) => !ofMachine.test(key)),
     ['trained on', `${device.name} in ${device.dtype}`],
     ['instances', `${start.train_instances} for training, ${start.validation_instances} for validation`],
     [

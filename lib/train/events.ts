@@ -14,6 +14,8 @@ export interface StartEvent {
   model: { parameters: number; config: object }
   /** `peak_flops`: measured rate of the matrix product in operations a second, the base of `utilization`. */
   device: { type: string; name: string; dtype: string; peak_flops: number | null }
+  /** Ranks that train together; logs written by 0.1.0 lack it. */
+  world_size?: number
   /** Of this package and of Node.js, by name. */
   versions: Record<string, string>
   /** Optimizer steps of the whole run. */

@@ -340,6 +340,7 @@ class Run implements Disposable {
       recipe,
       model: { parameters: parameterCount(model.config), config: model.config.json },
       device: { type: device.type, name: device.properties.name, dtype: model.dtype, peak_flops: this.peakFlops },
+      world_size: this.group.size,
       versions: { 'openalpaca-native': packageVersion, node: process.versions.node },
       total_steps: this.totalSteps,
       train_instances: data.train.length,

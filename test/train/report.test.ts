@@ -3,10 +3,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { TrainEvent } from '../../lib/train/events.js'
+import { formatCount, formatNumber } from '../../lib/format.js'
+import type { StartEvent, TrainEvent } from '../../lib/train/events.js'
 import { TrainingLog } from '../../lib/train/log.js'
+import { recipeFacts, shownPath } from '../../lib/train/report/facts.js'
 import { renderCurveSvg, writeReport } from '../../lib/train/report/index.js'
-import { type Point, smooth, thin, ticks } from '../../lib/train/report/series.js'
+import { axisLabels, logTicks, type Point, smooth, thin, ticks } from '../../lib/train/report/series.js'
 import { startEvent, stretch } from './run.js'
 
 const directory = mkdtempSync(join(tmpdir(), 'report-'))
@@ -69,22 +71,52 @@ describe('the report', () => {
         event.type === 'step' ? { ...event, loss: 6.7 - 0.08 * event.step } : event,
       ),
     )
-    for (const [, height, drawing] of falling.matchAll(/viewBox="0 0 \d+ (\d+)"(.*?)<\/svg>/gs)) {
-      const heights = [...drawing.matchAll(/ (?:y1|y2|y|cy)="([^"]+)"/g)].map(([, y]) => Number(y))
+    for (const [, drawing] of falling.matchAll(/<svg class="chart"(.*?)<line class="cursor"/gs)) {
+      const heights = [...drawing.matchAll(/ (?:y1|y2|y|cy)="([\d.]+)%"/g)].map(([, y]) => Number(y))
       expect(heights.length).toBeGreaterThan(8)
       expect(Math.min(...heights)).toBeGreaterThanOrEqual(0)
-      expect(Math.max(...heights)).toBeLessThanOrEqual(Number(height))
+      expect(Math.max(...heights)).toBeLessThanOrEqual(100)
+      const [, line] = /<path class="line train" d="M([^"]*)"/.exec(drawing)!
+      for (const vertex of line.split('L')) {
+        const [x, y] = vertex.split(' ').map(Number)
+        expect(x >= 0 && x <= 1000 && y >= 0 && y <= 300).toBe(true)
+      }
     }
+  })
+
+  test('keeps the size of text on screens of any width', () => {
+    // A view box on the drawing itself would shrink its text with it.
+    const drawings = html.match(/<svg class="chart"[^>]*>/g)!
+    expect(drawings).toHaveLength(6)
+    for (const drawing of drawings) expect(drawing).not.toContain('viewBox')
+  })
+
+  test('has a logarithmic axis for a loss that falls by a decade or more', () => {
+    const halved = [startEvent(), ...stretch(1, 10)].map((event) =>
+      event.type === 'step' ? { ...event, loss: 8 / 2 ** event.step } : event,
+    )
+    const text = report('halved', halved)
+    expect(text).toContain('Loss (logarithmic)')
+    expect(html).not.toContain('Loss (logarithmic)')
+    const heights = vertices(text, 'train').map(([, y]) => y)
+    for (const [i, y] of heights.entries()) {
+      expect(y - heights[0]).toBeCloseTo((i / 9) * (heights[9] - heights[0]), 0)
+    }
+    const zero = halved.map((event) => (event.type === 'step' && event.step === 10 ? { ...event, loss: 0 } : event))
+    expect(report('zero', zero)).not.toMatch(/Loss \(logarithmic\)|NaN|Infinity/)
   })
 
   test('sums the run up', () => {
     const text = html.replace(/<(style|script)>.*?<\/\1>/gs, '').replace(/<[^>]*>/g, '|')
     for (const tile of [
-      '100 / 100||steps',
+      '100||steps',
       '100k||tokens',
       '2k||tokens per second',
       '50 s||time',
-      '2.5||validation loss',
+      '2.0300||training loss, last 4 steps',
+      '2.5000||validation loss',
+      '49.3 %||training token accuracy, last 4 steps',
+      '40.0 %||validation token accuracy',
     ]) {
       expect(text).toContain(tile)
     }
@@ -105,8 +137,47 @@ describe('the report', () => {
   test('carries the points for the pointer as JSON', () => {
     const [, escaped] = /data-series="([^"]*)"/.exec(html)!
     const [training, validation] = JSON.parse(escaped.replaceAll('&quot;', '"'))
-    expect(training[0]).toEqual([1, '3.98'])
-    expect(validation.at(-1)).toEqual([100, '2.5'])
+    expect(training[0]).toEqual([1, '3.9800'])
+    expect(validation.at(-1)).toEqual([100, '2.5000'])
+  })
+
+  test('leaves out recipe keys without effect', () => {
+    const shown = (recipe: Record<string, unknown>, event: Partial<StartEvent> = {}) =>
+      recipeFacts({ ...startEvent(0, recipe), ...event }).map(([key]) => key)
+    const alone = shown({ validation_size: 0, checkpoint_every: 0, warmup_steps: 5 })
+    const absent = ['backend', 'zero_stage', 'prefetch_blocks', 'collective_timeout', 'max_restarts', 'offload']
+    absent.push('validation_every', 'keep_last', 'checkpoint_in_background', 'warmup_ratio', 'warmup_min')
+    absent.push('sample_every', 'sample_prompts', 'sample_length', 'resume', 'overwrite', 'threads', 'model')
+    expect(alone.filter((key) => absent.includes(key))).toEqual([])
+    expect(alone).toEqual(expect.arrayContaining(['learning_rate', 'warmup_steps', 'batch_size', 'seed']))
+    const sharded = shown({ validation_size: 0.1, zero_stage: 2 }, { world_size: 4 })
+    expect(sharded).toEqual(expect.arrayContaining(['zero_stage', 'backend', 'validation_every', 'keep_last']))
+    expect(sharded).not.toContain('prefetch_blocks')
+  })
+
+  test('shows no directories of this machine', () => {
+    const paths = {
+      model_path: '/home/alice/models/open_llama_3b/',
+      tokenizer_path: join(process.cwd(), 'recipes/quickstart'),
+      data_path: '../../private/data.json',
+      save_path: 'runs/mine',
+    }
+    const end: TrainEvent = {
+      type: 'end',
+      step: 3,
+      reason: 'failed',
+      seconds: 1,
+      message: 'cannot write /home/alice/runs/x/logs/train.jsonl: ENOSPC (see https://example.com/a/b, 4/5)',
+    }
+    const text = report('paths', [startEvent(0, { name: 'tiny', ...paths }), ...stretch(1, 3), end])
+    expect(text).not.toMatch(/alice|private/)
+    expect(text).not.toContain(process.cwd())
+    expect(text).toContain('<dt>model_path</dt><dd>open_llama_3b</dd>')
+    expect(text).toContain('<dt>tokenizer_path</dt><dd>recipes/quickstart</dd>')
+    expect(text).toContain('<dt>data_path</dt><dd>data.json</dd>')
+    expect(text).toContain('<dt>save_path</dt><dd>runs/mine</dd>')
+    expect(text).toContain('cannot write train.jsonl: ENOSPC (see https://example.com/a/b, 4/5)')
+    expect(shownPath('openlm-research/open_llama_3b')).toBe('openlm-research/open_llama_3b')
   })
 
   test('of a run that failed says so', () => {
@@ -141,29 +212,38 @@ describe('the report', () => {
 describe('curves', () => {
   const values = fc.array(fc.double({ min: -1e6, max: 1e6, noNaN: true }), { minLength: 1, maxLength: 60 })
 
-  test('are smoothed by the mean of their neighbours', () => {
+  test('are smoothed by the mean of their neighbors', () => {
     const points: Point[] = [8, 0, 4, 2, 6].map((y, x) => [x, y])
-    expect(smooth(points, 1)).toEqual([
-      [0, 8],
-      [1, 4],
-      [2, 2],
-      [3, 4],
-      [4, 4],
-    ])
+    expect(smooth(points, 1, true).map(([, y]) => y)).toEqual([4, 4, 2, 4, 4])
+    expect(smooth(points, 1)).toEqual([...points.slice(0, -1), [4, 6]])
     fc.assert(
-      fc.property(values, fc.nat(10), (ys, radius) => {
+      fc.property(values, fc.nat(10), fc.boolean(), (ys, radius, steady) => {
         const smoothed = smooth(
           ys.map((y, x): Point => [x, y]),
           radius,
+          steady,
         )
         for (const [x, y] of smoothed) {
-          const window = ys.slice(x - Math.min(radius, x), x + Math.min(radius, x) + 1)
+          const reach = steady ? radius : Math.min(radius, Math.floor(x / 8))
+          const window = ys.slice(Math.max(0, x - reach), x + reach + 1)
           const mean = window.reduce((sum, value) => sum + value, 0) / window.length
           expect(y).toBeCloseTo(mean, 5)
         }
       }),
       { seed: 6 },
     )
+  })
+
+  test('that fall steeply at the start keep their smoothed curve among the points', () => {
+    const falls = [
+      (i: number) => 7.5 / (1 + i),
+      (i: number) => 0.1 + 7.5 * Math.exp(-i / 20),
+      (i: number) => 8 - i / 200,
+    ]
+    for (const fall of falls) {
+      const points = Array.from({ length: 1200 }, (_, i): Point => [i, fall(i)])
+      for (const [x, y] of smooth(points, 40).slice(0, 600)) expect(Math.abs(y / fall(x) - 1)).toBeLessThan(0.03)
+    }
   })
 
   test('keep their extremes when they are thinned', () => {
@@ -197,5 +277,30 @@ describe('curves', () => {
       }),
       { seed: 8 },
     )
+  })
+
+  test('have logarithmic marks that span them', () => {
+    expect(logTicks(0.03, 7.5)).toEqual([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10])
+    expect(logTicks(0.016, 7.5)).toEqual([0.01, 0.03, 0.1, 0.3, 1, 3, 10])
+    expect(logTicks(1e-9, 1e3)).toEqual([1e-9, 1e-7, 1e-5, 1e-3, 0.1, 10, 1000])
+    const exponent = fc.double({ min: -12, max: 12, noNaN: true })
+    fc.assert(
+      fc.property(exponent, exponent, (a, b) => {
+        const [low, high] = [10 ** Math.min(a, b), 10 ** Math.max(a, b)]
+        const marks = logTicks(low, high * 10)
+        expect(marks[0]).toBeLessThanOrEqual(low * (1 + 1e-6))
+        expect(marks.at(-1)).toBeGreaterThanOrEqual(high * 10 * (1 - 1e-6))
+        expect(marks.length).toBeGreaterThanOrEqual(2)
+        expect(marks.length).toBeLessThanOrEqual(9)
+      }),
+      { seed: 9 },
+    )
+  })
+
+  test('have marks with the same number of decimals', () => {
+    expect(axisLabels([0, 0.5, 1, 1.5], String)).toEqual(['0', '0.5', '1.0', '1.5'])
+    expect(axisLabels([500, 1000, 1500], formatCount)).toEqual(['500', '1.0k', '1.5k'])
+    expect(axisLabels([1e-5, 1.5e-5], formatNumber)).toEqual(['1.0e-5', '1.5e-5'])
+    expect(axisLabels([0.1, 1], String, true)).toEqual(['0.1', '1'])
   })
 })

@@ -1,4 +1,4 @@
-import { type Point, thin, ticks } from './series.js'
+import { axisLabels, logTicks, type Point, thin, ticks } from './series.js'
 
 export interface Series {
   label: string
@@ -10,14 +10,16 @@ export interface Series {
 export interface Chart {
   title: string
   series: Series[]
-  width: number
-  height: number
+  /** A value where it is read: with the same number of digits throughout. */
   format(value: number): string
+  /** A value at a grid line, without needless digits. */
+  formatTick(value: number): string
   /** Start the vertical axis at zero. */
   fromZero?: boolean
+  /** A logarithmic vertical axis for values that span a decade or more: on a linear one their later part looks flat. */
+  logarithmic?: boolean
 }
 
-const margin = { top: 10, right: 14, bottom: 30, left: 54 }
 const mostPoints = 1200
 
 /** The parts of a drawing that both the page and the standalone figure use, as CSS rules for `.chart`. */
@@ -29,7 +31,7 @@ export const chartStyle = `
 .chart text { font: 11px system-ui, sans-serif; fill: var(--muted); font-variant-numeric: tabular-nums }
 .chart .title { font-size: 15px; font-weight: 600; fill: var(--ink) }
 .chart .grid { stroke: var(--grid) }
-.chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
+.chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke }
 .chart .train { stroke: var(--train) }
 .chart .noise { stroke: var(--train); stroke-width: 1; opacity: 0.35 }
 .chart .validation { stroke: var(--validation) }
@@ -37,29 +39,24 @@ export const chartStyle = `
 .chart circle.validation { fill: var(--validation) }
 .chart .surface { fill: var(--surface) }`
 
-/** Where a chart's plot area lies in its drawing and what its axes span: what a pointer needs to find a step. */
-export interface Frame {
-  left: number
-  right: number
-  top: number
-  bottom: number
-  x: readonly [number, number]
+/** The axes of a chart. */
+export interface Axes {
+  x: readonly [first: number, last: number]
   /** Where the horizontal grid lines are, from the lower end of the axis to the upper. */
   rows: readonly number[]
+  isLog: boolean
 }
 
-/** The axes of a chart whose plot begins `offset` below the top of the drawing. */
-export function frameOf(chart: Chart, offset = 0): Frame {
+export function axesOf(chart: Chart): Axes {
   const all = chart.series.flatMap((series) => series.points)
   const xs = all.map(([x]) => x)
   const ys = all.map(([, y]) => y)
+  const [low, high] = [least(ys), most(ys)]
+  const isLog = chart.logarithmic === true && low > 0 && high / low >= 10
   return {
-    left: margin.left,
-    right: chart.width - margin.right,
-    top: offset + margin.top,
-    bottom: chart.height - margin.bottom,
     x: [0, Math.max(most(xs), 1)],
-    rows: ticks(chart.fromZero ? 0 : least(ys), most(ys), 5),
+    rows: isLog ? logTicks(low, high) : ticks(chart.fromZero ? 0 : low, high, 5),
+    isLog,
   }
 }
 
@@ -67,56 +64,83 @@ export function frameOf(chart: Chart, offset = 0): Frame {
 const least = (values: number[]) => values.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY)
 const most = (values: number[]) => values.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY)
 
-/** Grid, axis labels and curves, as SVG elements for a parent with the class `chart`. */
-export function drawPlot(chart: Chart, frame: Frame): string {
-  const x = (value: number) => round(frame.left + ratio(value, frame.x) * (frame.right - frame.left))
-  const span = [frame.rows[0], frame.rows[frame.rows.length - 1]] as const
-  const y = (value: number) => round(frame.bottom - ratio(value, span) * (frame.bottom - frame.top))
-  const rows = frame.rows.map(
-    (value) =>
-      `<line class="grid" x1="${frame.left}" x2="${frame.right}" y1="${y(value)}" y2="${y(value)}"/>` +
-      `<text x="${frame.left - 8}" y="${y(value) + 4}" text-anchor="end">${escapeMarkup(chart.format(value))}</text>`,
-  )
-  const columns = ticks(frame.x[0], frame.x[1], 6)
-    .filter((value) => value <= frame.x[1] && Number.isInteger(value))
-    .map((value) => `<text x="${x(value)}" y="${frame.bottom + 18}" text-anchor="middle">${value}</text>`)
-  const curves = chart.series.filter(({ points }) => points.length > 0).map((series) => drawSeries(series, x, y))
-  const unit = `<text x="${frame.left - 8}" y="${frame.bottom + 18}" text-anchor="end">step</text>`
-  return [...rows, unit, ...columns, ...curves].join('\n')
-}
-
-type Scale = (value: number) => number
-
-function drawSeries({ points, tone }: Series, x: Scale, y: Scale): string {
-  const path = thin(points, mostPoints).map(([px, py]) => `${x(px)} ${y(py)}`)
-  const line = `<path class="line ${tone}" d="M${path.join('L')}"/>`
-  const marked = tone === 'validation' && points.length <= 40 ? points : tone === 'noise' ? [] : points.slice(-1)
-  const dots = marked.map(([px, py]) => `<circle class="${tone}" cx="${x(px)}" cy="${y(py)}" r="3"/>`)
-  return line + dots.join('')
+/**
+ * Grid, axis labels, and curves, as the content of an `<svg>` whose size is the plot area's. Positions are shares of
+ * that size, so the same drawing fits any width while its text keeps its size. Curves have the coordinates of a plot
+ * of `width` by `height` and are stretched.
+ */
+export function drawPlot(chart: Chart, axes: Axes, width: number, height: number): string {
+  const vertical = axes.isLog ? Math.log : (value: number) => value
+  const span = [vertical(axes.rows[0]), vertical(axes.rows[axes.rows.length - 1])] as const
+  const x = (value: number) => ratio(value, axes.x)
+  const y = (value: number) => 1 - ratio(vertical(value), span)
+  const labels = axisLabels(axes.rows, chart.formatTick, axes.isLog)
+  const rows = axes.rows.map((value, i) => {
+    const at = percent(y(value))
+    return (
+      `<line class="grid" x1="0" x2="100%" y1="${at}" y2="${at}"/>` +
+      `<text x="-8" y="${at}" dy="4" text-anchor="end">${escapeMarkup(labels[i])}</text>`
+    )
+  })
+  const columns = ticks(axes.x[0], axes.x[1], 5).filter((value) => value <= axes.x[1] && Number.isInteger(value))
+  const shortened = columns[columns.length - 1] >= 10_000
+  const steps = columns.map((value) => {
+    const text = shortened && value > 0 ? `${value / 1000}k` : value
+    return `<text x="${percent(x(value))}" y="100%" dy="18" text-anchor="middle">${text}</text>`
+  })
+  const shown = chart.series.filter(({ points }) => points.length > 0)
+  const curves = shown.map(({ tone, points }) => {
+    const path = thin(points, mostPoints).map(([px, py]) => `${round(x(px) * width)} ${round(y(py) * height)}`)
+    return `<path class="line ${tone}" d="M${path.join('L')}"/>`
+  })
+  const dots = shown.flatMap(({ tone, points }) => {
+    const marked = tone === 'validation' && points.length <= 40 ? points : tone === 'noise' ? [] : points.slice(-1)
+    return marked.map(([px, py]) => `<circle class="${tone}" cx="${percent(x(px))}" cy="${percent(y(py))}" r="3"/>`)
+  })
+  return [
+    ...rows,
+    '<text x="-8" y="100%" dy="18" text-anchor="end">step</text>',
+    ...steps,
+    `<svg width="100%" height="100%" viewBox="0 0 ${width} ${height}" preserveAspectRatio="none" overflow="visible">`,
+    ...curves,
+    '</svg>',
+    ...dots,
+  ].join('\n')
 }
 
 const ratio = (value: number, [low, high]: readonly [number, number]) => (value - low) / (high - low)
 const round = (value: number) => Math.round(value * 10) / 10
+const percent = (share: number) => `${Number((100 * share).toFixed(2))}%`
 
-/** A chart with title and legend as an SVG file of its own, light or dark as the reader's system is. */
-export function standaloneSvg(chart: Chart): string {
-  const frame = frameOf(chart, 46)
+const margin = { top: 56, right: 14, bottom: 30, left: 54 }
+
+/** A chart with title and legend as a separate SVG file, light or dark as the reader's system is. */
+export function standaloneSvg(chart: Chart, width: number, height: number): string {
   const shown = chart.series.filter(({ points }) => points.length > 0)
-  let at = frame.left
+  let at = margin.left
   const legend = shown.map(({ label, tone }) => {
-    const entry = `<line class="line ${tone}" x1="${at}" x2="${at + 18}" y1="42" y2="42"/><text x="${at + 24}" y="46">${escapeMarkup(label)}</text>`
+    const entry = `<line class="line ${tone}" x1="${at}" x2="${at + 18}" y1="38" y2="38"/><text x="${at + 24}" y="42">${escapeMarkup(label)}</text>`
     at += 48 + label.length * 6
     return entry
   })
-  return `<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 ${chart.width} ${chart.height}" width="${chart.width}" height="${chart.height}" role="img">
+  const plot = { width: width - margin.left - margin.right, height: height - margin.top - margin.bottom }
+  const title = shortened(chart.title, (width - margin.left - margin.right) / 9)
+  return `<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img">
 <title>${escapeMarkup(chart.title)}</title>
 <style>${chartStyle}</style>
 <rect class="surface" width="100%" height="100%" rx="8"/>
-<text class="title" x="${frame.left}" y="24">${escapeMarkup(chart.title)}</text>
+<text class="title" x="${margin.left}" y="22">${escapeMarkup(title)}</text>
 ${legend.join('\n')}
-${drawPlot(chart, frame)}
+<svg x="${margin.left}" y="${margin.top}" width="${plot.width}" height="${plot.height}" overflow="visible">
+${drawPlot(chart, axesOf(chart), plot.width, plot.height)}
+</svg>
 </svg>
 `
+}
+
+/** A text of at most `length` characters. */
+function shortened(text: string, length: number): string {
+  return text.length <= length ? text : `${text.slice(0, Math.floor(length) - 1)}…`
 }
 
 /** Makes any text safe inside an element or a quoted attribute. */

@@ -11,7 +11,8 @@ import type {
   ValidationEvent,
 } from '../events.js'
 import { readTrainingLog } from '../log.js'
-import { type Chart, drawPlot, escapeMarkup, frameOf, type Series, standaloneSvg } from './chart.js'
+import { axesOf, type Chart, drawPlot, escapeMarkup, type Series, standaloneSvg } from './chart.js'
+import { type Fact, recipeFacts, shownValue, withoutDirectories } from './facts.js'
 import { pageScript, pageStyle } from './page.js'
 import { type Point, smooth, smoothingRadius, thin } from './series.js'
 
@@ -36,10 +37,10 @@ export function renderCurveSvg(
 ): string {
   const run = readRun(readTrainingLog(logPath), logPath)
   const { title = `${run.start.recipe.name}: training loss`, width = 800, height = 360 } = options
-  return standaloneSvg({ ...lossChart(run), title, width, height })
+  return standaloneSvg({ ...lossChart(run), title }, width, height)
 }
 
-/** What a run came to, for those who describe it in other words. */
+/** The outcome of a run, for the model card. */
 export interface RunSummary {
   start: StartEvent
   /** The last step that was done. */
@@ -47,14 +48,14 @@ export interface RunSummary {
   samples: SampleEvent[]
   evaluation: EvaluationEvent | undefined
   /** Losses, accuracy, tokens and time, as label and value. */
-  figures: [label: string, value: string][]
+  figures: Fact[]
 }
 
 /** Reads the log of the run in `logPath`. @throws DataError when there is none, or it has no step yet */
 export function summarizeRun(logPath: string): RunSummary {
   const run = readRun(readTrainingLog(logPath), logPath)
   const { start, steps, samples, evaluation } = run
-  return { start, last: steps[steps.length - 1], samples, evaluation, figures: figuresOf(run) }
+  return { start, last: steps[steps.length - 1], samples, evaluation, figures: [...resultsOf(run), ...effortOf(run)] }
 }
 
 function readRun(events: TrainEvent[], logPath: string): Run {
@@ -75,18 +76,18 @@ function ofType<T extends TrainEvent['type']>(events: TrainEvent[], type: T): Ex
   return events.filter((event): event is Extract<TrainEvent, { type: T }> => event.type === type)
 }
 
-const small = { width: 480, height: 220 }
-const wide = { width: 1000, height: 220 }
-
 const percent = (share: number) => `${Number((100 * share).toFixed(1))} %`
+/** A loss or a norm with four decimals, so that values that are compared have the same digits. */
+const measured = (value: number) =>
+  Math.abs(value) >= 1e-3 && Math.abs(value) < 1000 ? value.toFixed(4) : formatNumber(value)
 
 function lossChart(run: Run): Chart {
   return {
     title: 'Loss',
     series: trainAndValidation(run, 'loss'),
-    width: 1000,
-    height: 380,
-    format: formatNumber,
+    format: measured,
+    formatTick: formatNumber,
+    logarithmic: true,
   }
 }
 
@@ -94,63 +95,69 @@ function trainAndValidation({ steps, validations }: Run, key: 'loss' | 'token_ac
   return [
     ...withNoise(
       steps.map((step) => [step.step, step[key]]),
-      'training',
+      { name: 'training' },
     ),
     { label: 'validation', tone: 'validation', points: validations.map((event) => [event.step, event[key]]) },
   ]
 }
 
-/** The values as they are, faintly, and their smoothed curve over them. */
-function withNoise(points: Point[], name = ''): Series[] {
+/** The measured values, faintly, and their smoothed curve on top. */
+function withNoise(points: Point[], { name = '', steady = false } = {}): Series[] {
   const radius = smoothingRadius(points.length)
   if (radius === 0) return [{ label: name, tone: 'train', points }]
-  const label = [name, `mean of ±${radius} steps`].filter(Boolean).join(', ')
   return [
     { label: 'each step', tone: 'noise', points },
-    { label, tone: 'train', points: smooth(points, radius) },
+    { label: [name, 'smoothed'].filter(Boolean).join(', '), tone: 'train', points: smooth(points, radius, steady) },
   ]
 }
 
 function smallCharts(run: Run): Chart[] {
   const curve = (value: (step: StepEvent) => number): Point[] => run.steps.map((step) => [step.step, value(step)])
-  const measured = run.steps.filter((step) => step.utilization !== null)
-  const plain = (points: Point[]): Series[] => [{ label: '', tone: 'train', points }]
+  const utilization = run.steps.flatMap((step): Point[] =>
+    step.utilization === null ? [] : [[step.step, step.utilization]],
+  )
   const charts: Chart[] = [
-    { title: 'Token accuracy', series: trainAndValidation(run, 'token_accuracy'), format: percent, ...small },
+    {
+      title: 'Token accuracy',
+      series: trainAndValidation(run, 'token_accuracy'),
+      format: formatPercent,
+      formatTick: percent,
+    },
     {
       title: 'Learning rate',
-      series: plain(curve((step) => step.learning_rate)),
-      format: formatNumber,
-      ...small,
+      series: [{ label: '', tone: 'train', points: curve((step) => step.learning_rate) }],
+      format: (value) => (value === 0 ? '0' : value.toExponential(2)),
+      formatTick: formatNumber,
       fromZero: true,
     },
     {
       title: 'Gradient norm',
       series: withNoise(curve((step) => step.grad_norm)),
-      format: formatNumber,
-      ...small,
+      format: measured,
+      formatTick: formatNumber,
       fromZero: true,
     },
     {
       title: 'Tokens per second',
-      series: withNoise(curve((step) => step.tokens_per_second)),
+      series: withNoise(
+        curve((step) => step.tokens_per_second),
+        { steady: true },
+      ),
       format: formatCount,
-      ...small,
+      formatTick: formatCount,
       fromZero: true,
     },
   ]
-  if (measured.length > 0) {
-    const points = measured.map((step): Point => [step.step, step.utilization!])
+  if (utilization.length > 0) {
     charts.push({
       title: "Share of the machine's peak",
-      series: withNoise(points),
-      format: percent,
-      ...small,
+      series: withNoise(utilization, { steady: true }),
+      format: formatPercent,
+      formatTick: percent,
       fromZero: true,
     })
   }
-  // They stand in pairs below the loss; one that is left over takes the whole row.
-  return charts.length % 2 === 0 ? charts : [...charts.slice(0, -1), { ...charts[charts.length - 1], ...wide }]
+  return charts
 }
 
 function renderReport(run: Run): string {
@@ -172,82 +179,88 @@ function renderReport(run: Run): string {
 <h1>${name}</h1>
 <p>${escapeMarkup(about.join(' · '))}</p>
 </header>
-${end && end.reason !== 'completed' ? `<p class="notice">${escapeMarkup(`The run ${end.reason} at step ${end.step}${end.message ? `: ${end.message}` : '.'}`)}</p>` : ''}
-<div class="tiles">${tiles(run)}</div>
+${end && end.reason !== 'completed' ? `<p class="notice">${escapeMarkup(`The run ${end.reason} at step ${end.step}${end.message ? `: ${withoutDirectories(end.message)}` : '.'}`)}</p>` : ''}
+${tiles(resultsOf(run))}
+${tiles(effortOf(run))}
 <div class="charts">
-${figure(lossChart(run))}
-${smallCharts(run).map(figure).join('\n')}
+${charts(run)}
 </div>
 ${samplesSection(run.samples)}
 <h2>Recipe</h2>
-<div class="card">${table(Object.entries(start.recipe))}</div>
+${facts(recipeFacts(start))}
+<h2>Model</h2>
+${facts(Object.entries(start.model.config).map(([key, value]) => [key, shownValue(value)]))}
 <h2>Run</h2>
-<div class="card">${table([
-    ['model', start.model.config],
-    ['device', start.device],
-    ['versions', start.versions],
-    [
-      'instances',
-      `${start.train_instances} for training, ${start.validation_instances} for validation, ${start.dropped_instances} dropped`,
-    ],
-  ])}</div>
+${facts(runFacts(start))}
 <script>${pageScript}</script>
 </html>
 `
 }
 
-function tiles(run: Run): string {
-  return figuresOf(run)
-    .map(([label, value]) => `<div class="tile"><b>${value}</b><span>${label}</span></div>`)
-    .join('')
+function tiles(figures: Fact[]): string {
+  const each = figures.map(([label, value]) => `<div class="tile"><b>${value}</b><span>${label}</span></div>`)
+  return `<div class="tiles">${each.join('')}</div>`
 }
 
-function figuresOf(run: Run): [label: string, value: string][] {
+/** Losses and accuracies. Those of the training are of the batches, before each update, and say nothing of new data. */
+function resultsOf(run: Run): Fact[] {
   const { steps, validations, evaluation } = run
-  const last = steps[steps.length - 1]
-  const recent = steps.slice(-Math.max(1, 2 * smoothingRadius(steps.length)))
+  const count = smoothingRadius(steps.length) + 1 // the window of the smoothed curve at its end
+  const recent = steps.slice(-count)
+  const over = count > 1 ? `last ${count} steps` : 'last step'
   const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length
+  return [
+    [`training loss, ${over}`, measured(mean(recent.map((step) => step.loss)))],
+    ...optional('validation loss', validations.at(-1)?.loss, measured),
+    [`training token accuracy, ${over}`, formatPercent(mean(recent.map((step) => step.token_accuracy)))],
+    ...optional('validation token accuracy', validations.at(-1)?.token_accuracy, formatPercent),
+    ...optional('right on new instructions', evaluation && evaluation.correct / evaluation.total, formatPercent),
+  ]
+}
+
+/** Steps, tokens, and time. */
+function effortOf({ steps }: Run): Fact[] {
+  const last = steps[steps.length - 1]
   const seconds = steps.reduce((sum, step) => sum + step.seconds, 0)
   const tokens = steps.reduce((sum, step) => sum + step.tokens, 0)
   return [
-    ['training loss', formatNumber(mean(recent.map((step) => step.loss)))],
-    ...optional('validation loss', validations.at(-1)?.loss, formatNumber),
-    ...optional('right on new instructions', evaluation && evaluation.correct / evaluation.total, formatPercent),
-    ['token accuracy', formatPercent(mean(recent.map((step) => step.token_accuracy)))],
-    ['steps', `${last.step} / ${last.total_steps}`],
+    ['steps', last.step === last.total_steps ? String(last.step) : `${last.step} / ${last.total_steps}`],
     ['tokens', formatCount(tokens)],
     ['tokens per second', formatCount(tokens / seconds)],
     ['time in steps', formatDuration(seconds)],
   ]
 }
 
-function optional(label: string, value: number | undefined, format: (value: number) => string): [string, string][] {
+function optional(label: string, value: number | undefined, format: (value: number) => string): Fact[] {
   return value === undefined ? [] : [[label, format(value)]]
 }
 
-function figure(chart: Chart): string {
+/** The loss over the whole width, and the others in pairs below it; one that is left over takes the whole row. */
+function charts(run: Run): string {
+  const others = smallCharts(run)
+  return [
+    figure(lossChart(run), true),
+    ...others.map((chart, i) => figure(chart, i === others.length - 1 && i % 2 === 0)),
+  ].join('\n')
+}
+
+function figure(chart: Chart, isWide: boolean): string {
   const shown = chart.series.filter(({ points }) => points.length > 0)
   const readable = shown.filter(({ tone }) => tone !== 'noise' || shown.length === 1)
   const keys = readable.map(({ label, tone, points }) => {
     const value = chart.format(points[points.length - 1][1])
-    return `<span class="key" style="--tone: var(--${tone})">${escapeMarkup(label)} <output>${escapeMarkup(value)}</output></span>`
+    return `<span${label ? ' class="key"' : ''} style="--tone: var(--${tone})">${escapeMarkup(label)} <output>${escapeMarkup(value)}</output></span>`
   })
   const series = readable.map(({ points }) => thin(points, 600).map(([x, y]) => [x, chart.format(y)]))
-  // A wide drawing shrunk to a telephone has unreadable labels, so that gets a drawing of its own.
-  const isWide = chart.width > small.width
-  const drawings = isWide ? drawing(chart, 'on-desk') + drawing({ ...chart, ...small }, 'on-phone') : drawing(chart)
+  const axes = axesOf(chart)
+  const title = axes.isLog ? `${chart.title} (logarithmic)` : chart.title
   return `<figure${isWide ? ' class="wide"' : ''} data-series="${escapeMarkup(JSON.stringify(series))}">
-<figcaption><strong>${escapeMarkup(chart.title)}</strong><span class="at"></span>${keys.join('')}</figcaption>
-${drawings}</figure>`
-}
-
-function drawing(chart: Chart, className = ''): string {
-  const frame = frameOf(chart)
-  return `<svg class="chart ${className}" viewBox="0 0 ${chart.width} ${chart.height}" role="img" aria-label="${escapeMarkup(chart.title)}" data-frame="${escapeMarkup(JSON.stringify(frame))}">
-${drawPlot(chart, frame)}
-<line class="cursor" y1="${frame.top}" y2="${frame.bottom}"/>
+<figcaption><strong>${escapeMarkup(title)}</strong><span class="at"></span>${keys.join('')}</figcaption>
+<svg class="chart" role="img" aria-label="${escapeMarkup(title)}" data-x="${JSON.stringify(axes.x)}">
+${drawPlot(chart, axes, 1000, 300)}
+<line class="cursor" y1="0" y2="100%"/>
 </svg>
-`
+</figure>`
 }
 
 function samplesSection(samples: SampleEvent[]): string {
@@ -269,11 +282,23 @@ function answerMarkup({ step, output }: SampleEvent): string {
   return `<pre>${escapeMarkup(output) || '<small>(nothing)</small>'}</pre><small>step ${step}</small>`
 }
 
-function table(rows: [string, unknown][]): string {
-  const cells = rows.map(([key, value]) => {
-    const isSmall = typeof value === 'number' && value !== 0 && Math.abs(value) < 1e-3
-    const text = typeof value === 'string' ? value : isSmall ? value.toExponential() : JSON.stringify(value)
-    return `<tr><th>${escapeMarkup(key)}</th><td>${escapeMarkup(text)}</td></tr>`
-  })
-  return `<table>${cells.join('')}</table>`
+function runFacts(start: StartEvent): Fact[] {
+  const { device, versions, world_size: ranks } = start
+  return [
+    ['device', `${device.name} (${device.type})`],
+    ...(ranks !== undefined && ranks > 1 ? [['ranks', String(ranks)] satisfies Fact] : []),
+    ['number format', device.dtype],
+    ...optional('measured peak', device.peak_flops ?? undefined, (value) => `${formatNumber(value / 1e9)} GFLOP/s`),
+    ['training instances', String(start.train_instances)],
+    ['validation instances', String(start.validation_instances)],
+    ['dropped instances', String(start.dropped_instances)],
+    ...Object.entries(versions),
+  ]
+}
+
+function facts(rows: Fact[]): string {
+  const items = rows.map(
+    ([label, value]) => `<div><dt>${escapeMarkup(label)}</dt><dd>${escapeMarkup(value)}</dd></div>`,
+  )
+  return `<dl class="card facts">${items.join('')}</dl>`
 }

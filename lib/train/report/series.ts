@@ -2,20 +2,23 @@
 export type Point = readonly [x: number, y: number]
 
 /**
- * The mean over a window of neighbours on both sides, so that a smoothed curve does not lag behind. Near the start,
- * where a loss falls steeply, the window is cut alike on both sides; at the end it keeps its earlier half.
+ * The mean over a window of neighbors on both sides, so that a smoothed curve does not lag behind. A loss falls steeply
+ * at first, and a mean over a wide window would lie above every point there: the window is at most an eighth of the
+ * steps so far on each side. At the end it keeps its earlier half. A `steady` curve, such as a speed, has the same
+ * window from the start, cut where the curve begins.
  */
-export function smooth(points: readonly Point[], radius: number): Point[] {
+export function smooth(points: readonly Point[], radius: number, steady = false): Point[] {
   const sums = [0]
   for (const [, y] of points) sums.push(sums[sums.length - 1] + y)
   return points.map(([x], i) => {
-    const first = i - Math.min(radius, i)
-    const last = Math.min(i + Math.min(radius, i), points.length - 1)
+    const reach = steady ? radius : Math.min(radius, i >> 3)
+    const first = Math.max(0, i - reach)
+    const last = Math.min(i + reach, points.length - 1)
     return [x, (sums[last + 1] - sums[first]) / (last + 1 - first)]
   })
 }
 
-/** The window that `smooth` takes for a curve of so many points: a thirtieth of them on each side. */
+/** The window of `smooth` for a curve of `points` points: a thirtieth of them on each side. */
 export function smoothingRadius(points: number): number {
   return Math.round(points / 30)
 }
@@ -44,4 +47,45 @@ export function ticks(low: number, high: number, count: number): number[] {
   const first = Math.floor(low / step + 1e-9)
   const last = Math.max(first + 1, Math.ceil(high / step - 1e-9))
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)))
+}
+
+/** Marks of a logarithmic axis from at most `low` to at least `high`, both above 0: the finest set of about eight. */
+export function logTicks(low: number, high: number): number[] {
+  for (const mantissas of [[1, 2, 5], [1, 3], [1]]) {
+    const marks = logMarks(low, high, mantissas)
+    if (marks.length <= 9) return marks
+  }
+  const decades = logMarks(low, high, [1])
+  const stride = Math.ceil((decades.length - 1) / 7)
+  const [first] = decades
+  const count = Math.ceil((decades.length - 1) / stride) + 1
+  return Array.from({ length: count }, (_, i) => Number((first * 10 ** (i * stride)).toPrecision(12)))
+}
+
+/** The mantissas times powers of ten that span `low` to `high`, with one mark at or beyond each end. */
+function logMarks(low: number, high: number, mantissas: readonly number[]): number[] {
+  const marks: number[] = []
+  for (let power = Math.floor(Math.log10(low)) - 1; power <= Math.log10(high) + 1; power++) {
+    for (const mantissa of mantissas) marks.push(Number((mantissa * 10 ** power).toPrecision(12)))
+  }
+  const first = marks.filter((mark) => mark <= low * (1 + 1e-9)).length - 1
+  const last = marks.findIndex((mark) => mark >= high * (1 - 1e-9))
+  return marks.slice(first, last + 1)
+}
+
+/** The texts at an axis's marks: on a linear axis those of one unit (`0.5`, `1.0`; `1.5k`, `2.0k`) have the same decimals. */
+export function axisLabels(values: readonly number[], format: (value: number) => string, isLog = false): string[] {
+  const texts = values.map(format)
+  if (isLog) return texts
+  const parts = texts.map((text) => /^(-?\d+)(?:\.(\d+))?(.*)$/s.exec(text))
+  const decimals = new Map<string, number>()
+  for (const part of parts) {
+    if (part) decimals.set(part[3], Math.max(decimals.get(part[3]) ?? 0, part[2]?.length ?? 0))
+  }
+  return texts.map((text, i) => {
+    const part = parts[i]
+    const digits = part ? decimals.get(part[3])! : 0
+    if (!part || digits === 0 || text === '0') return text
+    return `${part[1]}.${(part[2] ?? '').padEnd(digits, '0')}${part[3]}`
+  })
 }
