@@ -6,7 +6,7 @@
 import './symbol-dispose.js'
 
 export { LlamaForCausalLM, type ModelOptions } from './causal-lm.js'
-export { type Instruction, readInstructions } from './data/instructions.js'
+export { type Instruction, type InstructionRow, readInstructions } from './data/instructions.js'
 export type { LossReduction } from './data/packing.js'
 export { formatPrompt, type PromptFields } from './data/prompt.js'
 export { type Backend, backends, Device, type DeviceType, openDevice, Stream } from './device.js'

@@ -134,8 +134,11 @@ function sampleCommand(): Command {
 function processDatasetCommand(): Command {
   return new Command('process-dataset')
     .description('Turns databricks-dolly-15k, or data like it, into the file that training reads.')
-    .requiredOption('--input <file>', 'a .json or .jsonl file, or the name of a data set on the Hugging Face Hub')
-    .requiredOption('--output <file>', 'the .json file to write')
+    .requiredOption(
+      '--input <file>',
+      'a file of JSON, JSON lines, or CSV, or the name of a data set on the Hugging Face Hub',
+    )
+    .requiredOption('--output <file>', 'the file to write: JSON lines for .jsonl, else a JSON list')
     .option('--max_words <n>', 'leave out instances with more words', positiveNumber, 2000)
     .addOption(jsonOption())
     .action(async (flags) => {

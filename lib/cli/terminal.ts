@@ -15,6 +15,11 @@ export function printResult(result: object, json: boolean | undefined, text: () 
   console.log(json ? JSON.stringify(result, null, 2) : text())
 }
 
+/** Prints remarks that are not the result: on stderr, where programs do not read it. */
+export function printNotes(lines: readonly string[], print: (line: string) => void = console.error): void {
+  for (const line of lines) print(`note: ${line}`)
+}
+
 /**
  * Whether to colour what goes to a stream: as FORCE_COLOR says, else not where NO_COLOR is set, else where it is a
  * terminal that has colours.

@@ -1,4 +1,5 @@
 import { DataError } from '../errors.js'
+import { isDataFile } from './text-file.js'
 
 /** A data set on the Hugging Face Hub. */
 export interface HubName {
@@ -12,7 +13,7 @@ export interface HubName {
 export function parseHubName(text: string): HubName | undefined {
   const [, scheme, name, path] = /^(hf:\/\/datasets\/)?([\w-][\w.-]*\/[\w-][\w.-]*)(?:\/(.+))?$/.exec(text) ?? []
   if (name === undefined) return undefined
-  if (scheme === undefined && (path !== undefined || /\.jsonl?$/.test(name))) return undefined
+  if (scheme === undefined && (path !== undefined || isDataFile(name))) return undefined
   return { name, path }
 }
 
@@ -24,7 +25,7 @@ export interface DownloadOptions {
 }
 
 /**
- * Downloads the `.json` or `.jsonl` file of a data set from the Hub.
+ * Downloads the data file of a data set from the Hub.
  *
  * @returns its bytes, and its name for errors (`databricks/databricks-dolly-15k/databricks-dolly-15k.jsonl`)
  * @throws DataError when the Hub, the data set or its file cannot be had
@@ -68,12 +69,13 @@ async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
 }
 
 function chooseFile(name: string, files: { type: string; path: string }[]): string {
-  const isData = (path: string): boolean => /\.jsonl?$/.test(path) && !/(^|\/)dataset_infos?\.json$/.test(path)
+  const isData = (path: string): boolean => isDataFile(path) && !/(^|\/)dataset_infos?\.json$/.test(path)
   const data = files.filter(({ type, path }) => type === 'file' && isData(path)).map(({ path }) => path)
   const stem = name.split('/')[1]
-  const namesake = data.filter((path) => path === `${stem}.jsonl` || path === `${stem}.json`)
+  const namesake = data.filter((path) => path.replace(/\.\w+(\.gz)?$/, '') === stem)
   if (data.length === 1 || namesake.length === 1) return namesake[0] ?? data[0]
-  if (data.length === 0) throw new DataError(`${name} has no .json or .jsonl file: download it and convert it to one`)
+  if (data.length === 0)
+    throw new DataError(`${name} has no file of JSON, JSON lines, or CSV: download it and convert it to one`)
   const shown = data.slice(0, 5).join(', ') + (data.length > 5 ? ', …' : '')
   throw new DataError(`${name} has several data files (${shown}): name one as hf://datasets/${name}/${data[0]}`)
 }

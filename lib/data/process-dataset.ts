@@ -1,18 +1,20 @@
-import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
-import { DataError } from '../errors.js'
+import { createWriteStream, existsSync } from 'node:fs'
+import { pipeline } from 'node:stream/promises'
+import { CheckpointError, DataError } from '../errors.js'
 import { writeFileAtomically } from '../io/atomic.js'
 import { downloadDataset, parseHubName } from './hub.js'
-import { type Instruction, readDataFile } from './instructions.js'
-import { asObject, parseRows, type Rows, stringField } from './rows.js'
+import { type Instruction, toInstruction } from './instructions.js'
+import { DataNotes } from './notes.js'
+import { readRows } from './rows.js'
+import { bytesSource, type DataSource, fileSource } from './text-file.js'
 
 export interface ProcessDatasetOptions {
   /**
-   * A `.json` or `.jsonl` file, or a data set on the Hugging Face Hub: `databricks/databricks-dolly-15k`, or
+   * A file of JSON, JSON lines, or CSV, also with gzip, or a data set on the Hugging Face Hub: `databricks/databricks-dolly-15k`, or
    * `hf://datasets/owner/name/path/in/it.jsonl` where it has several files. A local file of that name goes first.
    */
   input: string
-  /** The `.json` file to write. */
+  /** The file to write: JSON lines where its name ends in `.jsonl`, else a JSON list. */
   output: string
   /** Instances with more words than this in instruction, input and output together are left out. @default 2000 */
   maxWords?: number
@@ -31,12 +33,14 @@ export interface ProcessDatasetResult {
   written: number
   /** Instances with too many words. */
   leftOut: number
+  /** What a person should know about the rows. */
+  notes: DataNotes
 }
 
 /**
- * Turns a data set in dolly's format (`instruction, context, response`), or one that is in Alpaca's format already, into
- * the Alpaca format that training reads, as OpenAlpaca's process_dataset.py does. The output appears whole or not at
- * all.
+ * Turns a data set with dolly's fields (`instruction, context, response`), Alpaca's, or some of each into the Alpaca
+ * format, as OpenAlpaca's process_dataset.py does, and leaves out long rows. Rows pass through one by one; the output
+ * appears complete or not at all.
  *
  * @throws DataError that says which row and field, file or name on the Hub is wrong
  */
@@ -45,18 +49,16 @@ export async function processDataset(options: ProcessDatasetOptions): Promise<Pr
   if (!Number.isInteger(maxWords) || maxWords < 1) {
     throw new RangeError(`maxWords must be a positive integer, got ${maxWords}`)
   }
-  const all = toAlpaca(await readRows(options))
-  const kept = all.filter((row) => countWords(row) <= maxWords)
-  if (kept.length === 0)
-    throw new DataError(`${options.input}: all ${all.length} rows have more than ${maxWords} words`)
-  options.signal?.throwIfAborted()
-  await writeWhole(output, `${JSON.stringify(kept, null, 4)}\n`)
-  return { written: kept.length, leftOut: all.length - kept.length }
+  const result = { written: 0, leftOut: 0, notes: new DataNotes() }
+  const rows = keptRows(options, maxWords, result)
+  const text = /\.(jsonl|ndjson)$/i.test(output) ? jsonLines(rows) : jsonList(rows)
+  await writeComplete(output, text)
+  return result
 }
 
-async function readRows(options: ProcessDatasetOptions): Promise<Rows> {
+async function sourceOf(options: ProcessDatasetOptions): Promise<DataSource> {
   const hubName = existsSync(options.input) ? undefined : parseHubName(options.input)
-  if (hubName === undefined) return parseRows(await readDataFile(options.input), options.input)
+  if (hubName === undefined) return fileSource(options.input)
   const {
     hubUrl = process.env.HF_ENDPOINT || 'https://huggingface.co',
     accessToken = process.env.HF_TOKEN || undefined,
@@ -64,19 +66,41 @@ async function readRows(options: ProcessDatasetOptions): Promise<Rows> {
     signal,
   } = options
   const file = await downloadDataset(hubName, { hubUrl: hubUrl.replace(/\/+$/, ''), accessToken, onDownload, signal })
-  return parseRows(file.bytes, file.name)
+  return bytesSource(file.name, file.bytes)
 }
 
-function toAlpaca({ rows, where }: Rows): Instruction[] {
-  return rows.map((value, index) => {
-    const row = asObject(value, where(index))
-    const isAlpaca = row.output !== undefined
-    return {
-      instruction: stringField(row, 'instruction', where(index)),
-      input: stringField(row, isAlpaca ? 'input' : 'context', where(index), ''),
-      output: stringField(row, isAlpaca ? 'output' : 'response', where(index)),
+async function* keptRows(
+  options: ProcessDatasetOptions,
+  maxWords: number,
+  result: ProcessDatasetResult,
+): AsyncGenerator<Instruction> {
+  const source = await sourceOf(options)
+  for await (const row of readRows(source)) {
+    options.signal?.throwIfAborted()
+    const instruction = toInstruction(row, result.notes)
+    if (countWords(instruction) > maxWords) result.leftOut++
+    else {
+      result.written++
+      yield instruction
     }
-  })
+  }
+  result.notes.check(source.name)
+  if (result.written > 0) return
+  throw new DataError(`${source.name}: all ${result.leftOut} rows have more than ${maxWords} words`)
+}
+
+/** A list with an indent of four, as Python's json.dump writes it. */
+async function* jsonList(rows: AsyncIterable<Instruction>): AsyncGenerator<string> {
+  let before = '[\n'
+  for await (const row of rows) {
+    yield before + JSON.stringify(row, null, 4).replace(/^/gm, '    ')
+    before = ',\n'
+  }
+  yield '\n]\n'
+}
+
+async function* jsonLines(rows: AsyncIterable<Instruction>): AsyncGenerator<string> {
+  for await (const row of rows) yield `${JSON.stringify(row)}\n`
 }
 
 /** Words are what stands between white space; those of the three fields are added up. */
@@ -86,10 +110,13 @@ export function countWords({ instruction, input, output }: Instruction): number 
 }
 
 /** A crash leaves the old file or the new one. */
-async function writeWhole(path: string, text: string): Promise<void> {
+async function writeComplete(path: string, text: AsyncIterable<string>): Promise<void> {
   try {
-    await writeFileAtomically(path, (temporary) => writeFile(temporary, text))
+    await writeFileAtomically(path, (temporary) => pipeline(text, createWriteStream(temporary)), {
+      makeDirectory: false,
+    })
   } catch (cause) {
-    throw new DataError((cause as Error).message, { cause })
+    if (!(cause instanceof CheckpointError)) throw cause
+    throw new DataError(cause.message, { cause })
   }
 }

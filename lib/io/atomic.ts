@@ -2,6 +2,7 @@
  * Directories and sets of files that are there as a whole or not at all, whenever the process or the machine stops:
  * everything is written under another name, flushed to the disk, and only then renamed.
  */
+import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, realpath, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError } from '../errors.js'
@@ -11,6 +12,11 @@ import { findAbandoned, renamed, withStagingName } from './staging.js'
 export interface AtomicOptions {
   /** Bytes that will be written, if known: without room for them nothing is begun. */
   bytesNeeded?: number
+}
+
+export interface AtomicFileOptions extends AtomicOptions {
+  /** Whether to make the directory that the file is to be in where it is missing. @default true */
+  makeDirectory?: boolean
 }
 
 /**
@@ -55,13 +61,18 @@ export async function writeDirectoryAtomically<T>(
 export async function writeFileAtomically<T>(
   file: string,
   produce: (temporary: string) => Promise<T>,
-  { bytesNeeded = 0 }: AtomicOptions = {},
+  { bytesNeeded = 0, makeDirectory = true }: AtomicFileOptions = {},
 ): Promise<T> {
   const target = await realpath(file).catch(() => path.resolve(file))
   if (await isDirectory(target)) {
     throw new CheckpointError(`Cannot save ${target}: a directory has that name; choose another place`)
   }
   const parent = path.dirname(target)
+  if (!makeDirectory && !existsSync(parent)) {
+    throw new CheckpointError(
+      `Cannot save ${target}: there is no directory ${parent}; make it, or choose another place`,
+    )
+  }
   const prefix = `${path.basename(target)}.tmp`
   return reportingErrors(target, bytesNeeded, () =>
     withParent(parent, async () => {

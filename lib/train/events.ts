@@ -26,6 +26,10 @@ export interface StartEvent {
   validation_instances: number
   /** Instances left out because no label fits into max_length. */
   dropped_instances: number
+  /** Rows of the data set in which a field that training does not use holds text, by the field's name. */
+  unused_fields: Record<string, number>
+  /** Rows of the data set whose answer is empty. */
+  empty_answers: number
 }
 
 /** One optimizer step is done. */

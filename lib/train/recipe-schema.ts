@@ -53,7 +53,11 @@ export const recipeGroups = {
     max_shard_size: byteSize.default('5GB').describe('Largest weight file of the saved model'),
   },
   Data: {
-    data_path: z.string().min(1).optional().describe('Instructions: a JSON list of {instruction, input, output}'),
+    data_path: z
+      .string()
+      .min(1)
+      .optional()
+      .describe('Instructions: JSON, JSON lines, or CSV with {instruction, input, output}'),
     dataset: z.enum(['quickstart']).optional().describe('Built-in generated data in place of data_path'),
     max_length: count(2).default(1536).describe('Longest instance in tokens; longer ones are cut'),
     validation_size: z

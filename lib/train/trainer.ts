@@ -2,9 +2,11 @@
 import { createHash } from 'node:crypto'
 import type { LlamaForCausalLM } from '../causal-lm.js'
 import { buildInstances, type Instance } from '../data/instances.js'
-import { type Instruction, readInstructions } from '../data/instructions.js'
+import { type Dataset, type InstructionRow, readDataset, toDataset } from '../data/instructions.js'
+import type { DataNotes } from '../data/notes.js'
 import { type BatchPlan, batchesFrom, splitValidation, totalSteps } from '../data/order.js'
 import { formatPrompt } from '../data/prompt.js'
+import { fileSource } from '../data/text-file.js'
 import { DataError, RecipeError, TokenizerError } from '../errors.js'
 import type { Backprop } from '../model/backprop.js'
 import { parameterCount } from '../model/layout.js'
@@ -28,7 +30,9 @@ export interface TrainerOptions extends Partial<Omit<RecipeOptions, 'model'>> {
   /** The model's. */
   tokenizer: LlamaTokenizer
   /** Instructions to train on, in place of `dataPath`. */
-  data?: readonly Instruction[]
+  data?: readonly InstructionRow[]
+  /** @internal What is known about `data`, where a file was read for it: a program that has it shows it itself. */
+  notes?: DataNotes
 }
 
 /** Who follows a run, and what stops it. */
@@ -59,15 +63,20 @@ export interface TrainResult {
 export class Trainer {
   private readonly model: LlamaForCausalLM
   private readonly tokenizer: LlamaTokenizer
-  private readonly data?: readonly Instruction[]
+  private readonly data?: Dataset
+  private readonly notes?: DataNotes
   /** Every key, with the defaults filled in. */
   readonly recipe: Recipe
 
-  /** @throws {RecipeError} for an unknown option or a value out of range */
-  constructor({ model, tokenizer, data, ...options }: TrainerOptions) {
+  /**
+   * @throws {RecipeError} for an unknown option or a value out of range
+   * @throws {DataError} for a row of `data` that is no instruction with an answer
+   */
+  constructor({ model, tokenizer, data, notes, ...options }: TrainerOptions) {
     this.model = model
     this.tokenizer = tokenizer
-    this.data = data
+    this.data = data && toDataset(data)
+    this.notes = notes
     this.recipe = recipeFromOptions(options)
     if (!data && !this.recipe.data_path) throw new RecipeError('data_path is missing: name a file of instructions')
     if (tokenizer.vocabSize > model.config.vocabSize) {
@@ -90,20 +99,23 @@ export class Trainer {
    * @throws {NonFiniteError} when a loss or gradient is not finite; the weights are as before that step
    */
   async train(options: TrainOptions = {}): Promise<TrainResult> {
-    const instructions = this.data ?? (await readInstructions(this.recipe.data_path!))
-    const data = await this.prepare(instructions)
+    const dataset = this.data ?? (await readDataset(fileSource(this.recipe.data_path!)))
+    if (!this.notes) {
+      for (const line of dataset.notes.lines()) process.emitWarning(line, 'DataWarning')
+    }
+    const data = await this.prepare({ ...dataset, ...(this.notes && { notes: this.notes }) })
     if (this.recipe.offload === 'optimizer') await this.model.parameters.moveMastersToHost()
     using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
     return await run.train()
   }
 
   /** Tokenizes the data and holds out the validation set. */
-  private async prepare(instructions: readonly Instruction[]): Promise<TrainingData> {
+  private async prepare({ rows, notes }: Dataset): Promise<TrainingData> {
     const { max_length, validation_size, seed, batch_size, epochs } = this.recipe
-    const { instances, dropped } = await buildInstances(instructions, this.tokenizer, max_length)
+    const { instances, dropped } = await buildInstances(rows, this.tokenizer, max_length)
     const split = splitValidation(instances.length, validation_size, seed)
     const pick = (indices: Uint32Array) => Array.from(indices, (index) => instances[index])
-    const data = { train: pick(split.train), validation: pick(split.validation), dropped }
+    const data = { train: pick(split.train), validation: pick(split.validation), dropped, notes }
     if (totalSteps({ count: data.train.length, batchSize: batch_size, epochs, seed }) === 0) {
       throw new DataError(
         `${data.train.length} instances in ${epochs} epochs make no whole batch of ${batch_size}; use a smaller batch_size`,
@@ -118,6 +130,7 @@ interface TrainingData {
   validation: Instance[]
   /** Rows that had nothing to learn within max_length. */
   dropped: number
+  notes: DataNotes
 }
 
 /** One run: its working memory and its place in the recipe. */
@@ -346,6 +359,7 @@ class Run implements Disposable {
       train_instances: data.train.length,
       validation_instances: data.validation.length,
       dropped_instances: data.dropped,
+      ...data.notes.toJSON(),
     })
   }
 

@@ -1,31 +1,19 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it } from 'vitest'
 import { buildInstance, buildInstances, countLabels } from '../../lib/data/instances.js'
 import { readInstructions } from '../../lib/data/instructions.js'
 import { previewInstances } from '../../lib/data/preview.js'
 import { formatPrompt } from '../../lib/data/prompt.js'
-import { DataError } from '../../lib/errors.js'
 import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
 
 const fixtures = join(__dirname, '../fixtures')
 
-let scratch: string
 let tokenizer: LlamaTokenizer
 
 beforeAll(async () => {
-  scratch = await mkdtemp(join(tmpdir(), 'dataset-'))
   tokenizer = await LlamaTokenizer.fromPretrained(join(fixtures, 'd100'))
 })
-
-afterAll(() => rm(scratch, { recursive: true }))
-
-async function file(name: string, content: string | Uint8Array): Promise<string> {
-  const path = join(scratch, name)
-  await writeFile(path, content)
-  return path
-}
 
 describe('prompts', () => {
   it('are the two templates, to the letter', async () => {
@@ -48,76 +36,17 @@ describe('prompts', () => {
     )
   })
 
+  it('take an input under its other name, and refuse two different ones', () => {
+    const both = formatPrompt({ instruction: 'Do it.', input: 'This.' })
+    expect(formatPrompt({ instruction: 'Do it.', context: 'This.' })).toBe(both)
+    expect(formatPrompt({ instruction: 'Do it.', input: '', context: 'This.' })).toBe(both)
+    expect(() => formatPrompt({ instruction: 'Do it.', input: 'This.', context: 'That.' })).toThrow(
+      'formatPrompt: "input" and "context" have different texts',
+    )
+  })
+
   it('have an input part for an input of spaces alone', () => {
     expect(formatPrompt({ instruction: 'x', input: ' ' })).toContain('### Input:\n \n')
-  })
-})
-
-describe('reading instructions', () => {
-  const rows = [
-    { instruction: 'a', input: 'b', output: 'c' },
-    { instruction: 'd', input: '', output: 'e' },
-  ]
-
-  it('reads a list, with or without a byte order mark, input or further fields', async () => {
-    const loose = JSON.stringify([
-      { ...rows[0], category: 'x' },
-      { instruction: 'd', output: 'e' },
-    ])
-    expect(await readInstructions(await file('a.json', loose))).toEqual(rows)
-    expect(await readInstructions(await file('b.json', `\uFEFF${JSON.stringify(rows, null, 4)}\n`))).toEqual(rows)
-    expect(await readInstructions(await file('c.json', JSON.stringify([{ ...rows[1], input: null }])))).toEqual([
-      rows[1],
-    ])
-  })
-
-  it('reads JSON lines, with empty lines and CRLF', async () => {
-    const lines = `\uFEFF${JSON.stringify(rows[0])}\r\n\r\n${JSON.stringify(rows[1])}\r\n`
-    expect(await readInstructions(await file('a.jsonl', lines))).toEqual(rows)
-  })
-
-  it.each([
-    ['empty.json', '', 'is empty'],
-    ['blank.jsonl', ' \n\n', 'is empty'],
-    ['none.json', '[]', 'holds no rows'],
-    ['object.json', '{"data": []}', 'must hold a list of rows, got an object'],
-    ['number.json', '7', 'must hold a list of rows, got number'],
-    ['cut.json', '[{"instruction": "a", "out', 'is not valid JSON'],
-    ['cut.jsonl', `${JSON.stringify(rows[0])}\n\n{"instruction": "a"`, ': line 3 is not valid JSON'],
-    ['text.json', JSON.stringify(['a']), ': row 1 (index 0) must be an object, got string'],
-    ['null.json', JSON.stringify([rows[0], null]), ': row 2 (index 1) must be an object, got null'],
-    [
-      'type.json',
-      JSON.stringify([...rows, { ...rows[0], output: 3 }]),
-      ': row 3 (index 2): "output" must be a string, got number',
-    ],
-    [
-      'list.json',
-      JSON.stringify([{ ...rows[0], input: ['x'] }]),
-      ': row 1 (index 0): "input" must be a string, got a list',
-    ],
-    ['missing.json', JSON.stringify([rows[0], { output: 'x' }]), ': row 2 (index 1): "instruction" is missing'],
-    [
-      'line.jsonl',
-      `${JSON.stringify(rows[0])}\n\n{"instruction": "a"}\n`,
-      ': row 2 (index 1, line 3): "output" is missing',
-    ],
-    ['dolly.json', '[{"instruction": "a", "context": "", "response": "b"}]', 'process-dataset'],
-  ])('refuses %s', async (name, content, message) => {
-    const path = await file(name, content)
-    const error = await readInstructions(path).catch((error) => error)
-    expect(error).toBeInstanceOf(DataError)
-    expect(error.message).toContain(path)
-    expect(error.message).toContain(message)
-  })
-
-  it('refuses a file that is missing, a directory, or not UTF-8', async () => {
-    await expect(readInstructions(join(scratch, 'nowhere.json'))).rejects.toThrow(/nowhere\.json does not exist/)
-    await expect(readInstructions(scratch)).rejects.toThrow(/is a directory/)
-    await expect(readInstructions(await file('utf16.json', Buffer.from('[]', 'utf16le')))).rejects.toThrow(DataError)
-    await expect(readInstructions(await file('latin1.json', Buffer.from([0x5b, 0xe9, 0x5d])))).rejects.toThrow(
-      /not UTF-8/,
-    )
   })
 })
 

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -28,6 +28,7 @@ beforeAll(async () => {
   output = join(scratch, 'out/openalpaca.json')
 })
 
+beforeEach(() => mkdir(join(scratch, 'out')))
 afterEach(() => rm(join(scratch, 'out'), { recursive: true, force: true }))
 afterAll(() => rm(scratch, { recursive: true }))
 
@@ -40,7 +41,7 @@ async function file(name: string, content: string): Promise<string> {
 describe('process-dataset on a local file', () => {
   it('writes dolly in Alpaca format, as UTF-8 with an indent of four', async () => {
     const input = await file('dolly.jsonl', lines(dolly))
-    expect(await processDataset({ input, output })).toEqual({ written: 2, leftOut: 0 })
+    expect(await processDataset({ input, output })).toMatchObject({ written: 2, leftOut: 0 })
     const text = await readFile(output, 'utf8')
     expect(text).toBe(`${JSON.stringify(alpaca, null, 4)}\n`)
     expect(text).toContain('fährt')
@@ -56,6 +57,30 @@ describe('process-dataset on a local file', () => {
     expect(await readInstructions(output)).toEqual(alpaca)
   })
 
+  it('writes JSON lines where the name asks for them', async () => {
+    const input = await file('dolly.jsonl', lines(dolly))
+    await processDataset({ input, output: join(scratch, 'out/a.jsonl') })
+    expect(await readFile(join(scratch, 'out/a.jsonl'), 'utf8')).toBe(lines(alpaca))
+  })
+
+  it('keeps the text under either name, and counts fields that are dropped and empty answers', async () => {
+    const input = await file(
+      'mixed-names.jsonl',
+      lines([
+        { instruction: 'a', context: 'b', output: 'c', category: 'x' },
+        { instruction: 'd', input: 'e', response: 'f', system: 'Be brief.', category: 'y' },
+        { instruction: 'g', response: ' ' },
+      ]),
+    )
+    const { notes } = await processDataset({ input, output })
+    expect(notes.toJSON()).toEqual({ unused_fields: { category: 2, system: 1 }, empty_answers: 1 })
+    expect(await readInstructions(output)).toEqual([
+      { instruction: 'a', input: 'b', output: 'c' },
+      { instruction: 'd', input: 'e', output: 'f' },
+      { instruction: 'g', input: '', output: ' ' },
+    ])
+  })
+
   it('leaves out instances of more than 2000 words in all three fields together', async () => {
     const row = (context: number, response: number) => ({
       instruction: 'one two',
@@ -63,28 +88,32 @@ describe('process-dataset on a local file', () => {
       response: words(response),
     })
     const input = await file('long.jsonl', lines([row(1000, 998), row(1000, 999), row(0, 1998), row(0, 1999)]))
-    expect(await processDataset({ input, output })).toEqual({ written: 2, leftOut: 2 })
+    expect(await processDataset({ input, output })).toMatchObject({ written: 2, leftOut: 2 })
     expect((await readInstructions(output)).map(countWords)).toEqual([2000, 2000])
-    expect(await processDataset({ input, output, maxWords: 5000 })).toEqual({ written: 4, leftOut: 0 })
+    expect(await processDataset({ input, output, maxWords: 5000 })).toMatchObject({ written: 4, leftOut: 0 })
   })
 
   it.each([
     [
       'response.jsonl',
       lines([dolly[0], { instruction: 'a', context: '' }]),
-      'row 2 (index 1, line 2): "response" is missing',
+      'row 2 (index 1, line 2): "output" or "response" is missing: the row has "instruction", "context"',
     ],
     [
       'context.jsonl',
       lines([{ ...dolly[0], context: 5 }]),
-      'row 1 (index 0, line 1): "context" must be a string, got number',
+      'row 1 (index 0, line 1): "context" must be a string, got a number',
     ],
     [
       'output.json',
       JSON.stringify([{ ...alpaca[0], output: null }]),
-      'row 1 (index 0): "output" must be a string, got null',
+      'row 1 (index 0, line 1): "output" must be a string, got null',
     ],
-    ['cut.jsonl', `${lines(dolly)}{"instruction": "a", "con`, 'line 3 is not valid JSON'],
+    [
+      'cut.jsonl',
+      `${lines(dolly)}{"instruction": "a", "con`,
+      'line 3 is not valid JSON: the row that begins there does not end',
+    ],
     ['empty.jsonl', '', 'is empty'],
     ['all-long.jsonl', lines([{ ...dolly[0], context: words(3000) }]), 'all 1 rows have more than 2000 words'],
   ])('refuses %s and leaves an earlier output as it was', async (name, content, message) => {
@@ -108,7 +137,10 @@ describe('process-dataset on a local file', () => {
     await expect(processDataset({ input, output: scratch })).rejects.toThrow(
       /Cannot save .*: a directory has that name/,
     )
-    expect((await readdir(scratch)).filter((name) => name.includes('.tmp'))).toEqual([])
+    await expect(processDataset({ input, output: join(scratch, 'missing/x.json') })).rejects.toThrow(
+      /Cannot save .*x\.json: there is no directory .*missing; make it/,
+    )
+    expect((await readdir(scratch)).filter((name) => name.includes('.tmp') || name === 'missing')).toEqual([])
     await expect(processDataset({ input, output, maxWords: 0 })).rejects.toThrow(RangeError)
   })
 })
@@ -168,7 +200,7 @@ describe('process-dataset on the Hub', () => {
   it('finds the data file and tells how far the download is', async () => {
     const progress: [number, number][] = []
     const onDownload = (received: number, total: number) => progress.push([received, total])
-    expect(await processDataset({ input: 'acme/chats', output, hubUrl, onDownload })).toEqual({
+    expect(await processDataset({ input: 'acme/chats', output, hubUrl, onDownload })).toMatchObject({
       written: 2,
       leftOut: 0,
     })
@@ -198,7 +230,7 @@ describe('process-dataset on the Hub', () => {
     )
     files = { 'a.parquet': '' }
     await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(
-      /has no \.json or \.jsonl file/,
+      /has no file of JSON, JSON lines, or CSV/,
     )
   })
 
@@ -216,14 +248,14 @@ describe('process-dataset on the Hub', () => {
     expect(await failure({ input: 'acme/chats', accessToken: 'secret' })).toMatch(/token must start with 'hf_'/)
     files['data/chats.jsonl'] = lines([{ ...dolly[0], response: 1 }])
     expect(await failure({ input: 'acme/chats' })).toBe(
-      'acme/chats/data/chats.jsonl: row 1 (index 0, line 1): "response" must be a string, got number',
+      'acme/chats/data/chats.jsonl: row 1 (index 0, line 1): "response" must be a string, got a number',
     )
   })
 
   it('refuses a download that breaks off, and writes nothing', async () => {
     cutShort = true
     await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(/cannot be downloaded/)
-    await expect(readdir(join(scratch, 'out'))).rejects.toThrow(/ENOENT/)
+    expect(await readdir(join(scratch, 'out'))).toEqual([])
   })
 
   it('tells names on the Hub from paths', () => {

@@ -15,6 +15,8 @@ export function startEvent(step = 0, recipe: Record<string, unknown> = { name: '
     train_instances: 400,
     validation_instances: 20,
     dropped_instances: 3,
+    unused_fields: {},
+    empty_answers: 0,
   }
 }
 

@@ -11,7 +11,7 @@ import { memoryKinds, type Plan, type PlanOptions, planRun } from '../../plan/pl
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import type { Recipe } from '../../train/recipe-schema.js'
 import { UsageError } from '../failure.js'
-import { paint, printResult } from '../terminal.js'
+import { paint, printNotes, printResult } from '../terminal.js'
 import { readData } from './train.js'
 
 /** The flags of `plan` beside the recipe's, spelled as on the command line; rates in 10⁹ bytes and 10¹² operations. */
@@ -82,7 +82,9 @@ async function instancesOf(recipe: Recipe, count?: number): Promise<{ instances:
     const instances = dollyInstances(max_length, count)
     return { instances, source: `${instances.length} instances as long as those of databricks-dolly-15k (estimated)` }
   }
-  const rows = (await readData(recipe)).train.slice(0, count)
+  const { train, notes } = await readData(recipe)
+  printNotes(notes.lines())
+  const rows = train.slice(0, count)
   const where = recipe.tokenizer_path ?? recipe.model_path
   if (where === undefined || !existsSync(where)) {
     const instances = estimatedInstances(rows, max_length)

@@ -1,7 +1,7 @@
 import { processDataset } from '../../data/process-dataset.js'
 import { withByteProgress } from '../byte-progress.js'
 import { stoppable } from '../signals.js'
-import { printResult } from '../terminal.js'
+import { printNotes, printResult } from '../terminal.js'
 
 /** The flags of `process-dataset`, spelled as on the command line. */
 export interface ProcessDatasetFlags {
@@ -15,11 +15,14 @@ export interface ProcessDatasetFlags {
 export function runProcessDataset(flags: ProcessDatasetFlags): Promise<number> {
   const { input, output, max_words: maxWords, json } = flags
   const convert = async (signal: AbortSignal) => {
-    const result = await withByteProgress(`downloading ${input}`, (onDownload) =>
+    const { notes, ...counts } = await withByteProgress(`downloading ${input}`, (onDownload) =>
       processDataset({ input, output, maxWords, onDownload, signal }),
     )
-    const rest = result.leftOut > 0 ? `; ${result.leftOut} with more than ${maxWords} words left out` : ''
-    printResult({ output, ...result }, json, () => `${result.written} instances written to ${output}${rest}`)
+    const { written, leftOut } = counts
+    const rest = leftOut > 0 ? `; ${leftOut} with more than ${maxWords} words left out` : ''
+    const result = { output, ...counts, ...notes.toJSON() }
+    printResult(result, json, () => `${written} instances written to ${output}${rest}`)
+    if (!json) printNotes(notes.lines())
   }
   return stoppable(convert, 'stopped; nothing was written')
 }

@@ -1,10 +1,12 @@
 import { join } from 'node:path'
 import { LlamaForCausalLM } from '../../causal-lm.js'
 import { buildInstances } from '../../data/instances.js'
-import { type Instruction, readInstructions } from '../../data/instructions.js'
+import { type Instruction, readDataset } from '../../data/instructions.js'
+import { DataNotes } from '../../data/notes.js'
 import { previewInstances } from '../../data/preview.js'
 import { answersToShow, scoreAnswers } from '../../data/quickstart/evaluate.js'
 import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
+import { fileSource } from '../../data/text-file.js'
 import { checkAddress } from '../../parallel/address.js'
 import { placeFromEnvironment } from '../../parallel/environment.js'
 import { RankGroup } from '../../parallel/group.js'
@@ -26,7 +28,7 @@ import { launchRequest } from '../launch-request.js'
 import { modelDirectory } from '../model-path.js'
 import { ProgressDisplay } from '../progress.js'
 import { StopRequest } from '../signals.js'
-import { hasColors } from '../terminal.js'
+import { hasColors, printNotes } from '../terminal.js'
 
 /** Flags of `train` that are not in the recipe. */
 interface TrainOptions {
@@ -69,7 +71,7 @@ async function trainHere(
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   signal.throwIfAborted()
-  if (options.preview !== undefined) return await preview(options.preview, data.train, tokenizer, recipe)
+  if (options.preview !== undefined) return await preview(options.preview, data, tokenizer, recipe)
   stop.listen()
   const run = { asked, recipe, data, tokenizer, json: options.json, stop }
   if (!isRank) return await trainRank(run, RankGroup.alone)
@@ -113,8 +115,9 @@ async function trainRank({ asked, recipe, data, tokenizer, json, stop }: RankRun
   let trained = false
   let saved = false
   try {
+    if (isFirst) printNotes(data.notes.lines(), (line) => display.print(line))
     using model = await createModel(recipe, tokenizer, group, signal)
-    const trainer = new Trainer({ model, tokenizer, data: data.train, ...optionsFromRecipe(asked) })
+    const trainer = new Trainer({ model, tokenizer, data: data.train, notes: data.notes, ...optionsFromRecipe(asked) })
     const result = await trainer.train({ subscribers, signal, onStep: () => (trained = true) })
     if (result.reason === 'completed') {
       await model.savePretrained(savePath, {
@@ -166,13 +169,15 @@ interface TrainingRows {
   train: Instruction[]
   /** Instructions that the trained model is judged by; empty where the data has none. */
   heldOut: QuickstartRow[]
+  notes: DataNotes
 }
 
 /** What a recipe trains on. */
 export async function readData(recipe: Recipe): Promise<TrainingRows> {
-  if (recipe.dataset === 'quickstart') return generateQuickstart({ seed: recipe.seed })
+  if (recipe.dataset === 'quickstart') return { ...generateQuickstart({ seed: recipe.seed }), notes: new DataNotes() }
   const path = required(recipe.data_path, 'no data to train on', '--data_path FILE')
-  return { train: await readInstructions(path), heldOut: [] }
+  const { rows, notes } = await readDataset(fileSource(path))
+  return { train: rows, heldOut: [], notes }
 }
 
 function tokenizerPath(recipe: Recipe): string {
@@ -180,8 +185,9 @@ function tokenizerPath(recipe: Recipe): string {
   return required(path, 'no model to train', '--model_path DIR (or, for a new model, --tokenizer_path DIR)')
 }
 
-async function preview(count: number, rows: Instruction[], tokenizer: LlamaTokenizer, recipe: Recipe): Promise<void> {
-  const { instances } = await buildInstances(rows.slice(0, 4 * count), tokenizer, recipe.max_length)
+async function preview(count: number, data: TrainingRows, tokenizer: LlamaTokenizer, recipe: Recipe): Promise<void> {
+  printNotes(data.notes.lines())
+  const { instances } = await buildInstances(data.train.slice(0, 4 * count), tokenizer, recipe.max_length)
   console.log(previewInstances(instances, tokenizer, count, { color: hasColors(process.stdout) }))
 }
 

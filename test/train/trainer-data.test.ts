@@ -1,0 +1,89 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { readDataset } from '../../lib/data/instructions.js'
+import { fileSource } from '../../lib/data/text-file.js'
+import { DataError } from '../../lib/errors.js'
+import { LlamaForCausalLM } from '../../lib/model/llama.js'
+import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
+import type { StartEvent, TrainEvent } from '../../lib/train/events.js'
+import { Trainer, type TrainerOptions } from '../../lib/train/trainer.js'
+import { fixtures } from '../support/fixtures.js'
+
+const rows = [
+  { instruction: 'Summarize.', context: 'Alpacas hum.', output: 'Humming.', system: 'Be brief.' },
+  { instruction: 'Summarize.', input: 'Alpacas eat.', response: 'Eating.' },
+  { instruction: 'Say nothing.', response: '' },
+]
+
+let tokenizer: LlamaTokenizer
+let scratch: string
+
+beforeAll(async () => {
+  scratch = mkdtempSync(path.join(tmpdir(), 'trainer-data-'))
+  tokenizer = await LlamaTokenizer.fromPretrained(path.join(fixtures, 'd100'))
+})
+afterAll(() => rmSync(scratch, { recursive: true }))
+
+const newModel = () => LlamaForCausalLM.fromPretrained(path.join(fixtures, 'd100'), { device: 'cpu', dtype: 'float32' })
+
+/** Trains a new copy of the model for one step; gives the start event, the loss, and the warnings of the process. */
+async function train(
+  options: Partial<TrainerOptions>,
+): Promise<{ start: StartEvent; loss: number; warnings: string[] }> {
+  const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+  try {
+    using model = await newModel()
+    const fixed = { batchSize: 3, epochs: 1, maxSteps: 1, maxLength: 224, warmupSteps: 0 }
+    const events: TrainEvent[] = []
+    const trainer = new Trainer({ model, tokenizer, ...fixed, ...options })
+    const { loss } = await trainer.train({ subscribers: [{ handle: (event) => void events.push(event), close() {} }] })
+    const start = events.find((event): event is StartEvent => event.type === 'start')!
+    return { start, loss, warnings: warn.mock.calls.map(([message]) => String(message)) }
+  } finally {
+    warn.mockRestore()
+  }
+}
+
+describe('the data of a trainer', () => {
+  const plain = [
+    { instruction: 'Summarize.', input: 'Alpacas hum.', output: 'Humming.' },
+    { instruction: 'Summarize.', input: 'Alpacas eat.', output: 'Eating.' },
+    { instruction: 'Say nothing.', output: '' },
+  ]
+  const notes = [
+    'fields that are not used: "system" (1 row)',
+    '1 row with an empty answer, which teaches the end token alone: row 3',
+  ]
+
+  it('has the same loss under either name of a field, in memory and in a file', async () => {
+    const dataPath = path.join(scratch, 'rows.jsonl')
+    writeFileSync(dataPath, rows.map((row) => JSON.stringify(row)).join('\n'))
+    const { loss } = await train({ data: plain })
+    const fromRows = await train({ data: rows })
+    const fromFile = await train({ dataPath })
+    expect([fromRows.loss, fromFile.loss]).toEqual([loss, loss])
+    for (const { start, warnings } of [fromRows, fromFile]) {
+      expect(start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
+      expect(warnings).toEqual(notes)
+    }
+  })
+
+  it('is not reported twice where the program has shown the notes', async () => {
+    const dataPath = path.join(scratch, 'shown.json')
+    writeFileSync(dataPath, JSON.stringify(rows))
+    const dataset = await readDataset(fileSource(dataPath))
+    expect(dataset.notes.lines()).toEqual(notes)
+    const { start, warnings } = await train({ data: dataset.rows, notes: dataset.notes })
+    expect(start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
+    expect(warnings).toEqual([])
+  })
+
+  it('is refused when a row is no instruction, before anything is trained', async () => {
+    using model = await newModel()
+    const bad = [...plain, { instruction: 'a', input: 'b', context: 'c', output: 'd' }]
+    expect(() => new Trainer({ model, tokenizer, data: bad })).toThrow(DataError)
+    expect(() => new Trainer({ model, tokenizer, data: bad })).toThrow('data: row 4 (index 3): "input" and "context"')
+  })
+})
