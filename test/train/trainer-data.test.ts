@@ -50,34 +50,27 @@ describe('the data of a trainer', () => {
   const plain = [
     { instruction: 'Summarize.', input: 'Alpacas hum.', output: 'Humming.' },
     { instruction: 'Summarize.', input: 'Alpacas eat.', output: 'Eating.' },
-    { instruction: 'Say nothing.', output: '' },
+    { instruction: 'Say nothing.', input: '', output: '' },
   ]
   const notes = [
     'fields that are not used: "system" (1 row)',
     '1 row with an empty answer, which teaches the end token alone: row 3',
   ]
 
-  it('has the same loss under either name of a field, in memory and in a file', async () => {
+  it('is reported with a warning, unless the program has shown the notes', async () => {
+    const fromRows = await train({ data: rows })
+    expect(fromRows.start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
+    expect(fromRows.warnings).toEqual(notes)
+
     const dataPath = path.join(scratch, 'rows.jsonl')
     writeFileSync(dataPath, rows.map((row) => JSON.stringify(row)).join('\n'))
-    const { loss } = await train({ data: plain })
-    const fromRows = await train({ data: rows })
-    const fromFile = await train({ dataPath })
-    expect([fromRows.loss, fromFile.loss]).toEqual([loss, loss])
-    for (const { start, warnings } of [fromRows, fromFile]) {
-      expect(start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
-      expect(warnings).toEqual(notes)
-    }
-  })
-
-  it('is not reported twice where the program has shown the notes', async () => {
-    const dataPath = path.join(scratch, 'shown.json')
-    writeFileSync(dataPath, JSON.stringify(rows))
     const dataset = await readDataset(fileSource(dataPath))
+    expect(dataset.rows).toEqual(plain)
     expect(dataset.notes.lines()).toEqual(notes)
-    const { start, warnings } = await train({ data: dataset.rows, notes: dataset.notes })
-    expect(start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
-    expect(warnings).toEqual([])
+    const shown = await train({ data: dataset.rows, notes: dataset.notes })
+    expect(shown.start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
+    expect(shown.warnings).toEqual([])
+    expect(shown.loss).toBe(fromRows.loss)
   })
 
   it('is refused when a row is no instruction, before anything is trained', async () => {
