@@ -17,47 +17,67 @@ const style = `
 .chart .surface { fill: var(--surface) }`
 
 const width = 760
-/** Where the bars begin, how long they may be, and what is left for their values. */
+const edge = 16
+/** Where the bars begin, and how long they may be: what is right of them is a column for their values. */
 const left = 250
 const longest = width - left - 90
-const top = 62
 const rowHeight = 24
 
 export function drawChart({ title, chart }: Presentation): string {
   const { bars, mark, unit, scale } = chart
-  const values = [...bars.map(({ value }) => value), ...(mark ? [mark.value] : [])]
-  const most = Math.max(...values)
-  const least = scale === 'log' ? Math.min(...values) / 1.5 : 0
-  const length = (value: number) => {
-    const share = scale === 'log' ? Math.log(value / least) / Math.log(most / least) : value / most
-    return longest * share
-  }
+  const position = scaleOf(chart)
+  const lines = wrap(title[0].toUpperCase() + title.slice(1), (width - 2 * edge) / 8)
+  const names = 30 + 18 * lines.length // the line with the unit and the mark's name
+  const top = names + 14
   const height = top + bars.length * rowHeight + 14
+  const base = scale === 'log' ? position(mark?.value ?? 1) : left
   const rows = bars.flatMap(({ label, value, text, isOurs }, i) => {
     const y = top + i * rowHeight
-    const bar = length(value).toFixed(1)
+    const end = position(value)
     return [
       `<text x="${left - 10}" y="${y + 13}" text-anchor="end">${escapeMarkup(label)}</text>`,
-      `<rect class="${isOurs ? 'ours' : 'other'}" x="${left}" y="${y}" width="${bar}" height="17" rx="2"/>`,
-      `<text x="${(left + Number(bar) + 8).toFixed(1)}" y="${y + 13}">${escapeMarkup(text)}</text>`,
+      `<rect class="${isOurs ? 'ours' : 'other'}" x="${round(Math.min(base, end))}" y="${y}" width="${round(Math.abs(end - base))}" height="17" rx="2"/>`,
+      `<text x="${width - edge}" y="${y + 13}" text-anchor="end">${escapeMarkup(text)}</text>`,
     ]
   })
-  const markAt = mark && (left + length(mark.value)).toFixed(1)
+  const at = mark && round(position(mark.value))
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img">`,
     `<title>${escapeMarkup(title)}</title>`,
     `<style>${style}</style>`,
     '<rect class="surface" width="100%" height="100%" rx="8"/>',
-    `<text class="title" x="16" y="24">${escapeMarkup(title)}</text>`,
-    `<text class="unit" x="${left - 10}" y="48" text-anchor="end">${escapeMarkup(unit)}${scale === 'log' ? ', logarithmic' : ''}</text>`,
+    ...lines.map((line, i) => `<text class="title" x="${edge}" y="${24 + 18 * i}">${escapeMarkup(line)}</text>`),
+    `<text class="unit" x="${left - 10}" y="${names}" text-anchor="end">${escapeMarkup(unit)}${scale === 'log' ? ', logarithmic' : ''}</text>`,
     ...rows,
     ...(mark
       ? [
-          `<line class="mark" x1="${markAt}" x2="${markAt}" y1="${top - 8}" y2="${height - 10}"/>`,
-          `<text class="says" x="${markAt}" y="48" text-anchor="middle">${escapeMarkup(mark.label)}</text>`,
+          `<line class="mark" x1="${at}" x2="${at}" y1="${names + 6}" y2="${height - 10}"/>`,
+          `<text class="says" x="${at}" y="${names}" text-anchor="middle">${escapeMarkup(mark.label)}</text>`,
         ]
       : []),
     '</svg>',
     '',
   ].join('\n')
+}
+
+/** Where a value is: bars of a linear scale begin at 0, those of a logarithmic one at the mark, to either side. */
+function scaleOf({ bars, mark, scale }: Presentation['chart']): (value: number) => number {
+  const values = [...bars.map(({ value }) => value), ...(mark ? [mark.value] : [])]
+  const most = Math.max(...values)
+  if (scale === 'linear') return (value) => left + (longest * value) / most
+  const least = Math.min(...values) / 1.5
+  return (value) => left + (longest * Math.log(value / least)) / Math.log(most / least)
+}
+
+const round = (value: number) => value.toFixed(1)
+
+/** Breaks a text between words into lines of at most `length` characters. */
+function wrap(text: string, length: number): string[] {
+  const lines: string[] = []
+  for (const word of text.split(' ')) {
+    const last = lines.length - 1
+    if (last >= 0 && lines[last].length + 1 + word.length <= length) lines[last] += ` ${word}`
+    else lines.push(word)
+  }
+  return lines
 }

@@ -6,7 +6,7 @@ import { inputs } from './checkpoint-inputs.js'
 import { Child } from './child.js'
 import { type CheckpointChild, type CheckpointInput, type CheckpointTask, checkpointTasks } from './configs.js'
 import { median, ours, type RunOptions } from './contest.js'
-import { type Presentation, percent } from './report.js'
+import { type Presentation, percent, sameDigits } from './report.js'
 
 export interface CheckpointOptions extends RunOptions {
   /** Blocks of OpenLLaMA-3B in the checkpoint; 26 are all of it, 13.7 GB. */
@@ -94,11 +94,12 @@ async function measure(
 export const gigabytes = ({ bytes }: { bytes: number }) => formatNumber(bytes / 1e9)
 
 export function presentCheckpoint({ bytes, tasks }: CheckpointScores): Presentation {
+  const digits = sameDigits(names.flatMap((name) => [tasks[name].rate / 1e9, tasks[name].disk / 1e9]))
   const rows = names.map((name) => {
     const { rate, disk, seconds, peakMemory } = tasks[name]
     return [
       checkpointTasks[name].says,
-      ...[formatNumber(rate / 1e9), formatNumber(disk / 1e9), percent(rate / disk)],
+      ...[digits(rate / 1e9), digits(disk / 1e9), percent(rate / disk)],
       ...[seconds.toFixed(1), `${(peakMemory / 2 ** 20).toFixed(0)} MiB`],
     ]
   })

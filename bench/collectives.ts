@@ -1,9 +1,8 @@
 /** all_gather and reduce_scatter among processes of this machine, beside torch.distributed and the loopback's limit. */
 import path from 'node:path'
-import { formatNumber } from '#lib/format.js'
 import { median, ours, type RunOptions } from './contest.js'
 import { deviceName } from './device.js'
-import { type Presentation, percent, times } from './report.js'
+import { type Presentation, percent, sameDigits, times } from './report.js'
 import { type Member, rankCounts, Team, threadsOf } from './team.js'
 
 const MiB = 2 ** 20
@@ -74,7 +73,9 @@ export async function collectivesBenchmark(
 export function presentCollectives(scores: CollectiveScore[]): Presentation {
   const backend = deviceName === 'cuda' ? 'NCCL' : 'Gloo'
   const [first] = scores
-  const GB = (rate?: number) => (rate === undefined ? '' : formatNumber(rate / 1e9))
+  const rates = scores.flatMap(({ rate, peerRate = 0, limit = 0 }) => [rate, peerRate, limit])
+  const digits = sameDigits(rates.map((rate) => rate / 1e9))
+  const GB = (rate?: number) => (rate === undefined ? '' : digits(rate / 1e9))
   const rows = scores.map(({ collective, ranks, bytes, rate, peerRate, limit }) => [
     `${collective}, ${ranks} ranks, ${bytes / MiB} MiB`,
     GB(rate),

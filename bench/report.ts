@@ -1,4 +1,3 @@
-import { formatNumber } from '#lib/format.js'
 import type { Limits, Score } from './contest.js'
 
 /** One benchmark's outcome. */
@@ -58,6 +57,13 @@ export function table(cells: string[][]): string {
 export const times = (ratio: number) => `${ratio.toFixed(2)}×`
 export const percent = (share: number) => `${Math.round(100 * share)} %`
 
+/** Formats values that stand next to each other with the same decimals: four digits of the largest. */
+export function sameDigits(values: number[]): (value: number) => string {
+  const largest = Math.max(...values.map(Math.abs))
+  const decimals = largest > 0 ? Math.min(6, Math.max(0, 3 - Math.floor(Math.log10(largest)))) : 0
+  return (value) => value.toFixed(decimals)
+}
+
 /** For the terminal. */
 export function formatText({ title, header, rows, notes }: Presentation): string {
   return [title, table([header, ...rows]), ...notes.map((note) => `  ${note}`)].join('\n')
@@ -79,9 +85,10 @@ export function summarize(presentations: Presentation[]): string {
 export function presentSection({ title, unit, scores, limit, limitSays }: Section): Presentation {
   const peer = reference(scores)
   const ours = scores.filter((score) => !score.peer)
+  const digits = sameDigits([...scores.map(({ rate }) => rate), limit])
   const rows = scores.map((score) => [
     score.label,
-    formatNumber(score.rate),
+    digits(score.rate),
     peer ? times(score.rate / peer.rate) : '',
     percent(score.rate / limit),
     `${(score.peakMemory / 2 ** 30).toFixed(2)} GiB`,
@@ -90,7 +97,7 @@ export function presentSection({ title, unit, scores, limit, limitSays }: Sectio
     title,
     header: ['', unit, peer ? 'to the peer' : '', 'of the limit', 'peak memory'],
     rows,
-    notes: [`The limit, ${formatNumber(limit)} ${unit}: ${limitSays}.`],
+    notes: [`The limit, ${digits(limit)} ${unit}: ${limitSays}.`],
     ratios: {
       peer: peer ? ours.map(({ rate }) => rate / peer.rate) : [],
       limit: ours.map(({ rate }) => rate / limit),
@@ -99,7 +106,7 @@ export function presentSection({ title, unit, scores, limit, limitSays }: Sectio
       unit,
       scale: 'linear',
       bars: scores.map(({ label, rate, peer }) => {
-        return { label, value: rate, text: formatNumber(rate), isOurs: !peer }
+        return { label, value: rate, text: digits(rate), isOurs: !peer }
       }),
       mark: { value: limit, label: 'the limit' },
     },

@@ -82,7 +82,7 @@ export function presentOps(scores: OpScore[]): Presentation {
       limit: scores.map(({ ofLimit }) => ofLimit),
     },
     chart: withPeer
-      ? { unit: 'speed to PyTorch', scale: 'log', bars, mark: { value: 1, label: 'PyTorch' } }
+      ? { unit: 'speedup over PyTorch', scale: 'log', bars, mark: { value: 1, label: 'PyTorch' } }
       : { unit: 'share of the limit', scale: 'linear', bars, mark: { value: 1, label: 'the limit' } },
   }
 }
