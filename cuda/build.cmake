@@ -1,6 +1,10 @@
 # Whether the addon gets the CUDA device, and how. nvcc is called directly: CMake's own CUDA language would have to be
 # enabled for everybody who has some nvcc, and does not know how NVIDIA's Python packages lay out their files.
 #
+# The compiler is the one that CUDACXX, CUDA_HOME, or CUDA_PATH names, else the pinned one that scripts/fetch-cuda.mjs has
+# fetched (cuda/requirements.txt), else the one on the PATH or in /usr/local/cuda. Any that knows C++20 will do; the checks
+# of registers and spills are made with the pinned one, hence a warning where it is another.
+#
 # Each is a variable of CMake or of the environment:
 #   OPENALPACA_CUDA                AUTO builds it where there is an NVIDIA driver and an nvcc that works, ON demands an
 #                                  nvcc, OFF leaves it out
@@ -23,10 +27,14 @@ function(openalpaca_find_cuda)
       return()
     endif()
   endif()
-  # NVIDIA's Python packages, as scripts/fetch-cuda.mjs puts them, come last.
   file(GLOB packages ${CMAKE_SOURCE_DIR}/.cuda/*/nvidia/cu*)
-  find_program(OPENALPACA_NVCC nvcc HINTS $ENV{CUDACXX} ENV CUDA_HOME ENV CUDA_PATH
-    PATHS /usr/local/cuda/bin ${packages} PATH_SUFFIXES bin)
+  file(GLOB nccl_packages ${CMAKE_SOURCE_DIR}/.cuda/*/nvidia/nccl)
+  # Found again each time: the environment decides, and it may have changed since.
+  foreach(found OPENALPACA_NVCC CUDA_INCLUDE_DIR CUDA_RUNTIME CUBLASLT_INCLUDE_DIR NCCL_INCLUDE_DIR)
+    unset(${found} CACHE)
+  endforeach()
+  find_program(OPENALPACA_NVCC NAMES $ENV{CUDACXX} nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH ${packages}
+    PATHS /usr/local/cuda PATH_SUFFIXES bin)
   if(NOT OPENALPACA_NVCC)
     set(CUDA_REASON "no nvcc was found (node scripts/fetch-cuda.mjs fetches it, without root)" PARENT_SCOPE)
     return()
@@ -45,7 +53,6 @@ function(openalpaca_find_cuda)
       return()
     endif()
   endforeach()
-  file(GLOB nccl_packages ${CMAKE_SOURCE_DIR}/.cuda/*/nvidia/nccl)
   find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${root} $ENV{NCCL_HOME} PATHS ${nccl_packages}
     PATH_SUFFIXES include targets/x86_64-linux/include)
   # An nvcc may be too old for C++20, or refuse the host's compiler.
@@ -70,9 +77,19 @@ if(CUDA_REASON STREQUAL "")
   if(NCCL_INCLUDE_DIR)
     set(with "with NCCL")
   else()
-    set(with "without NCCL, whose nccl.h was not found (node scripts/fetch-cuda.mjs fetches it)")
+    set(with "without NCCL, whose nccl.h was not found (node scripts/fetch-cuda.mjs nccl-header fetches it)")
   endif()
-  message(STATUS "CUDA device: yes, for sm_${architectures} and newer, by ${OPENALPACA_NVCC}, ${with}")
+  execute_process(COMMAND ${OPENALPACA_NVCC} --version OUTPUT_VARIABLE log ERROR_QUIET)
+  string(REGEX MATCH "V([0-9.]+)" version "${log}")
+  set(version "${CMAKE_MATCH_1}")
+  message(STATUS "CUDA device: yes, for sm_${architectures} and newer, by ${OPENALPACA_NVCC} ${version}, ${with}")
+  file(STRINGS ${CMAKE_SOURCE_DIR}/cuda/requirements.txt pinned REGEX "^nvidia-cuda-nvcc==")
+  string(REGEX REPLACE ".*==([0-9.]+).*" "\\1" pinned "${pinned}")
+  if(NOT version STREQUAL pinned)
+    message(STATUS "CUDA device: warning: nvcc ${version} compiles it, but its kernels are checked with ${pinned}, "
+      "and another may spill registers (node scripts/fetch-cuda.mjs fetches ${pinned}, scripts/kernel-report.mjs --check looks)")
+  endif()
+  file(WRITE ${CMAKE_BINARY_DIR}/cuda/nvcc-version.txt "${version}\n") # for scripts/kernel-report.mjs
   set(gencode "")
   foreach(architecture ${OPENALPACA_CUDA_ARCHITECTURES})
     list(APPEND gencode -gencode arch=compute_${architecture},code=sm_${architecture})

@@ -4,7 +4,7 @@
 
 import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
-import { addonSources, nativeSources, typescriptIsCurrent } from './state.mjs'
+import { addonSources, isCompiled, nativeSources, typescriptParts } from './state.mjs'
 import { root } from './toolchain.mjs'
 
 const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
@@ -21,12 +21,12 @@ function problem() {
   const lacking = files.filter((file) => !existsSync(path.join(folder, file)))
   if (lacking.length > 0) return [`prebuilds/linux-x64 lacks ${lacking.join(', ')}`, prebuild]
   if (build.cuda === null && process.env.OPENALPACA_CUDA !== 'OFF') {
-    const remedy = `node scripts/fetch-cuda.mjs && ${prebuild} (with OPENALPACA_CUDA=OFF it is packed as it is)`
+    const remedy = `${prebuild} (with OPENALPACA_CUDA=OFF it is packed as it is)`
     return ['the prebuilt addon has no CUDA device', remedy]
   }
   if (build.version !== version) return [`the prebuilt addon is of version ${build.version}, not ${version}`, prebuild]
   if (build.sources !== nativeSources(addonSources)) return ['the prebuilt addon is not of these sources', prebuild]
-  if (!typescriptIsCurrent()) return ['dist/ is not made from these sources', prebuild]
+  if (!isCompiled(typescriptParts[0])) return ['dist/ is not made from these sources', prebuild]
 }
 
 const found = problem()

@@ -10,6 +10,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
+import { pinnedVersion } from './cuda-packages.mjs'
 import { root } from './toolchain.mjs'
 
 // Kernels that may spill: attention at head sizes that no published LLaMA has, or on tensors that begin at an odd place.
@@ -67,6 +68,9 @@ kernels.forEach((kernel, i) => {
   kernel.warps = warps(kernel.registers)
 })
 
+const versionFile = path.join(folder, 'nvcc-version.txt')
+const version = existsSync(versionFile) ? readFileSync(versionFile, 'utf8').trim() : 'of an unknown version'
+if (version !== pinnedVersion()) console.error(`warning: nvcc ${version} compiled these, not ${pinnedVersion()}`)
 const shown = check ? kernels.filter(({ spills }) => spills > 0) : kernels
 if (shown.length > 0) console.log('chip      registers  spills  shared  warps of 64  kernel')
 for (const { chip, registers, spills, shared, warps, source, name } of shown) {

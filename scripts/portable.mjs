@@ -19,8 +19,24 @@ export const builtAddon = at('addon', 'Release', 'openalpaca.node')
 /** The old system: what the addon is linked with, and what the test of the package uses it on. */
 export const oldSystem = at('root')
 
-const mirrors = ['http://deb.debian.org/debian', 'http://archive.debian.org/debian'] // old releases move to the second
-const release = { name: 'bullseye', packages: ['libc6-dev', 'libgomp1', 'libstdc++6', 'dash', 'coreutils'] } // Debian 11, of 2021
+// Old releases move to the second. The third keeps every version of everything, by day.
+const mirrors = [
+  'http://deb.debian.org/debian',
+  'http://archive.debian.org/debian',
+  'http://snapshot.debian.org/archive/debian/20250901T000000Z',
+]
+/** Debian 11, of 2021. Its last point release was 11.11; what these packages bring with them can no longer change either. */
+const release = {
+  name: 'bullseye',
+  packages: {
+    'libc6-dev': '2.31-13+deb11u11',
+    'linux-libc-dev': '5.10.223-1',
+    libgomp1: '10.2.1-6',
+    'libstdc++6': '10.2.1-6',
+    dash: '0.5.11+git20200708+dd9ef66-5',
+    coreutils: '8.32-4+b1',
+  },
+}
 const sources = {
   oneDNN: {
     version: '3.7.2',
@@ -117,7 +133,8 @@ async function fromAMirror(get) {
 
 async function layOutOldSystem() {
   const apt = await fromAMirror(aptOf)
-  await apt(`fetching its C library`, 'install', '-y', '--download-only', ...release.packages)
+  const packages = Object.entries(release.packages).map(([name, version]) => `${name}=${version}`)
+  await apt(`fetching its C library`, 'install', '-y', '--download-only', ...packages)
   const archives = at('apt', 'cache', 'archives')
   for (const name of fs.readdirSync(archives).filter((name) => name.endsWith('.deb'))) {
     execFileSync('dpkg-deb', ['--extract', path.join(archives, name), oldSystem])

@@ -1,17 +1,18 @@
 #!/usr/bin/env node
 // Makes prebuilds/<platform>-<arch>/, which the published package holds: the addon with both devices, the libraries that
-// a machine may lack, their notices, and build.json, which says what was built from what. The CUDA device is in it
-// wherever there is an nvcc; OPENALPACA_CUDA=OFF leaves it out.
+// a machine may lack, their notices, and build.json, which says what was built from what. The CUDA device is compiled by
+// the nvcc of cuda/requirements.txt, whatever else the machine has; OPENALPACA_CUDA=OFF leaves it out.
 
-import { execFileSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import prebuildify from 'prebuildify'
+import { pinnedNvcc, pinnedVersion } from './cuda-packages.mjs'
 import { baseLibraries, dynamicSection, isNewer, oldestSystem } from './elf.mjs'
 import { notices } from './notices.mjs'
 import { builtAddon, openmp, folder as portable, staticLibraries } from './portable.mjs'
 import { addonSources, nativeSources } from './state.mjs'
-import { hasNvcc, root } from './toolchain.mjs'
+import { root } from './toolchain.mjs'
 
 const fetchCuda = path.join(root, 'scripts', 'fetch-cuda.mjs')
 const staging = path.join(root, 'build', 'prebuild')
@@ -35,10 +36,19 @@ function checkNeeds(files) {
   }
 }
 
+/** Before the minutes that oneDNN takes. */
+function choosePinnedCompiler() {
+  const { status } = spawnSync(process.execPath, [fetchCuda], { stdio: 'inherit' })
+  if (status !== 0) throw new Error('there is no pinned CUDA compiler; OPENALPACA_CUDA=OFF leaves the CUDA device out')
+  const { CUDACXX, CUDA_HOME, CUDA_PATH } = process.env
+  const other = CUDACXX ?? CUDA_HOME ?? CUDA_PATH
+  if (other) console.error(`prebuild: the CUDA device is compiled by nvcc ${pinnedVersion()} and not by ${other}`)
+  for (const name of ['CUDA_HOME', 'CUDA_PATH']) delete process.env[name]
+  Object.assign(process.env, { OPENALPACA_CUDA: 'ON', CUDACXX: pinnedNvcc })
+}
+
 async function main() {
-  if (hasNvcc()) process.env.OPENALPACA_CUDA ??= 'ON'
-  // What else it takes, before the minutes that oneDNN takes.
-  if (process.env.OPENALPACA_CUDA === 'ON') execFileSync(process.execPath, [fetchCuda], { stdio: 'inherit' })
+  if (process.env.OPENALPACA_CUDA?.toUpperCase() !== 'OFF') choosePinnedCompiler()
   rmSync(staging, { recursive: true, force: true })
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(staging, { recursive: true })
@@ -55,7 +65,8 @@ async function main() {
   checkNeeds(files)
 
   const choice = readFileSync(path.join(portable, 'configure-addon.log'), 'utf8')
-  const cuda = /^-- CUDA device: yes, for (.*), by /m.exec(choice)?.[1]
+  const [, cuda, nvcc] = /^-- CUDA device: yes, for (.*), by \S+ ([\d.]+), /m.exec(choice) ?? []
+  if (cuda && nvcc !== pinnedVersion()) throw new Error(`nvcc ${nvcc} compiled the CUDA device, not ${pinnedVersion()}`)
   writeFileSync(path.join(folder, 'THIRD-PARTY-NOTICES.txt'), notices(libraries, staticLibraries(), cuda !== undefined))
   const needs = oldestSystem(files)
   if (isNewer(needs.GLIBC, oldestGlibc))
@@ -66,6 +77,7 @@ async function main() {
     version,
     sources: nativeSources(addonSources),
     cuda: cuda ?? null,
+    nvcc: nvcc ?? null,
     needs,
     inside,
     libraries: described,

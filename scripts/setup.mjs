@@ -1,13 +1,17 @@
 // Everything between a fresh clone and a running program: npm packages, Debian packages, the native addon, the
 // TypeScript. Does what is missing, says what it does, and is done at once when nothing is. With --packages, only the
 // npm packages, which is what the linters need; with --javascript, nothing native, which `doctor` is there to look at;
-// with --tests, also the emulated GPU that tests run on.
+// with --compilers, no addon either, but what compiles one, for `prebuild`, which builds its own; with --bench or --fuzz,
+// also the benchmarks or the fuzzer; with --tests, also those and the emulated GPU that tests run on.
+//
+// The Debian packages are the system's own in whatever version it has, as for every program that is compiled on it;
+// npm's are those of package-lock.json.
 
 import fs from 'node:fs'
 import path from 'node:path'
-import { addonSources, nativeSources, typescriptIsCurrent, typescriptStamp, typescriptState } from './state.mjs'
+import { addonSources, isCompiled, nativeSources, typescriptParts } from './state.mjs'
 import { StepError, steps } from './steps.mjs'
-import { cmakeJs, howToInstall, isDebian, jobs, missing, nameAll, root, toolchain } from './toolchain.mjs'
+import { cmakeJs, howToInstall, isDebian, jobs, missing, nameAll, root, sameButCuda, toolchain } from './toolchain.mjs'
 
 const build = path.join(root, 'build')
 const lockFile = path.join(root, '.setup.lock')
@@ -90,7 +94,7 @@ async function installSystemPackages() {
 async function buildNative(native) {
   const state = nativeState(native)
   const before = JSON.parse(readText(native.stamp) ?? '{}')
-  if (before.toolchain !== state.toolchain && native === nativeAddon) {
+  if (native === nativeAddon && !sameButCuda(before.toolchain, state.toolchain)) {
     for (const name of ['CMakeCache.txt', 'CMakeFiles', 'Release'])
       fs.rmSync(path.join(build, name), { recursive: true, force: true })
   }
@@ -98,24 +102,25 @@ async function buildNative(native) {
     const args = [cmakeJs(), command, '--out', build, '--parallel', String(jobs), ...options]
     return run(what, process.execPath, args, path.join(build, `${command}-${native.target}.log`))
   }
-  const emulator = '--CDOPENALPACA_EMULATOR=ON' // configured for all that there is, whatever is built now
-  await cmake(`configuring ${native.name}`, 'configure', emulator)
-  const choice = /^-- (CUDA device: .*)$/m.exec(readText(path.join(build, `configure-${native.target}.log`)))
-  if (choice && native === nativeAddon) say(choice[1])
+  const { OPENALPACA_CUDA = 'AUTO', OPENALPACA_NVCC_FLAGS = '' } = process.env
+  const choices = { OPENALPACA_CUDA, OPENALPACA_NVCC_FLAGS, OPENALPACA_EMULATOR: 'ON' } // whatever is built now
+  const options = Object.entries(choices).map(([name, value]) => `--CD${name}=${value}`)
+  await cmake(`configuring ${native.name}`, 'configure', ...options)
+  const log = readText(path.join(build, `configure-${native.target}.log`))
+  if (native === nativeAddon) for (const [, choice] of log.matchAll(/^-- (CUDA device: .*)$/gm)) say(choice)
   fs.writeFileSync(native.stamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
-  await cmake(`building ${native.name} (${jobs} at a time)`, 'build', emulator, '--target', native.target)
+  await cmake(`building ${native.name} (${jobs} at a time)`, 'build', ...options, '--target', native.target)
   fs.writeFileSync(native.stamp, JSON.stringify(state))
 }
 
-async function compileTypeScript() {
-  const state = typescriptState()
-  fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true })
+async function compileTypeScript(part) {
+  const state = part.state()
+  // No file stays whose source is gone.
+  fs.rmSync(path.join(root, part.output), { recursive: true, force: true })
   const tsc = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-  const parts = { build: 'compiling the TypeScript', bench: 'compiling the benchmarks', fuzz: 'compiling the fuzzer' }
-  for (const [part, what] of Object.entries(parts)) {
-    await run(what, process.execPath, [tsc, '-p', `tsconfig.${part}.json`], path.join(build, `tsc-${part}.log`))
-  }
-  fs.writeFileSync(typescriptStamp, state)
+  const log = path.join(build, `tsc-${part.name}.log`)
+  await run(`compiling ${part.what}`, process.execPath, [tsc, '-p', `tsconfig.${part.name}.json`], log)
+  fs.writeFileSync(part.stamp, state)
 }
 
 // ---- one at a time ------------------------------------------------------------------------------------------------
@@ -148,19 +153,25 @@ async function lock() {
 async function setUp() {
   const has = (flag) => process.argv.includes(flag)
   const packagesOnly = has('--packages')
-  const isNative = !packagesOnly && !has('--javascript')
+  const isNative = !packagesOnly && !has('--javascript') && !has('--compilers')
   const natives = isNative ? [nativeAddon, ...(has('--tests') ? [emulatedGpu] : [])] : []
+  const parts = packagesOnly ? [] : typescriptParts.filter(({ flag }) => !flag || has(flag) || has('--tests'))
+  const lacksCompilers = has('--compilers') && missing().length > 0
   checkNode()
-  if (packagesAreCurrent() && natives.every(nativeIsCurrent) && (packagesOnly || typescriptIsCurrent())) return
+  if (packagesAreCurrent() && natives.every(nativeIsCurrent) && parts.every(isCompiled) && !lacksCompilers) return
   await lock()
+  if (natives.length > 0 && !fs.existsSync(nativeAddon.stamp)) {
+    say('the first set-up compiles the native addon, which takes some minutes; later ones only what has changed')
+  }
   if (!packagesAreCurrent()) await installPackages()
   if (packagesOnly) return
+  if (lacksCompilers) await installSystemPackages()
   for (const native of natives) {
     if (nativeIsCurrent(native)) continue
     await installSystemPackages()
     await buildNative(native)
   }
-  if (!typescriptIsCurrent()) await compileTypeScript()
+  for (const part of parts) if (!isCompiled(part)) await compileTypeScript(part)
 }
 
 setUp().catch((error) => {

@@ -25,18 +25,29 @@ export const addonSources = ['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding']
 
 export const nativeSources = (names) => hashFiles(names, /\.(txt|cmake|cpp|h|cu|cuh)$/)
 
-export const typescriptStamp = path.join(root, 'build', '.typescript-stamp')
+const typescriptHash = (part, folders) => () =>
+  hashFiles(['tsconfig.json', `tsconfig.${part}.json`, 'package-lock.json', ...folders], /\.(json|m?ts)$/)
 
-export const typescriptState = () =>
-  hashFiles(
-    [
-      ...['tsconfig.json', 'tsconfig.build.json', 'tsconfig.bench.json', 'tsconfig.fuzz.json', 'package-lock.json'],
-      ...['lib', 'bench', 'test/fuzz'],
-    ],
-    /\.(json|m?ts)$/,
-  )
+/**
+ * What TypeScript is compiled to: the package, and with a flag of setup.mjs the programs that use it. Their folders are
+ * inside the package's, so they are compiled again when that is.
+ */
+export const typescriptParts = [
+  { name: 'build', what: 'the TypeScript', output: 'dist', main: 'dist/cli/main.js', folders: ['lib'] },
+  {
+    name: 'bench',
+    what: 'the benchmarks',
+    output: 'dist/bench',
+    main: 'dist/bench/main.js',
+    folders: ['lib', 'bench'],
+  },
+  { name: 'fuzz', what: 'the fuzzer', output: 'dist/fuzz', main: 'dist/fuzz/main.js', folders: ['lib', 'test/fuzz'] },
+].map((part) => ({
+  ...part,
+  flag: part.name === 'build' ? undefined : `--${part.name}`,
+  stamp: path.join(root, 'build', part.name === 'build' ? '.typescript-stamp' : `.typescript-${part.name}-stamp`),
+  state: typescriptHash(part.name, part.folders),
+}))
 
-export const typescriptIsCurrent = () => {
-  const built = [typescriptStamp, path.join(root, 'dist', 'cli', 'main.js')].every((file) => fs.existsSync(file))
-  return built && fs.readFileSync(typescriptStamp, 'utf8') === typescriptState()
-}
+export const isCompiled = ({ stamp, main, state }) =>
+  [stamp, path.join(root, main)].every((file) => fs.existsSync(file)) && fs.readFileSync(stamp, 'utf8') === state()

@@ -15,6 +15,21 @@ function tellingPart(logFile) {
   return (first < 0 ? lines.slice(-30) : lines.slice(first, first + 30)).map((line) => `  ${line}`).join('\n')
 }
 
+/**
+ * How long a step still takes by what is done of it, such as `about 2 min left`; empty while that says too little.
+ *
+ * @param progress as make or ninja print it: `[ 25%]` or `[15/60]`
+ */
+export function timeLeft(progress, seconds) {
+  const [, done, total] = /^\[\s*(\d+)(?:%|\/(\d+))\]$/.exec(progress) ?? []
+  const share = Number(done) / Number(total ?? 100)
+  if (!(share >= 0.05) || seconds < 5) return ''
+  const left = (seconds / share) * (1 - share)
+  return left < 60
+    ? `about ${Math.max(1, Math.round(left / 10)) * 10} s left`
+    : `about ${Math.round(left / 60)} min left`
+}
+
 /** How a script says what it does, under its name, and runs other programs. */
 export function steps(name) {
   const say = (text) => process.stderr.write(`${name}: ${text}\n`)
@@ -33,7 +48,8 @@ export function steps(name) {
     let said = progress
     if (!terminal) say(`${what} …`)
     const show = () => {
-      const line = `${what}${progress && ` ${progress}`} ${seconds()} s`
+      const left = timeLeft(progress, (Date.now() - started) / 1000)
+      const line = `${what}${progress && ` ${progress}`} ${seconds()} s${left && `, ${left}`}`
       if (terminal)
         process.stderr.write(`\r\x1b[K${name}: ${line.slice(0, (process.stderr.columns || 80) - name.length - 3)}`)
       else if (said !== progress) say(line)

@@ -56,29 +56,30 @@ export function howToInstall(lacking) {
   return isDebian() ? `sudo apt-get install ${packages}` : `install ${nameAll(lacking)} (Debian's names: ${packages})`
 }
 
-/** Whether there is an nvcc where cuda/build.cmake looks for one. */
-export function hasNvcc() {
-  const { CUDACXX, CUDA_HOME, CUDA_PATH } = process.env
-  const homes = [CUDA_HOME, CUDA_PATH, '/usr/local/cuda'].filter(Boolean)
-  const packages = path.join(root, '.cuda')
-  const fetched = existsSync(packages) ? readdirSync(packages, { recursive: true }) : []
-  return (
-    which(CUDACXX || 'nvcc', 'nvcc') !== undefined ||
-    homes.some((home) => existsSync(path.join(home, 'bin', 'nvcc'))) ||
-    fetched.some((file) => file.endsWith('/bin/nvcc'))
-  )
+/** Files that only a machine with an NVIDIA driver has; cuda/build.cmake looks for the same. */
+const drivers = ['/dev/nvidiactl', '/proc/driver/nvidia/version', '/dev/dxg']
+
+/** What cuda/build.cmake makes its choice from. Where it builds no CUDA device, the rest makes no difference. */
+export function cudaChoice({ env = process.env, exists = existsSync, fetched = fetchedCuda } = {}) {
+  const mode = (env.OPENALPACA_CUDA || 'AUTO').toUpperCase()
+  const found = [...drivers, '/usr/local/cuda/bin/nvcc'].map((file) => exists(file))
+  const isOut = mode === 'OFF' || (mode === 'AUTO' && !drivers.some((file) => exists(file)))
+  if (isOut) return ['AUTO', '', '', ...found.map(() => false), []]
+  const nvcc = env.CUDACXX || env.CUDA_HOME || env.CUDA_PATH || which('nvcc') || ''
+  return [mode, env.OPENALPACA_NVCC_FLAGS ?? '', nvcc, ...found, fetched()]
 }
 
-/** What cuda/build.cmake makes its choice from. */
-const cudaChoice = () => [
-  process.env.OPENALPACA_CUDA ?? 'AUTO',
-  process.env.OPENALPACA_NVCC_FLAGS ?? '',
-  process.env.CUDA_HOME ?? process.env.CUDACXX ?? which('nvcc') ?? '',
-  ...['/dev/nvidiactl', '/proc/driver/nvidia/version', '/dev/dxg', '/usr/local/cuda/bin/nvcc'].map(existsSync),
-  existsSync(path.join(root, '.cuda')) ? readdirSync(path.join(root, '.cuda')).sort() : [],
-]
+/** The parts that scripts/fetch-cuda.mjs has fetched, with their versions. */
+function fetchedCuda() {
+  const folder = path.join(root, '.cuda')
+  const parts = existsSync(folder) ? readdirSync(folder).sort() : []
+  return parts.map((part) => {
+    const pins = path.join(folder, part, 'requirements.txt')
+    return existsSync(pins) ? `${part} ${readFileSync(pins, 'utf8')}` : part
+  })
+}
 
-/** Changes when the tools do: another compiler, another oneDNN, another place. */
+/** Changes when the tools do: another compiler, another oneDNN, another place, another choice about CUDA. */
 export function toolchain() {
   const identify = (file) => {
     const real = realpathSync(file)
@@ -98,4 +99,10 @@ export function toolchain() {
       .filter(Boolean)
       .map(identify),
   ])
+}
+
+/** Whether two toolchains differ in nothing but the choice about CUDA, which CMake can make again in the same folder. */
+export function sameButCuda(a, b) {
+  const withoutCuda = (state) => JSON.stringify(JSON.parse(state).toSpliced(1, 1))
+  return a !== undefined && withoutCuda(a) === withoutCuda(b)
 }

@@ -1,0 +1,147 @@
+import { spawnSync } from 'node:child_process'
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { root as repository } from '../support/typescript.js'
+
+/**
+ * A python3 that logs its arguments and the requirements it gets, and installs a file per folder of NVIDIA's packages,
+ * unless it is to look in local folders alone or FAIL is set.
+ */
+const fakePython = `#!/bin/sh
+echo "$@" >> "$LOG"
+[ -n "$FAIL" ] && { echo "no matching distribution"; exit 1; }
+case "$*" in *--no-index*) [ -z "$LOCAL" ] && exit 1 ;; esac
+while [ "$1" != --target ]; do shift; done
+cat "$2/requirements.txt" >> "$LOG"
+mkdir -p "$2/nvidia/cu13/bin" "$2/nvidia/cu13/include" "$2/nvidia/cu13/lib"
+touch "$2/nvidia/cu13/bin/nvcc" "$2/nvidia/cu13/include/cublasLt.h" "$2/nvidia/cu13/lib/libcublasLt.so.13"
+`
+
+describe('fetch-cuda', () => {
+  let root: string
+  const at = (...names: string[]) => path.join(root, ...names)
+  const log = () => readFileSync(at('log'), 'utf8')
+  const fetch = (args: string[] = [], env: Record<string, string> = {}) => {
+    const PATH = `${at('bin')}:${process.env.PATH}`
+    const { status, stdout, stderr } = spawnSync(process.execPath, ['scripts/fetch-cuda.mjs', ...args], {
+      cwd: root,
+      env: { ...process.env, PATH, LOG: at('log'), ...env },
+      encoding: 'utf8',
+    })
+    return { status, stdout, stderr }
+  }
+
+  beforeEach(() => {
+    root = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-cuda-'))
+    for (const name of ['scripts', 'cuda/requirements.txt']) {
+      cpSync(path.join(repository, name), at(name), { recursive: true })
+    }
+    mkdirSync(at('bin'))
+    writeFileSync(at('bin', 'python3'), fakePython)
+    writeFileSync(at('bin', 'nvcc'), '#!/bin/sh\n')
+    for (const name of ['python3', 'nvcc']) chmodSync(at('bin', name), 0o755)
+  })
+  afterEach(() => rmSync(root, { recursive: true }))
+
+  it('installs exact versions with hashes, even where another nvcc is on the PATH', () => {
+    expect(fetch()).toMatchObject({ status: 0, stderr: '' })
+    expect(existsSync(at('.cuda/compiler/nvidia/cu13/bin/nvcc'))).toBe(true)
+    const requirements = log().match(/^nvidia-\S+.*$/gm)!
+    expect(requirements.map((line) => line.split('==')[0])).toEqual([
+      ...['nvidia-cuda-nvcc', 'nvidia-cuda-crt', 'nvidia-nvvm', 'nvidia-cuda-runtime', 'nvidia-cuda-cccl'],
+      ...['nvidia-cublas', 'nvidia-nccl-cu13'],
+    ])
+    for (const line of requirements) expect(line).toMatch(/^\S+==[\d.]+ +--hash=sha256:[0-9a-f]{64} /)
+    expect(log()).toMatch(/--require-hashes/)
+  })
+
+  it('asks the index only for what no local folder has', () => {
+    fetch(['compiler'], { LOCAL: '1' })
+    expect(log().match(/^-m pip.*$/gm)).toEqual([expect.stringContaining('--no-index')])
+    rmSync(at('log'))
+    fetch(['nccl'])
+    const [first, second] = log().match(/^-m pip.*$/gm)!
+    expect(first).toContain('--no-index')
+    expect(second).not.toContain('--no-index')
+  })
+
+  it('keeps no libraries where only a header is needed', () => {
+    fetch(['headers', 'cublas'])
+    expect(existsSync(at('.cuda/headers/nvidia/cu13/include/cublasLt.h'))).toBe(true)
+    expect(existsSync(at('.cuda/headers/nvidia/cu13/lib'))).toBe(false)
+    expect(existsSync(at('.cuda/cublas/nvidia/cu13/lib/libcublasLt.so.13'))).toBe(true)
+    expect(existsSync(at('.cuda/compiler'))).toBe(false)
+  })
+
+  it('fetches a part again when its pins change, and only then', () => {
+    expect(fetch(['--check']).status).toBe(1)
+    fetch()
+    expect(fetch(['--check'])).toEqual({ status: 0, stdout: '', stderr: '' })
+    expect(fetch()).toEqual({ status: 0, stdout: '', stderr: '' })
+    const pins = readFileSync(at('cuda/requirements.txt'), 'utf8')
+    writeFileSync(at('cuda/requirements.txt'), pins.replace(/nvidia-cublas==[\d.]+/, 'nvidia-cublas==13.9.9.9'))
+    expect(fetch(['--check'])).toEqual({ status: 1, stdout: '', stderr: 'missing: the header of cuBLASLt\n' })
+    expect(fetch().stdout).toMatch(/^fetching the header of cuBLASLt: nvidia-cublas==13\.9\.9\.9\n$/)
+  })
+
+  it('leaves nothing that looks complete when pip fails', () => {
+    const { status, stdout, stderr } = fetch([], { FAIL: '1' })
+    expect(status).toBe(1)
+    expect(stdout + stderr).toMatch(/no matching distribution[\s\S]*could not be fetched: pip failed/)
+    expect(fetch(['--check']).status).toBe(1)
+  })
+})
+
+describe('the choice about CUDA', async () => {
+  const { cudaChoice, sameButCuda } = await import(pathToFileURL(path.join(repository, 'scripts/toolchain.mjs')).href)
+  const choice = (env: Record<string, string>, files: string[] = []) =>
+    cudaChoice({ env, exists: (file: string) => files.includes(file), fetched: () => ['compiler'] })
+
+  it('is the same whether CUDA is switched off or there is no driver', () => {
+    const none = choice({})
+    expect(choice({ OPENALPACA_CUDA: 'OFF' })).toEqual(none)
+    expect(choice({ OPENALPACA_CUDA: 'auto', CUDA_HOME: '/opt/cuda', OPENALPACA_NVCC_FLAGS: '-G' })).toEqual(none)
+    expect(choice({ OPENALPACA_CUDA: 'OFF' }, ['/dev/nvidiactl'])).toEqual(none)
+    expect(choice({ OPENALPACA_CUDA: 'ON' })).not.toEqual(none)
+    expect(choice({}, ['/dev/nvidiactl'])).not.toEqual(none)
+  })
+
+  it('changes with the compiler and its flags where there is a CUDA device', () => {
+    const on = { OPENALPACA_CUDA: 'ON' }
+    const all: Record<string, string>[] = [
+      {},
+      { CUDA_HOME: '/opt/cuda' },
+      { CUDACXX: '/opt/nvcc' },
+      { OPENALPACA_NVCC_FLAGS: '-G' },
+    ]
+    expect(new Set(all.map((env) => JSON.stringify(choice({ ...on, ...env })))).size).toBe(all.length)
+  })
+
+  it('is all that may differ between builds in one folder', () => {
+    const state = (...parts: unknown[]) => JSON.stringify(parts)
+    expect(sameButCuda(state('/a', ['AUTO'], 'x64'), state('/a', ['ON'], 'x64'))).toBe(true)
+    expect(sameButCuda(state('/a', ['AUTO'], 'x64'), state('/b', ['AUTO'], 'x64'))).toBe(false)
+    expect(sameButCuda(undefined, state('/a', ['AUTO'], 'x64'))).toBe(false)
+  })
+})
+
+describe('the time that a step still takes', async () => {
+  const { timeLeft } = await import(pathToFileURL(path.join(repository, 'scripts/steps.mjs')).href)
+
+  it('is estimated from what make and ninja print', () => {
+    expect(timeLeft('[15/60]', 30)).toBe('about 2 min left')
+    expect(timeLeft('[ 75%]', 60)).toBe('about 20 s left')
+  })
+
+  it('is not shown before there is anything to go by', () => {
+    for (const [progress, seconds] of [
+      ['', 60],
+      ['[1/60]', 60],
+      ['[30/60]', 1],
+    ])
+      expect(timeLeft(progress, seconds)).toBe('')
+  })
+})
