@@ -1,12 +1,12 @@
-import { createWriteStream, existsSync } from 'node:fs'
+import { createWriteStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { CheckpointError, DataError } from '../errors.js'
+import { type DatasetOptions, resolveDatasetPath } from '../hub/dataset.js'
 import { writeFileAtomically } from '../io/atomic.js'
-import { downloadDataset, parseHubName } from './hub.js'
 import { type Instruction, toInstruction } from './instructions.js'
 import { DataNotes } from './notes.js'
 import { readRows } from './rows.js'
-import { bytesSource, type DataSource, fileSource } from './text-file.js'
+import { type DataSource, fileSource } from './text-file.js'
 
 export interface ProcessDatasetOptions {
   /**
@@ -18,12 +18,8 @@ export interface ProcessDatasetOptions {
   output: string
   /** Instances with more words than this in instruction, input and output together are left out. @default 2000 */
   maxWords?: number
-  /** Bytes of the download so far, and of the whole. */
-  onDownload?: (received: number, total: number) => void
-  /** @default HF_ENDPOINT of the environment, else https://huggingface.co */
-  hubUrl?: string
-  /** @default HF_TOKEN of the environment */
-  accessToken?: string
+  /** How a data set on the Hub is downloaded. @default the environment's settings */
+  hub?: DatasetOptions
   /** Ends the work with its reason; the output is not changed then. */
   signal?: AbortSignal
 }
@@ -42,7 +38,8 @@ export interface ProcessDatasetResult {
  * format, as OpenAlpaca's process_dataset.py does, and leaves out long rows. Rows pass through one by one; the output
  * appears complete or not at all.
  *
- * @throws DataError that says which row and field, file or name on the Hub is wrong
+ * @throws DataError that says which row and field, or which file is wrong
+ * @throws HubError when the data set cannot be downloaded
  */
 export async function processDataset(options: ProcessDatasetOptions): Promise<ProcessDatasetResult> {
   const { output, maxWords = 2000 } = options
@@ -56,17 +53,9 @@ export async function processDataset(options: ProcessDatasetOptions): Promise<Pr
   return result
 }
 
-async function sourceOf(options: ProcessDatasetOptions): Promise<DataSource> {
-  const hubName = existsSync(options.input) ? undefined : parseHubName(options.input)
-  if (hubName === undefined) return fileSource(options.input)
-  const {
-    hubUrl = process.env.HF_ENDPOINT || 'https://huggingface.co',
-    accessToken = process.env.HF_TOKEN || undefined,
-    onDownload,
-    signal,
-  } = options
-  const file = await downloadDataset(hubName, { hubUrl: hubUrl.replace(/\/+$/, ''), accessToken, onDownload, signal })
-  return bytesSource(file.name, file.bytes)
+async function sourceOf({ input, hub, signal }: ProcessDatasetOptions): Promise<DataSource> {
+  const { path, name } = await resolveDatasetPath(input, { ...hub, signal })
+  return fileSource(path, name)
 }
 
 async function* keptRows(

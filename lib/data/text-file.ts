@@ -4,6 +4,7 @@ import { readdir, stat } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { createGunzip } from 'node:zlib'
 import { DataError } from '../errors.js'
+import { isDataFile } from '../hub/dataset.js'
 
 /** Bytes of a data set, and their name in messages. */
 export interface DataSource {
@@ -13,26 +14,8 @@ export interface DataSource {
 }
 
 /** The data file at a path. */
-export function fileSource(path: string): DataSource {
-  return { name: path, open: () => readBytes(path) }
-}
-
-/** A data file in memory. */
-export function bytesSource(name: string, bytes: Uint8Array): DataSource {
-  return {
-    name,
-    open: async function* () {
-      yield bytes
-    },
-  }
-}
-
-/** Extensions of the files that are read, also with `.gz` behind them. */
-const dataExtension = /\.(json|jsonl|ndjson|csv|tsv)(\.gz)?$/i
-
-/** Whether a name is that of a file that can be read. */
-export function isDataFile(name: string): boolean {
-  return dataExtension.test(name)
+export function fileSource(path: string, name = path): DataSource {
+  return { name, open: () => readBytes(path) }
 }
 
 /** What can be read, for messages. */

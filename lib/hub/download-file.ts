@@ -20,7 +20,7 @@ export interface DownloadContext {
   endpoint: string
   /** `https://huggingface.co/owner/name/resolve/<commit>/` */
   baseUrl: string
-  /** `…/models--owner--name` */
+  /** `…/models--owner--name` or `…/datasets--owner--name` */
   directory: string
   commit: string
   retryDelay: number
@@ -42,9 +42,9 @@ export async function downloadToCache(file: HubFile, context: DownloadContext): 
   const blobs = path.join(directory, 'blobs')
   const link = path.join(directory, 'snapshots', commit, file.path)
   const blob = path.join(blobs, file.checksum)
+  if ((await sizeOf(link)) === file.size) return context.onBytes(file.size) // also where nothing may be written
   await mkdir(blobs, { recursive: true })
   await mkdir(path.dirname(link), { recursive: true })
-  if ((await sizeOf(link)) === file.size) return context.onBytes(file.size)
   if ((await sizeOf(blob)) === file.size) context.onBytes(file.size)
   else await downloadBlob(file, blob, context)
   await rm(link, { force: true }) // a link to nothing, or a file of another size

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { HubError } from '../errors.js'
-import type { HubSettings } from './settings.js'
+import { checkConnection, type HubSettings } from './settings.js'
 
 export interface RequestOptions {
   /** Milliseconds before the first further try; each later one waits twice as long. */
@@ -12,15 +12,19 @@ const tries = 5
 /** Longest that the Hub may tell us to wait, in milliseconds. */
 const longestWait = 300_000
 
+/** Answers of other hosts than the Hub's own, where a token is set and did not go. */
+const withoutToken = new WeakSet<Response>()
+
 /**
  * A `fetch` that brings the token to the Hub (and to no other host), and tries again when the Hub is busy (429, 5xx) or
  * the network fails, as long as it is told to or twice as long each time.
+ * @throws HubError for an endpoint or a token that cannot be used
  */
 export function hubFetch(
   { endpoint, token }: Pick<HubSettings, 'endpoint' | 'token'>,
   { retryDelay = 1000, signal }: RequestOptions = {},
 ): typeof fetch {
-  const { origin } = new URL(endpoint)
+  const { origin } = checkConnection({ endpoint, token })
   return async (input, init) => {
     const url = new URL(input instanceof Request ? input.url : input)
     const headers = new Headers(init?.headers)
@@ -31,6 +35,7 @@ export function hubFetch(
       let wait = retryDelay * 2 ** (attempt - 1)
       try {
         const response = await fetch(url, { ...init, headers, signal: init?.signal ?? signal })
+        if (token !== undefined && response.url && new URL(response.url).origin !== origin) withoutToken.add(response)
         if (last || !(response.status === 429 || response.status >= 500)) return response
         const told = toldToWait(response.headers.get('retry-after'))
         if (told !== undefined && told > longestWait) return response
@@ -59,6 +64,13 @@ export async function answerError(response: Response, what: string, endpoint: st
   const { status, headers } = response
   const said = headers.get('x-error-message') ?? (await errorText(response))
   const explain = (text: string) => new HubError(`${what}: ${text}`, undefined, status)
+  if (withoutToken.has(response) && [401, 403, 404].includes(status)) {
+    const { origin } = new URL(response.url)
+    return explain(
+      `${endpoint} sends requests on to ${origin}, which refuses them (${status}) and does not get your token: set ` +
+        `HF_ENDPOINT to ${origin} if you trust it with the token`,
+    )
+  }
   if (headers.get('x-error-code') === 'GatedRepo') {
     return explain(`its owner wants to be asked first: accept the terms at ${endpoint}, and set HF_TOKEN to your token`)
   }
@@ -69,6 +81,25 @@ export async function answerError(response: Response, what: string, endpoint: st
   if (status === 404) return explain(`not found on ${endpoint}: check the name and the revision`)
   if (status === 429) return explain(`${endpoint} answers too many requests at the moment: try again in some minutes`)
   return explain(`${endpoint} answered ${status}${said && `: ${said}`}`)
+}
+
+/**
+ * The JSON of an answer.
+ * @throws HubError when it is a page, as that of a network that wants a sign-in first
+ */
+export async function answerJson(response: Response, endpoint: string): Promise<unknown> {
+  const text = await response.text()
+  try {
+    return JSON.parse(text)
+  } catch (cause) {
+    const type = response.headers.get('content-type')?.split(';')[0] ?? 'no type'
+    const start = text.replace(/\s+/g, ' ').trim().slice(0, 40)
+    throw new HubError(
+      `${endpoint} answered with something else than JSON (${type}: "${start}"): check HF_ENDPOINT, and open the address in ` +
+        'a browser, as the network may want a sign-in or send all pages through a proxy',
+      { cause },
+    )
+  }
 }
 
 async function errorText(response: Response): Promise<string> {

@@ -2,32 +2,37 @@
 import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import path from 'node:path'
+import { HubError } from '../errors.js'
 
-/** Where models on the Hub are looked for; the environment's, unless they are given. */
+/** Where models and data sets on the Hub are looked for; the environment's, unless they are given. */
 export interface HubSettings {
   /** The Hub, without a slash at the end. */
   endpoint: string
-  /** For private models, and for uploads. */
+  /** For private repositories, and for uploads. */
   token: string | undefined
-  /** The directory of `models--owner--name`. */
+  /** The directory of `models--owner--name` and `datasets--owner--name`. */
   cacheDir: string
   /** Only what is in the cache may be used. */
   offline: boolean
 }
 
+const publicHub = 'https://huggingface.co'
+
 /**
- * `HF_ENDPOINT`; `HF_TOKEN`, or the token that `hf auth login` has stored; `HF_HUB_CACHE`, or `hub` in `HF_HOME`;
- * `HF_HUB_OFFLINE`.
+ * `HF_ENDPOINT`; `HF_TOKEN`, or the token that `hf auth login` has stored (in `HF_TOKEN_PATH`); `HF_HUB_CACHE`, or `hub`
+ * in `HF_HOME`; `HF_HUB_OFFLINE`. A blank variable counts as a missing one.
  */
 export function hubSettings(env: NodeJS.ProcessEnv = process.env): HubSettings {
   const home = expand(env.HF_HOME || path.join(env.XDG_CACHE_HOME || path.join(homedir(), '.cache'), 'huggingface'))
   return {
-    endpoint: (env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, ''),
+    endpoint: (env.HF_ENDPOINT?.trim() || publicHub).replace(/\/+$/, ''),
     token: env.HF_TOKEN?.trim() || env.HUGGING_FACE_HUB_TOKEN?.trim() || storedToken(env, home),
     cacheDir: expand(env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE || path.join(home, 'hub')),
-    offline: /^(1|on|yes|true)$/i.test(env.HF_HUB_OFFLINE ?? ''),
+    offline: isOn(env.HF_HUB_OFFLINE) || isOn(env.TRANSFORMERS_OFFLINE),
   }
 }
+
+const isOn = (value = '') => /^(1|on|yes|true)$/i.test(value.trim())
 
 function storedToken(env: NodeJS.ProcessEnv, home: string): string | undefined {
   try {
@@ -41,11 +46,43 @@ function expand(file: string): string {
   return file.replace(/^~(?=\/|$)/, homedir())
 }
 
+/**
+ * What a request needs.
+ * @throws HubError for an endpoint that is no URL, or a token that no request can carry
+ */
+export function checkConnection({ endpoint, token }: Pick<HubSettings, 'endpoint' | 'token'>): { origin: string } {
+  const url = URL.canParse(endpoint) ? new URL(endpoint) : undefined
+  if (!url || !/^https?:$/.test(url.protocol) || url.hostname === '') {
+    const bare = endpoint.replace(/^\w*:?\/+|^https?:/i, '')
+    throw new HubError(
+      `HF_ENDPOINT is "${endpoint}"; expected the URL of a Hub with its scheme: set it to https://${bare || 'huggingface.co'}`,
+    )
+  }
+  const odd = /[^\x21-\x7e]/u.exec(token ?? '')
+  if (odd) {
+    const code = odd[0].codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')
+    throw new HubError(
+      `HF_TOKEN, or the token of hf auth login, has a character that tokens do not have (U+${code}, character ` +
+        `${odd.index + 1}): copy it again from ${endpoint}/settings/tokens`,
+    )
+  }
+  return { origin: url.origin }
+}
+
+/** A repository on the Hub. */
+export interface Repository {
+  kind: 'models' | 'datasets'
+  /** `owner/name` */
+  name: string
+  /** A branch, a tag, or a commit. */
+  revision: string
+}
+
 /** A model on the Hub. */
 export interface HubModel {
   /** `owner/name` */
   name: string
-  /** A branch, a tag or a commit. */
+  /** A branch, a tag, or a commit. */
   revision: string
 }
 
@@ -53,4 +90,30 @@ export interface HubModel {
 export function parseModelName(text: string): HubModel | undefined {
   const [, name, revision = 'main'] = /^([\w-][\w.-]*\/[\w-][\w.-]*?)(?:@([\w./-]+))?$/.exec(text) ?? []
   return name === undefined || /\.\.|--/.test(name) || revision.includes('..') ? undefined : { name, revision }
+}
+
+/**
+ * The name behind the address of a page on the Hub, as `parseModelName` reads it, or `parseDatasetName`; undefined for what
+ * is no such address.
+ */
+export function nameInUrl(
+  text: string,
+  endpoint: string = publicHub,
+): { kind: Repository['kind']; name: string } | undefined {
+  const [, isHf, address] = /^(?:https?:\/\/|(hf:\/+))?([^?#]*)/i.exec(text.trim())!
+  const parts = address.split('/').filter(Boolean)
+  if (!isHf) {
+    const own = URL.canParse(endpoint) ? new URL(endpoint).host : ''
+    const host = parts.shift()?.toLowerCase() ?? ''
+    if (!['huggingface.co', 'www.huggingface.co', 'hf.co', own].includes(host)) return undefined
+  }
+  const kind = parts[0] === 'datasets' ? 'datasets' : 'models'
+  if (parts[0] === kind) parts.shift()
+  const [owner, name, page = '', ...rest] = parts
+  if (owner === undefined || name === undefined) return undefined
+  const isTree = /^(tree|blob|resolve|raw|commit)$/.test(page)
+  const revision = isTree ? rest.splice(0, rest[0] === 'refs' ? 3 : 1).join('/') : ''
+  const repository = `${owner}/${name}${/^(main)?$/.test(revision) ? '' : `@${decodeURIComponent(revision)}`}`
+  const isFile = kind === 'datasets' && /^(blob|resolve|raw)$/.test(page) && rest.length > 0
+  return { kind, name: isFile ? `hf://datasets/${repository}/${rest.join('/')}` : repository }
 }

@@ -1,13 +1,11 @@
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer, type IncomingMessage, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
-import { parseHubName } from '../../lib/data/hub.js'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { readInstructions } from '../../lib/data/instructions.js'
 import { countWords, processDataset } from '../../lib/data/process-dataset.js'
-import { DataError } from '../../lib/errors.js'
+import { DataError, HubError } from '../../lib/errors.js'
+import { HubServer } from '../support/hub-server.js'
 
 const dolly = [
   { instruction: 'Wann fährt der Zug?', context: '', response: 'Um zehn.', category: 'open_qa' },
@@ -146,123 +144,29 @@ describe('process-dataset on a local file', () => {
 })
 
 describe('process-dataset on the Hub', () => {
-  /** Files of the data set acme/chats as a stand-in for the Hub serves them. */
-  let files: Record<string, string>
-  let requests: IncomingMessage[]
-  let cutShort: boolean
-  let server: Server
-  let hubUrl: string
-
+  let hub: HubServer
+  const settings = () => ({ endpoint: hub.url, token: undefined, cacheDir: join(scratch, 'cache'), offline: false })
   beforeAll(async () => {
-    server = createServer((request, response) => {
-      requests.push(request)
-      const url = new URL(request.url!, 'http://hub')
-      if (url.pathname === '/api/datasets/acme/chats/tree/main') {
-        const tree = Object.entries(files).map(([path, text]) => ({ type: 'file', path, size: text.length, oid: 'x' }))
-        response.setHeader('content-type', 'application/json').end(JSON.stringify(tree))
-        return
-      }
-      const path = url.pathname.replace('/datasets/acme/chats/resolve/main/', '')
-      if (files[path] === undefined) {
-        response.writeHead(404, path === url.pathname ? {} : { 'x-error-code': 'EntryNotFound' }).end('no')
-        return
-      }
-      const body = Buffer.from(files[path])
-      response.setHeader('etag', '"1"')
-      if (request.headers.range === 'bytes=0-0') {
-        response.writeHead(206, { 'content-range': `bytes 0-0/${body.length}` }).end(body.subarray(0, 1))
-      } else if (cutShort) {
-        response.writeHead(200, { 'content-length': body.length }).write(body.subarray(0, body.length / 2), () => {
-          response.destroy()
-        })
-      } else response.end(body)
-    })
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-    hubUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+    hub = await new HubServer().start()
   })
+  afterAll(() => hub.stop())
 
-  afterAll(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-
-  beforeEach(() => {
-    files = { 'README.md': '# Chats', 'dataset_infos.json': '{}', 'data/chats.jsonl': lines(dolly) }
-    requests = []
-    cutShort = false
-    vi.stubEnv('HF_TOKEN', '')
-    vi.stubEnv('HF_ENDPOINT', '')
-  })
-  afterEach(() => {
-    vi.unstubAllEnvs()
-  })
-
-  it('finds the data file and tells how far the download is', async () => {
-    const progress: [number, number][] = []
-    const onDownload = (received: number, total: number) => progress.push([received, total])
-    expect(await processDataset({ input: 'acme/chats', output, hubUrl, onDownload })).toMatchObject({
-      written: 2,
-      leftOut: 0,
-    })
+  it('converts the file that it finds there', async () => {
+    hub.add('datasets/acme/chats', { 'README.md': '# Chats', 'data/chats.jsonl': lines(dolly) })
+    expect(await processDataset({ input: 'acme/chats', output, hub: settings() })).toMatchObject({ written: 2 })
     expect(await readInstructions(output)).toEqual(alpaca)
-    const size = Buffer.byteLength(files['data/chats.jsonl'])
-    expect(progress.at(-1)).toEqual([size, size])
-    expect(requests.every(({ headers }) => headers.authorization === undefined)).toBe(true)
   })
 
-  it('honours HF_ENDPOINT and HF_TOKEN', async () => {
-    vi.stubEnv('HF_ENDPOINT', `${hubUrl}/`)
-    vi.stubEnv('HF_TOKEN', 'hf_secret')
-    await processDataset({ input: 'hf://datasets/acme/chats', output })
-    expect(requests.length).toBeGreaterThan(0)
-    expect(requests.every(({ headers }) => headers.authorization === 'Bearer hf_secret')).toBe(true)
-  })
-
-  it('takes the file that carries the name of the data set, or asks which one', async () => {
-    files = { 'chats.jsonl': lines(dolly), 'test.jsonl': lines(dolly.slice(1)) }
-    expect(await processDataset({ input: 'acme/chats', output, hubUrl })).toMatchObject({ written: 2 })
-    expect(await processDataset({ input: 'hf://datasets/acme/chats/test.jsonl', output, hubUrl })).toMatchObject({
-      written: 1,
-    })
-    files = { 'a.jsonl': '', 'b.json': '' }
-    await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(
-      'acme/chats has several data files (a.jsonl, b.json): name one as hf://datasets/acme/chats/a.jsonl',
-    )
-    files = { 'a.parquet': '' }
-    await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(
-      /has no file of JSON, JSON lines, or CSV/,
+  it('names a row that is wrong by its file there', async () => {
+    hub.add('datasets/acme/wrong', { 'chats.jsonl': lines([{ ...dolly[0], response: 1 }]) })
+    await expect(processDataset({ input: 'acme/wrong', output, hub: settings() })).rejects.toThrow(
+      'acme/wrong/chats.jsonl: row 1 (index 0, line 1): "response" must be a string, got a number',
     )
   })
 
-  it('says what is wrong when there is no such data set, file, Hub or token', async () => {
-    const failure = async (options: { input: string; hubUrl?: string; accessToken?: string }): Promise<string> => {
-      const error = await processDataset({ hubUrl, output, ...options }).catch((error) => error)
-      expect(error).toBeInstanceOf(DataError)
-      return error.message
-    }
-    expect(await failure({ input: 'acme/none' })).toMatch(/acme\/none is not a data set on .* set HF_TOKEN/)
-    expect(await failure({ input: 'hf://datasets/acme/chats/x.json' })).toMatch(/acme\/chats on .* has no file x\.json/)
-    expect(await failure({ input: 'acme/chats', hubUrl: 'http://127.0.0.1:9' })).toMatch(
-      /cannot be downloaded .* network/,
-    )
-    expect(await failure({ input: 'acme/chats', accessToken: 'secret' })).toMatch(/token must start with 'hf_'/)
-    files['data/chats.jsonl'] = lines([{ ...dolly[0], response: 1 }])
-    expect(await failure({ input: 'acme/chats' })).toBe(
-      'acme/chats/data/chats.jsonl: row 1 (index 0, line 1): "response" must be a string, got a number',
-    )
-  })
-
-  it('refuses a download that breaks off, and writes nothing', async () => {
-    cutShort = true
-    await expect(processDataset({ input: 'acme/chats', output, hubUrl })).rejects.toThrow(/cannot be downloaded/)
+  it('writes nothing when there is no such data set', async () => {
+    const converting = processDataset({ input: 'acme/none', output, hub: settings() })
+    await expect(converting).rejects.toBeInstanceOf(HubError)
     expect(await readdir(join(scratch, 'out'))).toEqual([])
-  })
-
-  it('tells names on the Hub from paths', () => {
-    expect(parseHubName('databricks/databricks-dolly-15k')).toEqual({ name: 'databricks/databricks-dolly-15k' })
-    expect(parseHubName('hf://datasets/a/b.c/d/e.jsonl')).toEqual({ name: 'a/b.c', path: 'd/e.jsonl' })
-    for (const path of ['dolly.jsonl', 'data/dolly.jsonl', 'data/dolly.json', './a/b', '/a/b', '../b', 'a/b/c', 'a']) {
-      expect(parseHubName(path), path).toBeUndefined()
-    }
   })
 })

@@ -1,5 +1,8 @@
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import {
+  chmodSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
@@ -10,6 +13,8 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import path from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { LlamaForCausalLM } from '../../lib/causal-lm.js'
@@ -349,6 +354,132 @@ describe('a model that cannot be downloaded', () => {
   })
 })
 
+describe('a cache that may not be written', () => {
+  /** Does something as a user who owns none of it; root could write all the same. */
+  async function asAnother<T>(work: () => Promise<T>): Promise<T> {
+    const isRoot = process.geteuid!() === 0
+    execFileSync('chmod', ['-R', 'a+rX,a-w', cacheDir])
+    chmodSync(root, 0o755)
+    if (isRoot) process.seteuid!(65534)
+    try {
+      return await work()
+    } finally {
+      if (isRoot) process.seteuid!(0)
+      execFileSync('chmod', ['-R', 'u+w', cacheDir])
+    }
+  }
+
+  it('is used where it has all files, while the Hub can be reached', async () => {
+    const snapshot = await download()
+    const notes: string[] = []
+    const onNote = (note: string) => void notes.push(note)
+    expect(await asAnother(() => download({ onNote }))).toBe(snapshot)
+    expect(await asAnother(() => download({ onNote, parts: 'tokenizer' }))).toBe(snapshot)
+    rmSync(path.join(directory(), 'refs'), { recursive: true }) // and a branch that it has no note of
+    expect(await asAnother(() => download({ onNote }))).toBe(snapshot)
+    expect(notes).toEqual([])
+  })
+
+  it('is used where the Hub has something newer, with a note', async () => {
+    const snapshot = await download()
+    hub.add('acme/llama', { ...clutter, ...model, 'generation_config.json': '{"max_length": 7}' })
+    const notes: string[] = []
+    expect(await asAnother(() => download({ onNote: (note) => notes.push(note) }))).toBe(snapshot)
+    expect(notes).toEqual([expect.stringMatching(/may not be written, and .* is older than commit \w{7}; the older/)])
+  })
+
+  it('is an error where it lacks a file', async () => {
+    await download({ parts: 'tokenizer' })
+    const error = await asAnother(() => download().catch((reason: Error) => reason))
+    expect(String(error)).toMatch(/Cannot save .*models--acme--llama: this user may not write there/)
+  })
+
+  it('is not touched where all is there, though it could be', async () => {
+    await download()
+    const state = () =>
+      readdirSync(directory(), { recursive: true, encoding: 'utf8' })
+        .sort()
+        .map((name) => [name, lstatSync(path.join(directory(), name)).mtimeMs])
+    const before = state()
+    await download()
+    expect(state()).toEqual(before)
+  })
+})
+
+describe('a connection that cannot be made as the environment asks', () => {
+  const message = async (options: DownloadOptions, which = named) => (await failure(download(options, which))).message
+
+  it.each([
+    ['hf-mirror.example', 'https://hf-mirror.example'],
+    ['//hf-mirror.example', 'https://hf-mirror.example'],
+    ['htps://hf-mirror.example', 'https://hf-mirror.example'],
+    ['localhost:8080', 'https://localhost:8080'],
+    ['https://', 'https://huggingface.co'],
+  ])('is refused with the endpoint %s, and a better one', async (endpoint, better) => {
+    expect(await message({ endpoint })).toBe(
+      `HF_ENDPOINT is "${endpoint.replace(/\/+$/, '')}"; expected the URL of a Hub with its scheme: set it to ${better}`,
+    )
+  })
+
+  it('needs no endpoint when no request is allowed', async () => {
+    const snapshot = await download()
+    expect(await download({ endpoint: 'nonsense', offline: true })).toBe(snapshot)
+  })
+
+  it.each([
+    ['hf_gööd“', 'U+00F6, character 5'],
+    ['hf_a\nb', 'U+000A'],
+    ['hf_a b', 'U+0020'],
+    ['hf_\u200bgood', 'U+200B'],
+  ])('is refused with the token %j, which is not shown', async (token, found) => {
+    const text = await message({ token })
+    expect(text).toContain(found)
+    expect(text).toMatch(/copy it again from .*\/settings\/tokens/)
+    expect(text).not.toContain(token)
+    expect(hub.requests).toEqual([])
+  })
+
+  it('is explained when a mirror sends requests to another host, which gets no token', async () => {
+    hub.add('acme/secret', model, { private: true })
+    const mirror = createServer((request, response) => {
+      response.writeHead(308, { location: hub.storageUrl + request.url }).end()
+    }).listen(0, '127.0.0.1')
+    await once(mirror, 'listening')
+    const endpoint = `http://127.0.0.1:${(mirror.address() as AddressInfo).port}`
+    const secret = { ...named, name: 'acme/secret' }
+    try {
+      expect(await message({ endpoint, token: hub.token }, secret)).toBe(
+        `acme/secret is no directory here, and as a model: ${endpoint} sends requests on to ${hub.storageUrl}, which refuses ` +
+          `them (401) and does not get your token: set HF_ENDPOINT to ${hub.storageUrl} if you trust it with the token`,
+      )
+      expect(await message({ endpoint }, secret)).toMatch(/or private: .* set HF_TOKEN/) // there is none to be sent
+      await download({ endpoint, token: hub.token }) // a public model needs none
+    } finally {
+      mirror.closeAllConnections()
+      mirror.close()
+    }
+  })
+
+  it('is explained when a page comes in place of JSON', async () => {
+    const page = { status: 200, headers: { 'content-type': 'text/html; charset=utf-8' }, body: '<html>\n Sign in' }
+    hub.faults = [() => page]
+    const sentence = 'answered with something else than JSON (text/html: "<html> Sign in"): check HF_ENDPOINT'
+    expect(await message({})).toContain(`acme/llama is no directory here, and ${hub.url} ${sentence}`)
+    hub.faults = [({ path: asked }) => (asked.includes('/tree/') ? page : undefined)]
+    expect(await message({})).toContain(sentence)
+    hub.faults = [({ path: asked }) => (asked.includes('/tree/') ? { status: 200, body: '{}' } : undefined)]
+    expect(await message({})).toContain('gives no list of files')
+    for (const body of ['null', '{}', '"x"', '{"sha": 1}']) {
+      hub.faults = [() => ({ status: 200, body })]
+      expect(await message({})).toContain('gives no commit')
+    }
+    hub.faults = []
+    const snapshot = await download()
+    hub.faults = [() => page]
+    expect(await download()).toBe(snapshot)
+  })
+})
+
 describe('the path of a model', () => {
   const settings = () => ({ endpoint: hub.url, cacheDir, token: undefined, offline: false })
 
@@ -376,6 +507,40 @@ describe('the path of a model', () => {
     for (const text of ['a', './a/b', '../a', '/a/b', 'a/b/c', 'a/..', 'a/b@../x', '~/a', 'a/b--c']) {
       expect(parseModelName(text), text).toBeUndefined()
     }
+  })
+
+  it.each([
+    ['https://huggingface.co/acme/llama', 'acme/llama'],
+    ['http://www.huggingface.co/acme/llama/', 'acme/llama'],
+    ['HTTPS://HuggingFace.co/acme/llama?x=1#readme', 'acme/llama'],
+    ['https://huggingface.co/acme/llama/tree/main', 'acme/llama'],
+    ['https://huggingface.co/acme/llama/tree/v1.0', 'acme/llama@v1.0'],
+    ['https://huggingface.co/acme/llama/tree/refs%2Fpr%2F1', 'acme/llama@refs/pr/1'],
+    ['https://huggingface.co/acme/llama/tree/refs/pr/1', 'acme/llama@refs/pr/1'],
+    ['https://huggingface.co/acme/llama/blob/main/config.json', 'acme/llama'],
+    ['https://huggingface.co/acme/llama/discussions', 'acme/llama'],
+    ['huggingface.co/acme/llama', 'acme/llama'],
+    ['hf.co/acme/llama', 'acme/llama'],
+    ['https://hf.co/acme/llama', 'acme/llama'],
+    ['hf://acme/llama', 'acme/llama'],
+    ['hf://models/acme/llama', 'acme/llama'],
+  ])('that is the address %s is answered with the name', async (address, name) => {
+    const error = await failure(resolveModelPath(address, settings()))
+    expect(error.message).toBe(
+      `${address} is an address; expected a directory, or a model's name on the Hub (owner/name): use ${name}`,
+    )
+    expect(parseModelName(name)).toBeDefined()
+  })
+
+  it('that is another address is refused', async () => {
+    const message = async (address: string) => (await failure(resolveModelPath(address, settings()))).message
+    expect(await message(`${hub.url}/acme/llama`)).toMatch(/use acme\/llama$/)
+    expect(await message('https://huggingface.co/datasets/acme/chats')).toMatch(
+      /is the address of a data set; expected/,
+    )
+    expect(await message('https://example.org/model.gguf')).toMatch(/is an address; expected .*\(owner\/name\)$/)
+    expect(await resolveModelPath('./hf.co/acme/llama', settings())).toBe('./hf.co/acme/llama')
+    expect(hub.requests).toEqual([])
   })
 
   it('of a model on the Hub is taken by the model and the tokenizer themselves', async () => {
@@ -412,6 +577,11 @@ describe('the environment', () => {
     expect(hubSettings({ HF_HOME: '/hf', HF_HUB_CACHE: '/c' }).cacheDir).toBe('/c')
     expect(hubSettings({ XDG_CACHE_HOME: '/x' })).toMatchObject({ cacheDir: '/x/huggingface/hub', offline: false })
     expect(hubSettings({ XDG_CACHE_HOME: '/x' }).endpoint).toBe('https://huggingface.co')
+    expect(hubSettings({ HF_ENDPOINT: ' ', TRANSFORMERS_OFFLINE: '1' })).toMatchObject({
+      endpoint: 'https://huggingface.co',
+      offline: true,
+    })
+    expect(hubSettings({ HF_TOKEN: 'hf_good\r\n' }).token).toBe('hf_good')
     writeFileSync(path.join(root, 'token'), 'hf_stored\n')
     expect(hubSettings({ HF_HOME: root }).token).toBe('hf_stored')
   })

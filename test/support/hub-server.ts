@@ -1,4 +1,7 @@
-/** A stand-in for the Hugging Face Hub that speaks its protocol: models, Git LFS behind another host, uploads, commits. */
+/**
+ * A stand-in for the Hugging Face Hub that speaks its protocol: models, data sets (as `datasets/owner/name`), Git LFS
+ * behind another host, uploads, commits.
+ */
 import { createHash } from 'node:crypto'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -123,7 +126,8 @@ export class HubServer {
       return json({ url: `${this.url}/${full}` })
     }
 
-    const [, name = ''] = /^\/(?:api\/models\/)?([^/]+\/[^/]+?)(?:\.git)?(?:\/|$)/.exec(path) ?? []
+    const [, name = ''] =
+      /^\/(?:api\/models\/|api\/(?=datasets\/))?((?:datasets\/)?[^/]+\/[^/]+?)(?:\.git)?(?:\/|$)/.exec(path) ?? []
     const repository = this.repositories.get(name)
     // The Hub does not tell strangers whether there is such a model.
     if (!repository) return refuse(isAllowed ? 404 : 401, 'RepoNotFound')
@@ -191,11 +195,14 @@ export class HubServer {
       oid: gitId(data),
       ...(data.length >= LFS_FROM && { lfs: { oid: sha256(data), size: data.length, pointerSize: 130 } }),
     }))
+    const isDeep = url.searchParams.get('recursive') === 'true'
+    const listed = entries.filter((entry) => isDeep || !entry.path.includes('/') || entry.path.startsWith('..'))
     const from = Number(url.searchParams.get('cursor') ?? 0)
     const next = from + this.pageSize
+    const query = `cursor=${next}${isDeep ? '&recursive=true' : ''}`
     const link: Record<string, string> =
-      next < entries.length ? { link: `<${this.url}${url.pathname}?cursor=${next}>; rel="next"` } : {}
-    json([{ type: 'directory', path: 'logs', oid: '0', size: 0 }, ...entries.slice(from, next)], link)
+      next < listed.length ? { link: `<${this.url}${url.pathname}?${query}>; rel="next"` } : {}
+    json([{ type: 'directory', path: 'logs', oid: '0', size: 0 }, ...listed.slice(from, next)], link)
   }
 
   #uploadAction({ oid, size }: { oid: string; size: number }) {

@@ -15,8 +15,9 @@ export interface ProcessDatasetFlags {
 export function runProcessDataset(flags: ProcessDatasetFlags): Promise<number> {
   const { input, output, max_words: maxWords, json } = flags
   const convert = async (signal: AbortSignal) => {
-    const { notes, ...counts } = await withByteProgress(`downloading ${input}`, (onDownload) =>
-      processDataset({ input, output, maxWords, onDownload, signal }),
+    const onNote = (note: string) => void process.stderr.write(`${note}\n`)
+    const { notes, ...counts } = await withByteProgress(`downloading ${input}`, (onProgress) =>
+      processDataset({ input, output, maxWords, hub: { onProgress, onNote }, signal }),
     )
     const { written, leftOut } = counts
     const rest = leftOut > 0 ? `; ${leftOut} with more than ${maxWords} words left out` : ''
