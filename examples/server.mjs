@@ -8,7 +8,7 @@
 // its answer.
 import { Readable } from 'node:stream'
 import Fastify from 'fastify'
-import { formatPrompt, LlamaForCausalLM, LlamaTokenizer } from 'openalpaca-native'
+import { encodePrompt, LlamaForCausalLM, LlamaTokenizer } from 'openalpaca-native'
 
 const [directory, port = '3000'] = process.argv.slice(2)
 if (!directory) {
@@ -27,7 +27,7 @@ const body = {
     instruction: { type: 'string', minLength: 1 },
     input: { type: 'string' },
     maxNewTokens: { type: 'integer', minimum: 1, maximum: 2048 },
-    temperature: { type: 'number', exclusiveMinimum: 0 },
+    temperature: { type: 'number', minimum: 0 },
     seed: { type: 'integer', minimum: 0 },
   },
 }
@@ -38,12 +38,15 @@ const body = {
  * @param {Question} question
  * @param {AbortSignal} signal
  */
-async function* answer({ instruction, input, temperature, ...options }, signal) {
-  const prompt = tokenizer.encode(formatPrompt({ instruction, input }))
-  const sampling = temperature === undefined ? {} : { doSample: true, temperature }
+async function* answer({ instruction, input, ...options }, signal) {
+  const prompt = encodePrompt(tokenizer, { instruction, input })
   const text = tokenizer.createDecodeStream()
-  for await (const id of model.stream(prompt, { ...options, ...sampling, signal })) yield text.push(id)
-  yield text.flush()
+  try {
+    for await (const id of model.stream(prompt, { ...options, tokenizer, signal })) yield text.push(id)
+    yield text.flush()
+  } catch (error) {
+    if (!signal.aborted) throw error // a client that has gone waits for nothing
+  }
 }
 
 server.post('/answer', { schema: { body } }, async (request, reply) => {

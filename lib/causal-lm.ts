@@ -1,4 +1,5 @@
 import path from 'node:path'
+import { checkIds, isList } from './arguments.js'
 import { batchTotals, type LossReduction, type PackedBatch, packSequences } from './data/packing.js'
 import { type Device, type DeviceType, openDevice } from './device.js'
 import { ConfigError, OpenAlpacaError } from './errors.js'
@@ -104,9 +105,11 @@ export class LlamaForCausalLM implements Disposable {
     if (dtype !== 'bfloat16' && dtype !== 'float32') {
       throw new ConfigError(`dtype must be bfloat16 or float32, got ${dtype}`)
     }
-    const parameters = new Parameters(device, config, dtype, options.group)
-    if (options.masterWeights) void parameters.masters
-    return new LlamaForCausalLM(parameters, directory)
+    return device.allocating(() => {
+      const parameters = new Parameters(device, config, dtype, options.group)
+      if (options.masterWeights) void parameters.masters
+      return new LlamaForCausalLM(parameters, directory)
+    })
   }
 
   /**
@@ -120,8 +123,8 @@ export class LlamaForCausalLM implements Disposable {
     const { stream } = device
     const batch = pack(sequences, sequences, 'token')
     const tokens = batch.inputIds.length
-    using memory = new ActivationMemory(device, config, dtype, tokens, false)
-    using head = new Head(device, config, dtype, tokens)
+    using memory = device.allocating(() => new ActivationMemory(device, config, dtype, tokens, false))
+    using head = device.allocating(() => new Head(device, config, dtype, tokens))
     using cuSeqlens = device.tensor('int32', [batch.cuSeqlens.length])
     using chunk = device.tensor('float32', [head.chunk, config.vocabSize])
     const context: Context = {
@@ -138,15 +141,18 @@ export class LlamaForCausalLM implements Disposable {
     forward(context, activations, packedAttention(context, cuSeqlens))
 
     const last = this.parameters.layout.units.length - 1
-    this.parameters.weights.get(last, -1)
     const all = new Float32Array(tokens * config.vocabSize)
-    for (let start = 0; start < tokens; start += head.chunk) {
-      const rows = Int32Array.from({ length: Math.min(head.chunk, tokens - start) }, (_, i) => start + i)
-      const values = chunk.rows(0, rows.length)
-      ops.cast(stream, { dst: values, src: head.logits(context, activations, rows) })
-      await stream.read(values, all.subarray(start * config.vocabSize, (start + rows.length) * config.vocabSize))
+    this.parameters.weights.get(last, -1)
+    try {
+      for (let start = 0; start < tokens; start += head.chunk) {
+        const rows = Int32Array.from({ length: Math.min(head.chunk, tokens - start) }, (_, i) => start + i)
+        const values = chunk.rows(0, rows.length)
+        ops.cast(stream, { dst: values, src: head.logits(context, activations, rows) })
+        await stream.read(values, all.subarray(start * config.vocabSize, (start + rows.length) * config.vocabSize))
+      }
+    } finally {
+      this.parameters.weights.release(last)
     }
-    this.parameters.weights.release(last)
     return sequences.map((_, s) =>
       all.slice(batch.cuSeqlens[s] * config.vocabSize, batch.cuSeqlens[s + 1] * config.vocabSize),
     )
@@ -203,23 +209,29 @@ export class LlamaForCausalLM implements Disposable {
     return await use(model)
   }
 
-  /** @internal Whether work is to stop; where ranks generate together, when any of them has been told to. */
-  async isAborted(signal: AbortSignal | undefined): Promise<boolean> {
+  /** Throws the reason of an aborted signal; where ranks generate together, on all of them when one is to stop. */
+  private async heedAbort(signal: AbortSignal | undefined): Promise<void> {
     const { group } = this.parameters
-    const aborted = signal?.aborted ?? false
-    return group.stage === 3 ? await group.any(aborted) : aborted
+    if (group.stage === 3 && (await group.any(signal?.aborted ?? false)) && !signal?.aborted) {
+      throw new DOMException('another rank was stopped', 'AbortError')
+    }
+    signal?.throwIfAborted()
   }
 
   /** @internal Working memory for training on batches of at most `maxTokens` tokens. */
   backprop(maxTokens: number): Backprop {
     this.checkUsable()
-    return new Backprop(this.parameters, this.rope, maxTokens)
+    return this.parameters.device.allocating(() => new Backprop(this.parameters, this.rope, maxTokens))
   }
 
   /**
-   * New ids only, the end token left out. A list of prompts gives a list of answers.
+   * New ids only, the end token left out. A list of prompts gives a list of answers. An error ends this generation alone: the
+   * model can be used on.
+   * @throws {TypeError} for ids that are not ids, and for an unknown option
    * @throws {RangeError} for an option out of its range
-   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`, `NON_FINITE`, and those of
+   * the device
+   * @throws the reason of `signal`, an `AbortError`, once that is aborted
    */
   generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]>
   /** The answers to several prompts, computed together. */
@@ -228,13 +240,18 @@ export class LlamaForCausalLM implements Disposable {
     ids: readonly number[] | readonly (readonly number[])[],
     options: GenerateOptions = {},
   ): Promise<number[] | number[][]> {
-    if (ids.length > 0 && typeof ids[0] !== 'number') return this.generateBatch(ids as number[][], options)
-    return (await this.generateBatch([ids as number[]], options))[0]
+    checkIds('generate: ids', ids, { lists: true })
+    if (ids.length > 0 && isList(ids[0])) {
+      const prompts = (ids as number[][]).map((prompt) => Array.from(prompt))
+      return await this.generateBatch(prompts, options)
+    }
+    return (await this.generateBatch([Array.from(ids as number[])], options))[0]
   }
 
-  /** The ids of `generate`, one prompt's, as they come. */
+  /** The ids of `generate`, one prompt's, as they come; it throws what `generate` rejects with. */
   async *stream(ids: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number> {
-    for await (const [id] of this.decode([ids], options)) {
+    checkIds('stream: ids', ids)
+    for await (const [id] of this.decode([Array.from(ids)], options)) {
       if (id === null) return
       yield id
     }
@@ -258,17 +275,22 @@ export class LlamaForCausalLM implements Disposable {
     prompts: readonly (readonly number[])[],
     options: GenerateOptions,
   ): AsyncGenerator<(number | null)[]> {
-    const { eosTokenIds, maxPositionEmbeddings: context } = this.config
+    const { config } = this
+    const { maxPositionEmbeddings: context } = config
     this.check(prompts)
-    const longest = Math.max(...prompts.map(({ length }) => length))
-    const sampling = resolveOptions(options, eosTokenIds, context - longest)
+    const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0)
+    const sampling = resolveOptions(options, config, context - longest)
     const capacity = longest + sampling.maxNewTokens
     checkLength(capacity, context, 'prompt and new tokens')
-    using decoder = new Decoder(this.parameters, this.rope, prompts, sampling, capacity)
+    await this.heedAbort(options.signal)
+    this.rope.reserve(capacity)
+    using decoder = this.parameters.device.allocating(
+      () => new Decoder(this.parameters, this.rope, prompts, sampling, capacity),
+    )
     const ended = prompts.map(() => false)
     const stops = prompts.map(() => sampling.stopWatch())
     for await (const ids of decoder.tokens()) {
-      if (await this.isAborted(options.signal)) return
+      await this.heedAbort(options.signal)
       ids.forEach((id, b) => {
         ended[b] ||= sampling.eosTokenIds.has(id)
       })

@@ -87,6 +87,8 @@ export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device 
 /** Memory and streams. One object a device type and process: `openDevice` makes it. */
 export class Device {
   private defaultStream?: Stream
+  /** The tensors made in the present `allocating`. */
+  private allocated?: Tensor[]
 
   /** @internal */
   constructor(
@@ -142,7 +144,29 @@ export class Device {
    * @throws {OpenAlpacaError} `OUT_OF_MEMORY`
    */
   tensor(dtype: DType, shape: readonly number[]): Tensor {
-    return new Tensor(this, dtype, shape, native.tensorCreate(this.handle, dtype, shape))
+    const tensor = new Tensor(this, dtype, shape, native.tensorCreate(this.handle, dtype, shape))
+    this.allocated?.push(tensor)
+    return tensor
+  }
+
+  /**
+   * Runs `make`. If it throws, such as for lack of memory, the tensors that it has made so far are freed at once rather than
+   * when they are collected, so that there is room for what comes next. @internal
+   */
+  allocating<T>(make: () => T): T {
+    const outer = this.allocated
+    const own: Tensor[] = []
+    this.allocated = own
+    try {
+      const made = make()
+      outer?.push(...own)
+      return made
+    } catch (error) {
+      for (const tensor of own) tensor.dispose()
+      throw error
+    } finally {
+      this.allocated = outer
+    }
   }
 }
 

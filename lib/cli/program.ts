@@ -115,12 +115,12 @@ function sampleCommand(): Command {
     .option('--raw_prompt', 'take the instruction as the whole prompt, without the template')
     .option('--generate_len <n>', 'most new tokens', positiveNumber, 128)
     .option('--top_k <n>', 'draw from the k most likely tokens; 0 for all', wholeNumber, 50)
-    .option('--top_p <p>', 'draw from the likeliest tokens that make up this probability', decimal, 0.9)
-    .option('--temperature <t>', 'divides the logits', decimal, 1)
-    .option('--repetition_penalty <r>', 'above 1 makes what was said before less likely', decimal, 1)
-    .option('--greedy', 'always take the most likely token')
+    .option('--top_p <p>', 'draw from the likeliest tokens that make up this probability, at most 1', share, 0.9)
+    .option('--temperature <t>', 'divides the logits; 0 is --greedy', nonNegativeDecimal, 1)
+    .option('--repetition_penalty <r>', 'above 1 makes what was said before less likely', positiveDecimal, 1)
+    .option('--greedy', 'always take the most likely token, as generate() does when no temperature is given')
     .option('--seed <n>', 'the same seed gives the same answer; a random one when left out', wholeNumber)
-    .option('--stop <text...>', 'end before any of these texts')
+    .option('--stop <text...>', 'end before any of these texts', nonEmptyTexts)
     .addOption(jsonOption())
     .addOption(new Option('--device <name>', 'where to run').choices(devices).default('auto'))
     .addOption(new Option('--dtype <name>', 'number format').choices(['auto', 'bfloat16', 'float32']).default('auto'))
@@ -287,6 +287,22 @@ function decimal(text: string): number {
 function positiveDecimal(text: string): number {
   if (!(decimal(text) > 0)) throw new InvalidArgumentError('It must be above 0.')
   return Number(text)
+}
+
+function nonNegativeDecimal(text: string): number {
+  if (!(decimal(text) >= 0)) throw new InvalidArgumentError('It must be 0 or above.')
+  return Number(text)
+}
+
+function share(text: string): number {
+  if (!(positiveDecimal(text) <= 1)) throw new InvalidArgumentError('It must be above 0 and at most 1.')
+  return Number(text)
+}
+
+/** Gathers the values of a flag that takes several. */
+function nonEmptyTexts(text: string, before: string[] = []): string[] {
+  if (text === '') throw new InvalidArgumentError('It must not be empty.')
+  return [...before, text]
 }
 
 /**

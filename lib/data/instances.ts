@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { DataError } from '../errors.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import type { Instruction } from './instructions.js'
-import { formatPrompt } from './prompt.js'
+import { encodePrompt } from './prompt.js'
 
 /** The label of a token that is not learned. */
 export const IGNORE_INDEX = -100
@@ -44,11 +44,10 @@ export function buildInstance(
   tokenizer: LlamaTokenizer,
   maxLength: number,
 ): Instance {
-  const prompt = tokenizer.encode(formatPrompt(instruction), { addSpecialTokens: false })
+  const prompt = encodePrompt(tokenizer, instruction)
   const output = tokenizer.encode(instruction.output, { addSpecialTokens: false })
-  const { bosTokenId: bos, eosTokenId: eos } = tokenizer
-  const ids = [bos, ...prompt, ...output, eos].slice(0, maxLength)
-  const labels = Int32Array.from(ids).fill(IGNORE_INDEX, 1, 1 + prompt.length)
+  const ids = [...prompt, ...output, tokenizer.eosTokenId].slice(0, maxLength)
+  const labels = Int32Array.from(ids).fill(IGNORE_INDEX, 1, prompt.length)
   return { id, inputIds: Int32Array.from(ids), labels }
 }
 

@@ -1,3 +1,5 @@
+import { checkText, shown } from '../arguments.js'
+import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { resolveField } from './fields.js'
 
 /** What a prompt is made of. */
@@ -15,8 +17,24 @@ export interface PromptFields {
  * answer is tokenized apart.
  */
 export function formatPrompt(fields: PromptFields): string {
-  const { instruction } = fields
-  const input = resolveField(fields, 'input', () => 'formatPrompt') ?? ''
+  if (typeof fields !== 'object' || fields === null) {
+    throw new TypeError(`formatPrompt: expected { instruction, input }, got ${shown(fields)}`)
+  }
+  checkText('formatPrompt: instruction', fields.instruction)
+  return promptText(fields.instruction, resolveField(fields, 'input', () => 'formatPrompt') ?? '')
+}
+
+/**
+ * The ids that an instruction is trained and sampled with: BOS in front, nothing behind, whatever `add_bos_token` and
+ * `add_eos_token` of tokenizer_config.json ask of other programs. Training, `sample`, sample answers, and evaluation all use
+ * it, so a model is asked what it has learned.
+ * @throws {TypeError} as `formatPrompt`
+ */
+export function encodePrompt(tokenizer: LlamaTokenizer, fields: PromptFields): number[] {
+  return tokenizer.encode(formatPrompt(fields))
+}
+
+function promptText(instruction: string, input: string): string {
   if (input === '') {
     return (
       'Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n' +

@@ -37,6 +37,7 @@ export class Decoder implements Disposable {
   private readonly temporary: Tensor[] = []
 
   /**
+   * @param rope with tables for `capacity` positions
    * @param prompts ids of each sequence
    * @param capacity positions a sequence can have, prompt included
    */
@@ -50,7 +51,6 @@ export class Decoder implements Disposable {
     const { device, config, dtype, tensors } = parameters
     const tokens = prompts.reduce((sum, { length }) => sum + length, 0)
     this.batch = prompts.length
-    rope.reserve(capacity)
     this.context = {
       stream: device.stream,
       config,
@@ -79,28 +79,45 @@ export class Decoder implements Disposable {
     return Math.max(1, Math.floor((1 << 23) / vocabSize))
   }
 
-  /** The next token of every sequence, again and again; the caller stops when it has what it wants. */
+  /**
+   * The next token of every sequence, again and again; the caller stops when it has what it wants.
+   *
+   * However it ends (an error of the device, an early `return`), every read that was launched ahead is settled first: none
+   * rejects unhandled, and nothing of this generation runs after it.
+   */
   async *tokens(): AsyncGenerator<Int32Array> {
     const { stream } = this.context
-    const read = async () => {
+    const pending: Promise<Int32Array>[] = []
+    const read = () => {
       const ids = new Int32Array(this.batch)
-      await stream.read(this.state.ids, ids)
-      return ids
+      const result = stream.read(this.state.ids, ids).then(() => ids)
+      result.catch(() => {}) // a consumer that goes away without `return` never awaits it
+      pending.push(result)
     }
-    this.prefill()
-    const pending = [read()]
-    let graph: GraphHandle | undefined
-    for (let launched = 1; pending.length > 0; ) {
-      while (pending.length < lookahead && launched < this.sampling.maxNewTokens) {
-        if (this.together) this.step()
-        else {
-          graph ??= stream.capture(() => this.step())
-          stream.launch(graph)
+    try {
+      this.prefill()
+      read()
+      let graph: GraphHandle | undefined
+      for (let launched = 1; pending.length > 0; ) {
+        while (pending.length < lookahead && launched < this.sampling.maxNewTokens) {
+          if (this.together) this.step()
+          else {
+            graph ??= stream.capture(() => this.step())
+            stream.launch(graph)
+          }
+          read()
+          launched++
         }
-        pending.push(read())
-        launched++
+        const ids = await pending[0]
+        pending.shift()
+        yield ids
       }
-      yield await pending.shift()!
+    } catch (error) {
+      // What was enqueued without a read behind it must not fail whoever uses the stream next.
+      await stream.synchronize().catch(() => {})
+      throw error
+    } finally {
+      await Promise.allSettled(pending)
     }
   }
 
@@ -128,6 +145,8 @@ export class Decoder implements Disposable {
       history.set(prompt, b * this.capacity)
     })
     stream.write(state.history, history)
+    // Where the first draw fails, a step that was launched ahead still finds ids that the vocabulary has.
+    stream.write(state.ids, new Int32Array(this.batch))
     stream.write(
       state.positions,
       Int32Array.from(lengths, (length) => length - 1),
@@ -150,8 +169,11 @@ export class Decoder implements Disposable {
     const { units } = this.context
     const head = this.parameters.layout.units.length - 1
     units.get(head, 1)
-    work()
-    units.release(head)
+    try {
+      work()
+    } finally {
+      units.release(head)
+    }
   }
 
   /** One new token of every sequence. */
@@ -176,8 +198,15 @@ export class Decoder implements Disposable {
 
   private draw(logits: Tensor): void {
     const { ids, positions, history, sequenceSeeds, scratch } = this.state
+    const { stream, config } = this.context
+    for (const { start, end } of this.sampling.excluded) {
+      for (let b = 0; b < this.batch; b++) {
+        const x = logits.view([end - start], b * config.vocabSize + start)
+        ops.fill(stream, { x, value: Number.NEGATIVE_INFINITY })
+      }
+    }
     const { temperature, topP, topK, repetitionPenalty, seed } = this.sampling
-    ops.sample(this.context.stream, {
+    ops.sample(stream, {
       ids,
       positions,
       history,
@@ -190,7 +219,7 @@ export class Decoder implements Disposable {
       topK,
       seed,
     })
-    if (this.together) this.parameters.group.broadcastBits(this.context.stream, ids)
+    if (this.together) this.parameters.group.broadcastBits(stream, ids)
   }
 
   private writeCache(block: number, qkv: Tensor, sequences: Tensor, positions: Tensor): void {

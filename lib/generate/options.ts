@@ -1,14 +1,26 @@
+import { checkOptions, shown } from '../arguments.js'
 import { OpenAlpacaError } from '../errors.js'
 import type { LlamaConfig } from '../model/config.js'
 import { StopStrings } from './stop-strings.js'
+
+/** What generation asks of a tokenizer; that of the model is one. */
+export interface GenerationTokenizer {
+  /** Turns ids into the text that `stopStrings` are looked for in. */
+  createDecodeStream(): { push(id: number): string }
+  /** Whether an id stands for a token; those that do not are never generated. */
+  hasToken?(id: number): boolean
+}
 
 /** How to generate, under Transformers' names. */
 export interface GenerateOptions {
   /** The most new tokens; 128 when left out, or what the model's context has room for. */
   maxNewTokens?: number
-  /** Draw from the distribution (true), or take the most likely token (false, the default). */
+  /**
+   * Draw from the distribution (true), or take the most likely token (false, whatever `temperature`, `topK`, and `topP` say).
+   * When left out, true if one of those three is given.
+   */
   doSample?: boolean
-  /** Divides the logits before the draw; 1 when left out. */
+  /** Divides the logits before the draw; 1 when left out, and 0 takes the most likely token. */
   temperature?: number
   /** Draw from the k most likely tokens; 50 when left out, 0 for all. */
   topK?: number
@@ -18,52 +30,74 @@ export interface GenerateOptions {
   repetitionPenalty?: number
   /** The same seed gives the same text; a random one when left out. */
   seed?: number
-  /** What ends a sequence: the config's when left out, null to go on past it. */
-  eosTokenId?: number | number[] | null
+  /** What ends a sequence: the model's end tokens when left out, null to go on past them. */
+  eosTokenId?: number | readonly number[] | null
   /** A sequence ends with the token that completes one of these; needs `tokenizer`. */
   stopStrings?: string | readonly string[]
-  /** Turns ids into the text that `stopStrings` are looked for in. */
-  tokenizer?: { createDecodeStream(): { push(id: number): string } }
-  /** Stops at the next token. */
+  /** The model's: needed for `stopStrings`, and keeps ids that it has no token for out of the answer. */
+  tokenizer?: GenerationTokenizer
+  /** Aborted: no further token is computed, and the promise or the stream rejects with the signal's reason. */
   signal?: AbortSignal
+}
+
+const optionNames: Record<keyof GenerateOptions, true> = {
+  maxNewTokens: true,
+  doSample: true,
+  temperature: true,
+  topK: true,
+  topP: true,
+  repetitionPenalty: true,
+  seed: true,
+  eosTokenId: true,
+  stopStrings: true,
+  tokenizer: true,
+  signal: true,
 }
 
 /** Options with every value filled in and checked. */
 export interface Sampling {
   maxNewTokens: number
+  /** 0 takes the most likely token. */
   temperature: number
   topK: number
   topP: number
   repetitionPenalty: number
   seed: number
   eosTokenIds: Set<number>
+  /** Runs of ids that are never drawn: `start` to `end`, exclusive. */
+  excluded: readonly { start: number; end: number }[]
   /** Makes what looks at one sequence's new ids, and says when a stop string is complete. */
   stopWatch: () => (id: number) => boolean
 }
 
 function check(ok: boolean, name: string, expected: string, value: unknown): void {
-  if (!ok) throw new RangeError(`generate: ${name} must be ${expected}, got ${value}`)
+  if (!ok) throw new RangeError(`generate: ${name} must be ${expected}, got ${shown(value)}`)
 }
 
 /**
  * @param room positions that the longest prompt leaves of the context
+ * @throws {TypeError} for an unknown option
  * @throws {RangeError} for a value out of its range
  */
-export function resolveOptions(options: GenerateOptions, eosTokenIds: number[], room: number): Sampling {
-  const { doSample = false, temperature = 1, topK = 50, topP = 1, repetitionPenalty = 1 } = options
+export function resolveOptions(
+  options: GenerateOptions,
+  { eosTokenIds, vocabSize }: Pick<LlamaConfig, 'eosTokenIds' | 'vocabSize'>,
+  room: number,
+): Sampling {
+  checkOptions('generate', options, Object.keys(optionNames))
+  const { temperature = 1, topK = 50, topP = 1, repetitionPenalty = 1 } = options
+  const { doSample = [options.temperature, options.topK, options.topP].some((given) => given !== undefined) } = options
   const { maxNewTokens = Math.min(128, Math.max(1, room)) } = options
   const { seed = Math.floor(Math.random() * 2 ** 31), eosTokenId = eosTokenIds } = options
   check(Number.isInteger(maxNewTokens) && maxNewTokens > 0, 'maxNewTokens', 'a positive integer', maxNewTokens)
-  check(
-    temperature > 0 && Number.isFinite(temperature),
-    'temperature',
-    'above 0 (doSample: false is greedy)',
-    temperature,
-  )
-  check(Number.isInteger(topK) && topK >= 0, 'topK', 'a non-negative integer', topK)
+  check(typeof doSample === 'boolean', 'doSample', 'true or false', doSample)
+  check(temperature >= 0 && Number.isFinite(temperature), 'temperature', '0 (greedy) or above', temperature)
+  check(Number.isSafeInteger(topK) && topK >= 0, 'topK', 'a non-negative integer', topK)
   check(topP > 0 && topP <= 1, 'topP', 'above 0 and at most 1', topP)
   check(repetitionPenalty > 0 && Number.isFinite(repetitionPenalty), 'repetitionPenalty', 'above 0', repetitionPenalty)
   check(Number.isSafeInteger(seed) && seed >= 0, 'seed', 'a non-negative integer', seed)
+  const ends = eosTokenId === null ? [] : [eosTokenId].flat()
+  check(ends.every(Number.isInteger), 'eosTokenId', 'a token id, a list of them, or null', eosTokenId)
   return {
     maxNewTokens,
     temperature: doSample ? temperature : 0,
@@ -71,9 +105,27 @@ export function resolveOptions(options: GenerateOptions, eosTokenIds: number[], 
     topP,
     repetitionPenalty,
     seed,
-    eosTokenIds: new Set(eosTokenId === null ? [] : [eosTokenId].flat()),
+    eosTokenIds: new Set(ends),
+    excluded: excludedIds(vocabSize, ends, options.tokenizer),
     stopWatch: stopWatch(options),
   }
+}
+
+/** Ids of the vocabulary that the tokenizer has no token for; what ends a sequence may always come. */
+function excludedIds(
+  vocabSize: number,
+  ends: readonly number[],
+  tokenizer: GenerationTokenizer | undefined,
+): { start: number; end: number }[] {
+  const runs: { start: number; end: number }[] = []
+  for (let id = 0; tokenizer?.hasToken && id < vocabSize; id++) {
+    if (tokenizer.hasToken(id) || ends.includes(id)) continue
+    const last = runs.at(-1)
+    if (last?.end === id) last.end++
+    else runs.push({ start: id, end: id + 1 })
+  }
+  // A tokenizer without a token for any id is that of another model, and says nothing of this one.
+  return runs.length === 1 && runs[0].end - runs[0].start === vocabSize ? [] : runs
 }
 
 function stopWatch({ stopStrings = [], tokenizer }: GenerateOptions): Sampling['stopWatch'] {

@@ -97,12 +97,15 @@ export class RopeCache implements Disposable {
   /** Makes room for positions 0 … positions − 1. */
   reserve(positions: number): void {
     if (positions <= this.positions) return
-    this.dispose()
     const shape = [positions, this.config.headDim / 2]
     const { cos, sin } = ropeTables(this.config, positions)
-    this.current = { cos: this.device.tensor('float32', shape), sin: this.device.tensor('float32', shape) }
-    this.device.stream.write(this.current.cos, cos)
-    this.device.stream.write(this.current.sin, sin)
+    const grown = this.device.allocating(() => {
+      return { cos: this.device.tensor('float32', shape), sin: this.device.tensor('float32', shape) }
+    })
+    this.device.stream.write(grown.cos, cos)
+    this.device.stream.write(grown.sin, sin)
+    this.dispose() // only now: without room for the new tables the old ones still serve
+    this.current = grown
     this.positions = positions
   }
 

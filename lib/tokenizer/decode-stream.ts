@@ -30,7 +30,7 @@ export class DecodeStream {
 
   /**
    * @returns the text that these ids complete, perhaps empty
-   * @throws RangeError for an id outside the vocabulary
+   * @throws RangeError for what is no id; an id that has no token is no text
    */
   push(ids: number | Iterable<number>): string {
     let text = ''
@@ -47,10 +47,9 @@ export class DecodeStream {
     const { model, addedTokens, specialIds } = this.#table
     const piece = model.pieces[id]
     const added = addedTokens.get(id)
-    if (piece === undefined && added === undefined) {
-      const size = model.pieces.length + addedTokens.size
-      throw new RangeError(`token id ${id} is outside the tokenizer's vocabulary of ${size} tokens`)
-    }
+    if (!Number.isInteger(id) || id < 0) throw new RangeError(`expected a token id, got ${id}`)
+    // A model may have more ids than the tokenizer has tokens (padded vocabularies).
+    if (piece === undefined && added === undefined) return ''
     if (specialIds.has(id) && this.#skipSpecialTokens) return ''
     if (added !== undefined || specialIds.has(id)) return this.#emit(this.flush() + (added ?? piece.text))
     if (piece.type === PieceType.Byte) {

@@ -1,6 +1,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { SentencePieceProcessor } from '@agnai/sentencepiece-js'
+import { checkOptions, checkText, shown } from '../arguments.js'
 import { TokenizerError } from '../errors.js'
 import { resolveModelPath } from '../hub/download.js'
 import { DecodeStream, type DecodeTable } from './decode-stream.js'
@@ -9,7 +10,10 @@ import { addedTokens, readTokenizerConfig, specialToken, type TokenizerConfig } 
 
 /** How text becomes ids. */
 export interface EncodeOptions {
-  /** Put the BOS in front (and the EOS behind where `add_eos_token` of tokenizer_config.json asks for it). @default true */
+  /**
+   * Left out: BOS in front and nothing behind, as prompts are trained and sampled here. True: what `add_bos_token` and
+   * `add_eos_token` of tokenizer_config.json ask for, as in Transformers. False: neither.
+   */
   addSpecialTokens?: boolean
 }
 
@@ -123,28 +127,42 @@ export class LlamaTokenizer {
   }
 
   /** Ids of a text. A lone surrogate, which has no UTF-8, is read as U+FFFD. */
-  encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    checkText('encode: text', text)
+    checkOptions('encode', options, ['addSpecialTokens'])
+    const { addSpecialTokens } = options
     // The WASM string conversion joins a lone surrogate with whatever character follows it.
     const ids = this.#processor.encodeIds(text.replace(/\p{Surrogate}/gu, '\uFFFD'))
-    if (!addSpecialTokens) return ids
-    if (this.#config.addBosToken) ids.unshift(this.bosTokenId)
-    if (this.#config.addEosToken) ids.push(this.eosTokenId)
+    if (addSpecialTokens === false) return ids
+    if (addSpecialTokens === undefined || this.#config.addBosToken) ids.unshift(this.bosTokenId)
+    if (addSpecialTokens && this.#config.addEosToken) ids.push(this.eosTokenId)
     return ids
   }
 
   /**
    * Text of ids, as SentencePiece and Transformers write it: without the space that encoding put in front.
    *
-   * @throws RangeError for an id outside the vocabulary
+   * An id without a token, which a model with a padded vocabulary has, adds no text.
+   *
+   * @throws RangeError for what is no id
    */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    if (typeof ids === 'string' || typeof ids?.[Symbol.iterator] !== 'function') {
+      throw new TypeError(`decode: expected a list of token ids, got ${shown(ids)}`)
+    }
     const stream = this.createDecodeStream(options)
     return stream.push(ids) + stream.flush()
   }
 
   /** Decodes ids as they are generated: `push` each id, print what comes back, and `flush` at the end. */
-  createDecodeStream({ skipSpecialTokens = true }: DecodeOptions = {}): DecodeStream {
-    return new DecodeStream(this.#table, skipSpecialTokens)
+  createDecodeStream(options: DecodeOptions = {}): DecodeStream {
+    checkOptions('decode', options, ['skipSpecialTokens'])
+    return new DecodeStream(this.#table, options.skipSpecialTokens ?? true)
+  }
+
+  /** Whether an id stands for a token; a model with a padded vocabulary has ids that do not. */
+  hasToken(id: number): boolean {
+    return this.#table.model.pieces[id] !== undefined || this.#table.addedTokens.has(id)
   }
 
   /** @internal Everything that the files say, for those who write the tokenizer in another form. */

@@ -1,13 +1,14 @@
 import type { LlamaForCausalLM } from '../causal-lm.js'
 import type { Instruction } from '../data/instructions.js'
-import { formatPrompt } from '../data/prompt.js'
+import { encodePrompt } from '../data/prompt.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 
 const promptsAtOnce = 32
 
 /**
  * The model's greedy answers to instructions, in their order, none longer than the longest expected one (a longer one
- * would be wrong anyway). Fewer come back when `signal` is aborted.
+ * would be wrong anyway).
+ * @throws the reason of `signal`, once that is aborted
  */
 export async function answerInstructions(
   model: LlamaForCausalLM,
@@ -19,9 +20,8 @@ export async function answerInstructions(
   const maxNewTokens = 1 + lengths.reduce((most, length) => Math.max(most, length), 0)
   const answers: string[] = []
   for (let start = 0; start < rows.length; start += promptsAtOnce) {
-    const prompts = rows.slice(start, start + promptsAtOnce).map((row) => tokenizer.encode(formatPrompt(row)))
-    const generated = await model.generate(prompts, { maxNewTokens, signal })
-    if (await model.isAborted(signal)) break
+    const prompts = rows.slice(start, start + promptsAtOnce).map((row) => encodePrompt(tokenizer, row))
+    const generated = await model.generate(prompts, { maxNewTokens, tokenizer, signal })
     answers.push(...generated.map((ids) => tokenizer.decode(ids).trim()))
   }
   return answers

@@ -5,7 +5,7 @@ import { buildInstances, type Instance } from '../data/instances.js'
 import { type Dataset, type InstructionRow, readDataset, toDataset } from '../data/instructions.js'
 import type { DataNotes } from '../data/notes.js'
 import { type BatchPlan, batchesFrom, splitValidation, totalSteps } from '../data/order.js'
-import { formatPrompt } from '../data/prompt.js'
+import { encodePrompt } from '../data/prompt.js'
 import { fileSource } from '../data/text-file.js'
 import { DataError, RecipeError, TokenizerError } from '../errors.js'
 import type { Backprop } from '../model/backprop.js'
@@ -309,7 +309,7 @@ class Run implements Disposable {
   private async answer(model: LlamaForCausalLM): Promise<void> {
     for (const prompt of this.recipe.sample_prompts) {
       const { instruction, input = '' } = typeof prompt === 'string' ? { instruction: prompt } : prompt
-      const ids = this.tokenizer.encode(formatPrompt({ instruction, input }))
+      const ids = encodePrompt(this.tokenizer, { instruction, input })
       const room = model.config.maxPositionEmbeddings - ids.length
       if (room < 1) continue
       const maxNewTokens = Math.min(this.recipe.sample_length, room)

@@ -47,9 +47,33 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     expect(streamed).toHaveLength(24)
   })
 
-  it('with one candidate is greedy', async () => {
-    const greedy = await model.generate(prompts[0], { maxNewTokens: 16, eosTokenId: null })
+  it('with one candidate, or at temperature 0, is greedy', async () => {
+    const base = { maxNewTokens: 16, eosTokenId: null }
+    const greedy = await model.generate(prompts[0], base)
     expect(await model.generate(prompts[0], { ...sampled, maxNewTokens: 16, topK: 1 })).toEqual(greedy)
+    expect(await model.generate(prompts[0], { ...base, temperature: 0 })).toEqual(greedy)
+    expect(await model.generate(prompts[0], { ...base, doSample: true, temperature: 0, topP: 0.5 })).toEqual(greedy)
+  })
+
+  it('draws when a temperature, topK, or topP is given, unless doSample is false', async () => {
+    const base = { maxNewTokens: 16, eosTokenId: null, seed: 3 }
+    const greedy = await model.generate(prompts[0], base)
+    const drawn = await model.generate(prompts[0], { ...base, doSample: true, temperature: 5 })
+    expect(drawn).not.toEqual(greedy)
+    expect(await model.generate(prompts[0], { ...base, temperature: 5 })).toEqual(drawn)
+    expect(await model.generate(prompts[0], { ...base, doSample: false, temperature: 5 })).toEqual(greedy)
+    for (const option of [{ topK: 40 }, { topP: 0.9 }]) {
+      const explicit = await model.generate(prompts[0], { ...base, ...option, doSample: true })
+      expect(await model.generate(prompts[0], { ...base, ...option })).toEqual(explicit)
+    }
+  })
+
+  it('takes typed arrays of ids', async () => {
+    const options = { maxNewTokens: 4, eosTokenId: null }
+    const expected = await model.generate(prompts[0], options)
+    const typed = Int32Array.from(prompts[0]) as unknown as number[]
+    expect(await model.generate(typed, options)).toEqual(expected)
+    expect(await model.generate([typed], options)).toEqual([expected])
   })
 
   it('ends before an end token, and goes past it when told to', async () => {
@@ -73,14 +97,19 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     expect(stopped[0].length).toBeLessThanOrEqual(8)
   })
 
-  it('stops at the next token when it is aborted', async () => {
+  it('rejects with the reason of a signal that is aborted, at the next token or before the first', async () => {
     const stop = new AbortController()
     const ids: number[] = []
-    for await (const id of model.stream(prompts[0], { ...sampled, maxNewTokens: 500, signal: stop.signal })) {
-      ids.push(id)
-      if (ids.length === 3) stop.abort()
-    }
+    const reading = (async () => {
+      for await (const id of model.stream(prompts[0], { ...sampled, maxNewTokens: 500, signal: stop.signal })) {
+        ids.push(id)
+        if (ids.length === 3) stop.abort()
+      }
+    })()
+    await expect(reading).rejects.toMatchObject({ name: 'AbortError' })
     expect(ids).toHaveLength(3)
+    const reason = new Error('the client has gone')
+    await expect(model.generate(prompts[0], { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
   })
 
   it('can be left in the middle of a stream, and begun again', async () => {
@@ -107,7 +136,15 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
 
   it.each<[GenerateOptions | Record<string, unknown>, RegExp]>([
     [{ maxNewTokens: 0 }, /maxNewTokens must be a positive integer, got 0/],
-    [{ temperature: 0 }, /temperature must be above 0 \(doSample: false is greedy\)/],
+    [{ temperature: -1 }, /temperature must be 0 \(greedy\) or above, got -1/],
+    [{ temperature: Number.NaN }, /temperature must be 0 \(greedy\) or above, got NaN/],
+    [{ doSample: 'yes' }, /doSample must be true or false, got "yes"/],
+    [{ eosTokenId: '2' }, /eosTokenId must be a token id, a list of them, or null, got "2"/],
+    [{ stopStrings: '' }, /stopStrings must be strings that are not empty/],
+    [{ max_tokens: 5 }, /unknown option max_tokens; did you mean maxNewTokens\?/],
+    [{ maxTokens: 5 }, /unknown option maxTokens; did you mean maxNewTokens\?/],
+    [{ max_new_tokens: 5 }, /unknown option max_new_tokens; did you mean maxNewTokens\?/],
+    [{ temprature: 5 }, /unknown option temprature; did you mean temperature\?/],
     [{ topK: -1 }, /topK must be a non-negative integer/],
     [{ topP: 1.1 }, /topP must be above 0 and at most 1, got 1\.1/],
     [{ repetitionPenalty: Number.NaN }, /repetitionPenalty must be above 0/],
@@ -116,5 +153,20 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     [{ stopStrings: 'end' }, /stopStrings needs the option tokenizer/],
   ])('refuses %o', async (options, message) => {
     await expect(model.generate(prompts[0], options as GenerateOptions)).rejects.toThrow(message)
+  })
+
+  it.each<[unknown, string]>([
+    [
+      'text',
+      'ids: expected a list of token ids, or of such lists, got "text": encode the text with tokenizer.encode first',
+    ],
+    [undefined, 'ids: expected a list of token ids, or of such lists, got undefined'],
+    [{ ids: [1] }, 'ids: expected a list of token ids, or of such lists, got an object'],
+    [[1, '2'], 'ids: expected a list of token ids, or of such lists, got [1,"2"]'],
+    [[[1], 2], 'ids: expected a list of token ids, or of such lists, got 2'],
+  ])('throws a TypeError for %j in the place of ids', async (ids, message) => {
+    await expect(model.generate(ids as number[])).rejects.toThrow(new TypeError(`generate: ${message}`))
+    const stream = model.stream(ids as number[])
+    await expect(stream.next()).rejects.toThrow(TypeError)
   })
 })

@@ -132,13 +132,14 @@ describe('special tokens', () => {
     expect(stream.flush()).toBe('\uFFFD')
   })
 
-  it('are added as tokenizer_config.json says', async () => {
+  it('are added as tokenizer_config.json says with addSpecialTokens, and are one BOS in front without', async () => {
     const dir = await directory('flags', 'v2', {
       'tokenizer_config.json': { add_bos_token: false, add_eos_token: true },
     })
     const flagged = await LlamaTokenizer.fromPretrained(dir)
-    expect(flagged.encode('a')).toEqual([265, 2])
+    expect(flagged.encode('a', { addSpecialTokens: true })).toEqual([265, 2])
     expect(flagged.encode('a', { addSpecialTokens: false })).toEqual([265])
+    expect(flagged.encode('a')).toEqual([1, 265])
   })
 
   it('fall back to tokenizer.model where old conversions leave them empty', async () => {
@@ -195,12 +196,27 @@ describe('awkward input', () => {
     )
   })
 
-  it('refuses ids outside the vocabulary', () => {
-    for (const id of [-1, 512, 1.5, Number.NaN]) {
-      expect(() => tokenizer.decode([265, id])).toThrow(
-        new RangeError(`token id ${id} is outside the tokenizer's vocabulary of 512 tokens`),
-      )
+  it('adds no text for an id without a token, and refuses what is no id', () => {
+    expect(tokenizer.decode([265, 512, 265, 99_999])).toBe(tokenizer.decode([265, 265]))
+    expect(tokenizer.decode([512])).toBe('')
+    expect([0, 511, 512, -1, 1.5].map((id) => tokenizer.hasToken(id))).toEqual([true, true, false, false, false])
+    for (const id of [-1, 1.5, Number.NaN]) {
+      expect(() => tokenizer.decode([265, id])).toThrow(new RangeError(`expected a token id, got ${id}`))
     }
+  })
+
+  it.each<[string, () => unknown, string]>([
+    ['encode', () => tokenizer.encode(undefined as never), 'encode: text: expected a string, got undefined'],
+    ['encode', () => tokenizer.encode(['a'] as never), 'encode: text: expected a string, got ["a"]'],
+    [
+      'encode',
+      () => tokenizer.encode('a', { add_special_tokens: false } as never),
+      'encode: unknown option add_special_tokens; did you mean addSpecialTokens?',
+    ],
+    ['decode', () => tokenizer.decode(5 as never), 'decode: expected a list of token ids, got 5'],
+    ['decode', () => tokenizer.decode('5' as never), 'decode: expected a list of token ids, got "5"'],
+  ])('%s throws a TypeError that says what was expected', (_, call, message) => {
+    expect(call).toThrow(new TypeError(message))
   })
 })
 

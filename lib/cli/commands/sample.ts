@@ -1,5 +1,5 @@
 import { LlamaForCausalLM } from '../../causal-lm.js'
-import { formatPrompt } from '../../data/prompt.js'
+import { encodePrompt } from '../../data/prompt.js'
 import { type DeviceType, openDevice } from '../../device.js'
 import { forTerminal } from '../../format.js'
 import { StopStrings } from '../../generate/stop-strings.js'
@@ -42,8 +42,7 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
   const opened = openDevice(device)
   if (flags.threads) opened.setThreads(flags.threads)
   using model = await LlamaForCausalLM.fromPretrained(directory, { device: opened, dtype, signal })
-  const prompt = flags.raw_prompt ? flags.instruction : formatPrompt(flags)
-  const ids = tokenizer.encode(prompt)
+  const ids = flags.raw_prompt ? tokenizer.encode(flags.instruction) : encodePrompt(tokenizer, flags)
   const context = model.config.maxPositionEmbeddings
   if (ids.length >= context) {
     throw new UsageError(`the prompt has ${ids.length} tokens and the model a context of ${context}: shorten it`)
@@ -56,14 +55,19 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
     temperature: flags.temperature,
     repetitionPenalty: flags.repetition_penalty,
     seed: flags.seed,
+    tokenizer,
     signal,
   })
   const write = (text: string) => process.stdout.write(process.stdout.isTTY ? forTerminal(text) : text)
   const start = performance.now()
   let [text, count] = ['', 0]
-  for await (const piece of pieces(tokens, tokenizer, flags.stop ?? [], () => count++)) {
-    text += piece
-    if (!flags.json) write(piece)
+  try {
+    for await (const piece of pieces(tokens, tokenizer, flags.stop ?? [], () => count++)) {
+      text += piece
+      if (!flags.json) write(piece)
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error // what has come until Ctrl-C is the answer
   }
   const seconds = (performance.now() - start) / 1000
   printResult({ text, prompt_tokens: ids.length, tokens: count, seconds }, flags.json, () => '')
