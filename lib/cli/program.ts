@@ -173,7 +173,9 @@ function makeShardsCommand(): Command {
 
 function zeroToFp32Command(): Command {
   return new Command('zero-to-fp32')
-    .description('Puts a sharded training checkpoint together: one of this package, or of DeepSpeed ZeRO-3.')
+    .description(
+      'Puts a sharded training checkpoint together: one of this package, or one of DeepSpeed (ZeRO stages 0 to 3, universal).',
+    )
     .argument('<checkpoint>', 'directory of the checkpoint; DeepSpeed’s is the one with "latest" in it')
     .argument('<output>', 'a .bin or .safetensors file, or a new Hugging Face directory')
     .option('--model_path <dir>', 'where config and tokenizer of an output directory come from')

@@ -1,7 +1,7 @@
 import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError, OpenAlpacaError } from '../errors.js'
-import { findDeepSpeedFiles, openDeepSpeedZero3 } from '../formats/deepspeed/deepspeed-zero3.js'
+import { deepSpeedNames, findDeepSpeedFiles, openDeepSpeed } from '../formats/deepspeed/deepspeed.js'
 import { findModelFiles, openModelWeights } from '../formats/model-files.js'
 import { openSafetensors } from '../formats/safetensors/safetensors.js'
 import { openTorchBin } from '../formats/torch/torch-bin.js'
@@ -85,7 +85,8 @@ async function attempt<T>(problems: string[], task: () => Promise<T>): Promise<T
 async function recognise(where: string): Promise<Findings> {
   const names = await readdir(where)
   if (names.includes(manifestName)) return trainingCheckpoint(where)
-  if (names.includes('latest') || names.some((name) => name.endsWith('_model_states.pt'))) return deepSpeed(where)
+  const ofDeepSpeed = deepSpeedNames(names).length > 0 || names.includes('latest') || names.includes('latest_universal')
+  if (ofDeepSpeed) return deepSpeed(where)
   if (
     names.some((name) => name === 'config.json' || /^(model|pytorch_model)\b.*\.(safetensors|bin|json)$/.test(name))
   ) {
@@ -161,20 +162,30 @@ async function trainingCheckpoint(directory: string): Promise<Findings> {
 
 async function deepSpeed(directory: string): Promise<Findings> {
   const where = (await findDeepSpeedFiles(directory).catch(() => undefined)) ?? directory
-  const fileNames = (await readdir(where)).filter((name) => name.endsWith('_states.pt')).sort()
-  return {
+  const names = await readdir(where)
+  // A universal checkpoint has a directory for each parameter.
+  const parameters = names.includes('zero') ? await readdir(path.join(where, 'zero')) : []
+  const fileNames = [...deepSpeedNames(names), ...parameters.sort().map((name) => path.join('zero', name, 'fp32.pt'))]
+  const findings: Findings = {
     kind: 'DeepSpeed checkpoint',
     directory: where,
     fileNames,
     checksums: 'CRC-32',
-    training: { ranks: fileNames.filter((name) => name.endsWith('_optim_states.pt')).length },
-    open: () => openDeepSpeedZero3(directory),
+    open: async () => {
+      const source = await openDeepSpeed(directory)
+      findings.training = { ranks: source.ranks, form: source.form }
+      return source
+    },
     verify: async () => {
       const problems: string[] = []
-      for (const name of fileNames) problems.push(...(await damagedEntries(path.join(where, name))))
+      for (const name of fileNames) {
+        const file = path.join(where, name)
+        if (await stat(file).catch(() => undefined)) problems.push(...(await damagedEntries(file)))
+      }
       return problems
     },
   }
+  return findings
 }
 
 async function listTensors({ open }: Findings): Promise<InspectedTensor[]> {

@@ -3,7 +3,7 @@ import path from 'node:path'
 import { CheckpointError } from '../errors.js'
 import type { CastDType, CastLosses } from '../formats/cast.js'
 import { type CompanionFile, readCompanions, withDType } from '../formats/companions.js'
-import { openDeepSpeedZero3 } from '../formats/deepspeed/deepspeed-zero3.js'
+import { openDeepSpeed } from '../formats/deepspeed/deepspeed.js'
 import { writeModelDirectory } from '../formats/model-directory.js'
 import { huggingFaceNames, isRotaryBuffer } from '../formats/names.js'
 import { DEFAULT_MAX_SHARD_SIZE, type WeightFormat } from '../formats/shards.js'
@@ -18,7 +18,7 @@ import { type ConvertedWeights, countRenamed, refuseOccupied, tiesOutput } from 
 
 /** What `zeroToFp32` puts together, and into what. */
 export interface ZeroToFp32Options {
-  /** A training checkpoint of this package, or a DeepSpeed ZeRO-3 checkpoint. */
+  /** A training checkpoint of this package, or one of DeepSpeed: ZeRO stage 0 to 3, or universal. */
   checkpoint: string
   /** A `.bin`, `.pt` or `.safetensors` file; anything else is a directory in Hugging Face's form. */
   output: string
@@ -55,7 +55,7 @@ export async function openShardedCheckpoint(directory: string): Promise<WeightSo
   const names = await readdir(directory).catch((cause) => {
     throw new CheckpointError(`${directory} cannot be read: give the directory of a training checkpoint`, { cause })
   })
-  return names.includes(manifestName) ? openCheckpointWeights(directory) : openDeepSpeedZero3(directory)
+  return names.includes(manifestName) ? openCheckpointWeights(directory) : openDeepSpeed(directory)
 }
 
 /** The format of a single weight file of this name; undefined for a directory. */

@@ -22,7 +22,9 @@ function describe(inspection: Inspection, listTensors: boolean): string {
   const types = Object.entries(inspection.dtypes).map(([dtype, count]) => `${formatCount(count)} ${dtype}`)
   const onDisk = files.reduce((sum, { bytes }) => sum + bytes, 0)
   const tied = tensors.filter(({ sameAs }) => sameAs !== undefined)
-  const step = training?.step === undefined ? '' : `step ${training.step}, `
+  const step = [training?.form, training?.step === undefined ? undefined : `step ${training.step}`]
+    .flatMap((part) => (part === undefined ? [] : [`${part}, `]))
+    .join('')
   const lines = [
     `${paint(process.stdout, 'bold', inspection.path)}: ${kind}`,
     ...(training ? [`  training    ${step}${training.ranks} ${training.ranks === 1 ? 'rank' : 'ranks'}`] : []),

@@ -1,28 +1,38 @@
 import { CheckpointError } from '../../errors.js'
 import { forError } from '../../format.js'
 
-/** Keys of a dictionary in a pickle. */
-export type PickleKey = string | number | bigint | boolean | null
-
-/** A function or class that a pickle names and that its reader has agreed to know. Nothing else is ever called. */
+/** A function or class that a pickle names. Its own code is never loaded or called. */
 export class PickleGlobal {
   constructor(
     readonly name: string,
-    /** What calling it gives; without it, the pickle may name it and not call it. */
+    /** The reader's implementation of a call. A global without one may be named but not called. */
     readonly call?: (args: unknown[]) => unknown,
   ) {}
 }
 
-/** What stands for an object whose class its reader has agreed to pass over. Whatever is done to it has no effect. */
+/**
+ * The placeholder for an object that the reader does not build: nothing of its class runs, and what the pickle appends
+ * to it or sets in it is dropped.
+ */
 export class InertObject {
-  constructor(readonly className: string) {}
+  /** The attributes that the pickle gives it, for a message that says what it is. */
+  state: unknown
+
+  constructor(
+    readonly className: string,
+    /** What it was to be made from, such as the number of an enumeration's member. */
+    readonly args: readonly unknown[] = [],
+    state?: unknown,
+  ) {
+    this.state = state
+  }
 }
 
 export interface PickleOptions {
   /** The file, for messages. */
   source: string
-  /** What `module.name` stands for; undefined refuses it. */
-  findGlobal(name: string): PickleGlobal | undefined
+  /** What `module.name` stands for. */
+  findGlobal(name: string): PickleGlobal
   /** The object that a persistent id stands for. */
   loadPersistent(id: unknown): unknown
 }
@@ -31,9 +41,9 @@ export interface PickleOptions {
 export class PickleCutShort extends CheckpointError {}
 
 /**
- * Reads one pickle of protocol 2 to 5 as far as state dicts need it, and executes nothing: dictionaries become Maps,
- * lists and tuples arrays, integers numbers or (beyond 2⁵³) bigints. Opcodes: docs.python.org, pickletools. Time and
- * memory are proportional to the bytes, because no opcode copies what another has built.
+ * Reads one pickle of protocol 2 to 5 and executes nothing: dictionaries become Maps, lists and tuples arrays, integers
+ * numbers or (beyond 2⁵³) bigints, sets and objects of other classes InertObjects. Opcodes: docs.python.org,
+ * pickletools. Time and memory are proportional to the bytes, because no opcode copies what another has built.
  * @returns the object, and the position after the pickle's last byte
  * @throws CheckpointError that names whatever it does not know
  */
@@ -96,7 +106,8 @@ class Unpickler {
         this.#stack.push(this.#data.getUint16(this.#skip(2), true))
         return
       case 0x8a: // LONG1
-        this.#stack.push(this.#long(this.#uint8()))
+      case 0x8b: // LONG4
+        this.#stack.push(this.#long(opcode === 0x8a ? this.#uint8() : this.#uint32()))
         return
       case 0x47: // BINFLOAT
         this.#stack.push(this.#data.getFloat64(this.#skip(8)))
@@ -107,14 +118,24 @@ class Unpickler {
       case 0x58: // BINUNICODE
         this.#stack.push(this.#text(this.#uint32()))
         return
+      case 0x8d: // BINUNICODE8
+        this.#stack.push(this.#text(this.#uint64()))
+        return
       case 0x55: // SHORT_BINSTRING
         this.#stack.push(this.#text(this.#uint8()))
+        return
+      case 0x54: // BINSTRING
+        this.#stack.push(this.#text(this.#uint32()))
         return
       case 0x43: // SHORT_BINBYTES
         this.#stack.push(this.#slice(this.#uint8()))
         return
       case 0x42: // BINBYTES
         this.#stack.push(this.#slice(this.#uint32()))
+        return
+      case 0x8e: // BINBYTES8
+      case 0x96: // BYTEARRAY8
+        this.#stack.push(this.#slice(this.#uint64()))
         return
       case 0x7d: // EMPTY_DICT
         this.#stack.push(new Map())
@@ -133,6 +154,25 @@ class Unpickler {
       case 0x74: // TUPLE
         this.#stack.push(this.#popToMark())
         return
+      case 0x30: // POP
+        this.#pop()
+        return
+      case 0x31: // POP_MARK
+        this.#popToMark()
+        return
+      case 0x32: // DUP
+        this.#stack.push(this.#top())
+        return
+      case 0x8f: // EMPTY_SET
+        this.#stack.push(new InertObject('builtins.set'))
+        return
+      case 0x90: // ADDITEMS
+        this.#append(this.#popToMark())
+        return
+      case 0x91: // FROZENSET
+        this.#popToMark()
+        this.#stack.push(new InertObject('builtins.frozenset'))
+        return
       case 0x61: // APPEND
         this.#append([this.#pop()])
         return
@@ -146,16 +186,20 @@ class Unpickler {
         this.#setItems(this.#popToMark())
         return
       case 0x63: // GLOBAL
-        this.#stack.push(this.#findGlobal(`${this.#line()}.${this.#line()}`))
+        this.#stack.push(this.options.findGlobal(`${this.#line()}.${this.#line()}`))
         return
       case 0x93: {
         // STACK_GLOBAL
         const name = this.#popText()
-        this.#stack.push(this.#findGlobal(`${this.#popText()}.${name}`))
+        this.#stack.push(this.options.findGlobal(`${this.#popText()}.${name}`))
         return
       }
       case 0x52: // REDUCE
       case 0x81: // NEWOBJ
+        this.#call()
+        return
+      case 0x92: // NEWOBJ_EX
+        this.#pop() // keyword arguments
         this.#call()
         return
       case 0x62: // BUILD
@@ -184,29 +228,23 @@ class Unpickler {
     }
   }
 
-  #findGlobal(name: string): PickleGlobal {
-    const found = this.options.findGlobal(name)
-    if (found) return found
-    throw this.#error(
-      `asks for ${name}, which is neither a tensor nor a plain container, so it is refused; ` +
-        'have whoever made the file save the bare state_dict, best as safetensors',
-    )
-  }
-
   #call(): void {
     const args = this.#pop()
     const callee = this.#pop()
-    if (!(callee instanceof PickleGlobal)) throw this.#error('calls something that is not a function')
-    if (!callee.call || !Array.isArray(args)) throw this.#error(`calls ${callee.name}, which is refused`)
-    this.#stack.push(callee.call(args))
+    if (!Array.isArray(args)) throw this.#error('calls a function with arguments that are not a tuple')
+    if (callee instanceof InertObject) this.#stack.push(new InertObject(callee.className, args))
+    else if (!(callee instanceof PickleGlobal)) throw this.#error('calls something that is not a function')
+    else if (!callee.call) throw this.#error(`calls ${callee.name}, which is refused`)
+    else this.#stack.push(callee.call(args))
   }
 
-  /** Attributes of an object. Only a dictionary has some that mean nothing: the `_metadata` of a state dict. */
+  /** Attributes of an object; a state dict has some too, its `_metadata`. Only those of an InertObject are kept. */
   #build(): void {
-    this.#pop()
+    const state = this.#pop()
     const object = this.#top()
-    if (!(object instanceof Map || object instanceof InertObject)) {
-      throw this.#error('sets attributes of an object that is not a dictionary')
+    if (object instanceof InertObject) object.state = state
+    else if (typeof object !== 'object' || object === null || Array.isArray(object) || object instanceof PickleGlobal) {
+      throw this.#error('sets attributes of a value that has none')
     }
   }
 
@@ -223,10 +261,7 @@ class Unpickler {
     if (!(map instanceof Map)) throw this.#error('sets items of something that is not a dictionary')
     if (items.length % 2 !== 0) throw this.#error('sets a key without a value')
     for (let i = 0; i < items.length; i += 2) {
-      const key = items[i]
-      const plain = key === null || ['string', 'number', 'bigint', 'boolean'].includes(typeof key)
-      if (!plain) throw this.#error('has a dictionary key that is neither text nor a number')
-      map.set(key, items[i + 1])
+      map.set(items[i], items[i + 1])
     }
   }
 
@@ -298,6 +333,10 @@ class Unpickler {
 
   #uint8(): number {
     return this.#data.getUint8(this.#skip(1))
+  }
+
+  #uint64(): number {
+    return Number(this.#data.getBigUint64(this.#skip(8), true)) // what no number holds exactly is too long anyway
   }
 
   #uint32(): number {

@@ -5,8 +5,9 @@ import { forError, formatBytes } from '../../format.js'
 import { DTYPE_BYTES, type TensorInfo, tensorBytes, tensorForRead, type WeightSource } from '../../io/weight-source.js'
 import { type HandlePool, WeightFile } from '../weight-file.js'
 import { PickleCutShort, unpickle } from './pickle.js'
+import { findStateDict } from './state-dict.js'
 import { gather, isContiguous, spanOf } from './strided.js'
-import { TorchObjects, TorchTensor } from './torch-objects.js'
+import { TorchObjects, type TorchTensor } from './torch-objects.js'
 import { readZipEntries } from './zip.js'
 
 const MAX_PICKLE_BYTES = 100_000_000
@@ -21,14 +22,9 @@ interface TorchFile {
   readonly storageStart: ReadonlyMap<string, number>
 }
 
-export interface TorchOptions {
-  /** Further classes that the file may mention; nothing is made of their objects. None when left out. */
-  isInert?(name: string): boolean
-}
-
 /** A file that torch.save has written, with any object of plain containers and tensors in it. */
 export interface TorchObject {
-  /** Dictionaries are Maps, lists and tuples arrays, and what is inert an InertObject. */
+  /** Dictionaries are Maps, lists and tuples arrays, and objects of any class InertObjects. */
   readonly root: unknown
   /** Tensors of the object under names of the caller's choice, to be read from the file. */
   source(tensors: Iterable<[name: string, tensor: TorchTensor]>): WeightSource
@@ -36,9 +32,9 @@ export interface TorchObject {
 }
 
 /**
- * Opens a state dict that torch.save has written, in the zip form or the legacy form (before torch 1.6). Nothing in the
- * file is executed; the values stay in the file until they are read. Views and transposed tensors are read as the
- * contiguous tensors that they stand for, tied ones under each of their names.
+ * Opens a state dict that torch.save has written, in the zip form or the legacy form (before torch 1.6), also one that
+ * a trainer has wrapped. Nothing in the file is executed; the values stay in the file until they are read. Views and
+ * transposed tensors are read as the contiguous tensors that they stand for, tied ones under each of their names.
  * @throws CheckpointError that names the file and what is wrong with it, or what it asks for and may not have
  */
 export async function openTorchBin(path: string, pool?: HandlePool): Promise<WeightSource> {
@@ -52,14 +48,10 @@ export async function openTorchBin(path: string, pool?: HandlePool): Promise<Wei
 }
 
 /** `openTorchBin` for a file that holds more than a state dict. */
-export async function openTorchObject(
-  path: string,
-  pool?: HandlePool,
-  options: TorchOptions = {},
-): Promise<TorchObject> {
+export async function openTorchObject(path: string, pool?: HandlePool): Promise<TorchObject> {
   const file = await WeightFile.open(path, pool)
   try {
-    const { root, storageStart } = await readTorchFile(file, options)
+    const { root, storageStart } = await readTorchFile(file)
     return {
       root,
       source: (tensors) => new TorchSource(file, tensors, storageStart),
@@ -71,17 +63,17 @@ export async function openTorchObject(
   }
 }
 
-async function readTorchFile(file: WeightFile, options: TorchOptions): Promise<TorchFile> {
+async function readTorchFile(file: WeightFile): Promise<TorchFile> {
   const start = await file.readStart(512)
-  if (start.subarray(0, ZIP_START.length).equals(ZIP_START)) return readZipForm(file, options)
-  if (start.subarray(0, LEGACY_START.length).equals(LEGACY_START)) return readLegacyForm(file, options)
+  if (start.subarray(0, ZIP_START.length).equals(ZIP_START)) return readZipForm(file)
+  if (start.subarray(0, LEGACY_START.length).equals(LEGACY_START)) return readLegacyForm(file)
   if (start.toString('latin1', 257, 262) === 'ustar') {
     throw new CheckpointError(`${file.path} is in torch's tar form of 2016; load and save it with torch before 2.6`)
   }
   throw new CheckpointError(`${file.path} is not a file that torch.save has written; download or copy it again`)
 }
 
-async function readZipForm(file: WeightFile, { isInert }: TorchOptions): Promise<TorchFile> {
+async function readZipForm(file: WeightFile): Promise<TorchFile> {
   const entries = await readZipEntries(file)
   const pickles = [...entries.keys()].filter((name) => /^[^/]+\/data\.pkl$/.test(name))
   if (pickles.length !== 1) {
@@ -94,7 +86,7 @@ async function readZipForm(file: WeightFile, { isInert }: TorchOptions): Promise
   }
   const { start, size } = entries.get(pickles[0]!)!
   if (size > MAX_PICKLE_BYTES) throw tooLargePickle(file, size)
-  const objects = new TorchObjects(file.path, isInert)
+  const objects = new TorchObjects(file.path)
   const { value: root } = unpickle(await readBytes(file, start, size), unpickleOptions(file, objects))
 
   const storageStart = new Map<string, number>()
@@ -112,14 +104,14 @@ async function readZipForm(file: WeightFile, { isInert }: TorchOptions): Promise
 }
 
 /** Five pickles (magic number, protocol, system, the object, storage keys), then a count and the bytes for each key. */
-async function readLegacyForm(file: WeightFile, options: TorchOptions): Promise<TorchFile> {
-  const { root, keys, end, objects } = await readLegacyPickles(file, 1 << 20, options)
+async function readLegacyForm(file: WeightFile): Promise<TorchFile> {
+  const { root, keys, end, objects } = await readLegacyPickles(file, 1 << 20)
   const storageStart = new Map<string, number>()
   let at = end
   for (const key of keys) {
     const storage = objects.storages.get(key)
     const count = (await readBytes(file, at, 8)).readBigInt64LE()
-    if (!storage || count * BigInt(storage.dtype ? DTYPE_BYTES[storage.dtype] : 1) !== BigInt(storage.bytes)) {
+    if (!storage || count * BigInt(storage.elementBytes) !== BigInt(storage.bytes)) {
       throw new CheckpointError(`${file.path} has ${count} elements in storage ${forError(key)}, and promised others`)
     }
     storageStart.set(key, at + 8)
@@ -133,9 +125,9 @@ async function readLegacyForm(file: WeightFile, options: TorchOptions): Promise<
 }
 
 /** Their length is not known beforehand: read a piece of the file, and a longer one when it is too short. */
-async function readLegacyPickles(file: WeightFile, length: number, options: TorchOptions) {
+async function readLegacyPickles(file: WeightFile, length: number) {
   const bytes = await file.readStart(length)
-  const objects = new TorchObjects(file.path, options.isInert)
+  const objects = new TorchObjects(file.path)
   const values: unknown[] = []
   let end = 0
   try {
@@ -147,7 +139,7 @@ async function readLegacyPickles(file: WeightFile, length: number, options: Torc
   } catch (error) {
     if (!(error instanceof PickleCutShort) || length >= file.size) throw error
     if (length >= MAX_PICKLE_BYTES) throw tooLargePickle(file, length)
-    return readLegacyPickles(file, 8 * length, options)
+    return readLegacyPickles(file, 8 * length)
   }
   const [, protocol, system, root, keys] = values
   if (protocol !== 1001 || !(system instanceof Map) || system.get('little_endian') !== true) {
@@ -176,22 +168,6 @@ async function readBytes(file: WeightFile, position: number, length: number): Pr
   const bytes = Buffer.alloc(length)
   await file.read(position, bytes)
   return bytes
-}
-
-/** The state dict in a file: the object itself, or the only dictionary of tensors in it, as trainers wrap it. */
-function findStateDict(path: string, root: unknown): [name: string, tensor: TorchTensor][] {
-  if (!(root instanceof Map)) throw new CheckpointError(`${path} holds something other than a dictionary of tensors`)
-  const tensorsIn = (map: Map<unknown, unknown>) =>
-    [...map].filter((entry): entry is [string, TorchTensor] => entry[1] instanceof TorchTensor)
-  const found = [...root.values(), root].map((value) => (value instanceof Map ? tensorsIn(value) : []))
-  const dictionaries = found.filter((tensors) => tensors.length > 0)
-  if (dictionaries.length > 1) {
-    throw new CheckpointError(`${path} holds several dictionaries of tensors; save the state_dict of the model alone`)
-  }
-  for (const [name] of dictionaries[0] ?? []) {
-    if (typeof name !== 'string') throw new CheckpointError(`${path} names a tensor ${String(name)}, which is not text`)
-  }
-  return dictionaries[0] ?? []
 }
 
 class TorchSource implements WeightSource {

@@ -8,8 +8,12 @@ export class TorchStorage {
   constructor(
     readonly key: string,
     readonly bytes: number,
-    /** Undefined for an untyped one, whose tensors say their type themselves. */
+    /** Undefined for an untyped one, whose tensors say their type themselves, and for a type that is not read. */
     readonly dtype: WeightDType | undefined,
+    /** torch's class, such as `torch.FloatStorage`. */
+    readonly type: string,
+    /** Bytes of one of the elements that torch counts it in. */
+    readonly elementBytes: number,
   ) {}
 }
 
@@ -40,24 +44,40 @@ export const STORAGE_DTYPES: ReadonlyMap<string, WeightDType> = new Map([
 ])
 
 export const UNTYPED_STORAGE = 'torch.storage.UntypedStorage'
+/** Storages whose tensors are not read. Their size matters in the legacy form, where one storage follows another. */
+const OTHER_STORAGES: ReadonlyMap<string, number> = new Map([
+  [UNTYPED_STORAGE, 1],
+  ['torch.ComplexFloatStorage', 8],
+  ['torch.ComplexDoubleStorage', 16],
+  ['torch.QInt8Storage', 1],
+  ['torch.QUInt8Storage', 1],
+  ['torch.QUInt4x2Storage', 1],
+  ['torch.QUInt2x4Storage', 1],
+  ['torch.QInt32Storage', 4],
+])
 const MAX_RANK = 64
+/** Tensor classes without behavior of their own: what `_rebuild_from_type_v2` rebuilds as one of them is its data. */
+const PLAIN_TENSORS = new Set([
+  'torch.Tensor',
+  'torch.nn.Parameter',
+  'torch.nn.parameter.Parameter',
+  'torch.nn.parameter.Buffer',
+])
 
-/** What a pickle of tensors may name, for `unpickle`: tensors, their parts, and the ordered dictionary. */
+/**
+ * The globals of a pickle, for `unpickle`: tensors, their parts, and dictionaries are built; everything else becomes an
+ * InertObject, so that what a reader does not need cannot stop it.
+ */
 export class TorchObjects {
   readonly storages = new Map<string, TorchStorage>()
   readonly #globals = new Map<string, PickleGlobal>()
 
-  /**
-   * @param source the file, for messages
-   * @param isInert names further classes that a pickle may mention; nothing is made of their objects
-   */
-  constructor(
-    private readonly source: string,
-    private readonly isInert: (name: string) => boolean = () => false,
-  ) {
+  /** @param source the file, for messages */
+  constructor(private readonly source: string) {
     const allow = (name: string, call?: (args: unknown[]) => unknown) =>
       this.#globals.set(name, new PickleGlobal(name, call))
     allow('collections.OrderedDict', (args) => this.#orderedDict(args))
+    allow('collections.defaultdict', () => new Map())
     allow('torch.Size', ([sizes]) => sizes)
     allow('torch._utils._rebuild_tensor', ([storage, offset, shape, strides]) =>
       this.#tensor(storage, offset, shape, strides),
@@ -68,41 +88,52 @@ export class TorchObjects {
     allow('torch._utils._rebuild_tensor_v3', ([storage, offset, shape, strides, , , dtype]) =>
       this.#tensor(storage, offset, shape, strides, dtype),
     )
-    allow('torch._utils._rebuild_parameter', ([data]) => this.#parameter(data))
-    allow('torch._utils._rebuild_parameter_with_state', ([data]) => this.#parameter(data))
-    for (const name of [...STORAGE_DTYPES.keys(), UNTYPED_STORAGE]) allow(name)
+    for (const name of ['_rebuild_parameter', '_rebuild_parameter_with_state']) {
+      allow(`torch._utils.${name}`, ([data]) => this.#parameter(data))
+    }
+    for (const name of ['_rebuild_from_type', '_rebuild_from_type_v2']) {
+      allow(`torch._tensor.${name}`, ([rebuild, type, args, state]) => this.#fromType(rebuild, type, args, state))
+    }
+    for (const name of ['copyreg._reconstructor', 'copy_reg._reconstructor']) {
+      allow(name, ([type]) => new InertObject(type instanceof PickleGlobal ? type.name : name))
+    }
+    for (const name of [...STORAGE_DTYPES.keys(), ...OTHER_STORAGES.keys()]) allow(name)
     for (const dtype of Object.keys(DTYPE_BYTES)) allow(`torch.${dtype}`)
   }
 
-  findGlobal(name: string): PickleGlobal | undefined {
-    const known = this.#globals.get(name)
-    if (known || !this.isInert(name)) return known
-    return new PickleGlobal(name, () => new InertObject(name))
+  findGlobal(name: string): PickleGlobal {
+    return this.#globals.get(name) ?? new PickleGlobal(name, (args) => new InertObject(name, args))
   }
 
   /** `('storage', type, key, location, numel)`; the legacy form adds a view of another storage, or None. */
-  loadPersistent(id: unknown): TorchStorage {
+  loadPersistent(id: unknown): TorchStorage | InertObject {
     const [kind, type, key, location, count, view = null] = Array.isArray(id) ? id : []
     const known = kind === 'storage' && type instanceof PickleGlobal && typeof key === 'string'
     if (!known || !Number.isSafeInteger(count) || count < 0) throw this.#error('describes a storage in an unknown way')
-    if (location === 'meta') throw this.#error('holds tensors on the meta device, which have no values')
+    if (location === 'meta') return new InertObject('tensor on the meta device, which has no values')
     if (view !== null) throw this.#error('has storages within storages, as torch before 0.4 wrote them')
     const dtype = STORAGE_DTYPES.get(type.name)
-    if (!dtype && type.name !== UNTYPED_STORAGE) throw this.#error(`names ${type.name} as the type of a storage`)
-    const bytes = count * (dtype ? DTYPE_BYTES[dtype] : 1)
+    const elementBytes = dtype ? DTYPE_BYTES[dtype] : OTHER_STORAGES.get(type.name)
+    if (elementBytes === undefined) throw this.#error(`names ${type.name} as the type of a storage`)
+    const bytes = count * elementBytes
 
     const before = this.storages.get(key)
-    if (before?.bytes === bytes && before.dtype === dtype) return before
+    if (before?.bytes === bytes && before.type === type.name) return before
     if (before) throw this.#error(`gives two sizes or types for storage ${key}`)
-    const storage = new TorchStorage(key, bytes, dtype)
+    const storage = new TorchStorage(key, bytes, dtype, type.name, elementBytes)
     this.storages.set(key, storage)
     return storage
   }
 
-  #tensor(storage: unknown, offset: unknown, shape: unknown, strides: unknown, dtypeName?: unknown): TorchTensor {
+  #tensor(storage: unknown, offset: unknown, shape: unknown, strides: unknown, dtypeName?: unknown) {
+    if (storage instanceof InertObject) return storage
     if (!(storage instanceof TorchStorage)) throw this.#error('builds a tensor on something that is not a storage')
     const dtype = dtypeName === undefined ? storage.dtype : this.#dtype(dtypeName)
-    if (!dtype) throw this.#error('builds a tensor of no type')
+    if (!dtype) {
+      const type = dtypeName instanceof PickleGlobal ? dtypeName.name : storage.type
+      if (type === UNTYPED_STORAGE) throw this.#error('builds a tensor of no type')
+      return new InertObject(`tensor of type ${type.replace('torch.', '').replace('Storage', '')}`)
+    }
     const numbers = isSizes(shape) && isSizes(strides) && shape.length === strides.length && isSizes([offset])
     if (!numbers || countElements(shape) === undefined) throw this.#error('has a tensor of an impossible shape')
 
@@ -122,7 +153,17 @@ export class TorchObjects {
     return Object.hasOwn(DTYPE_BYTES, name) ? (name as WeightDType) : undefined
   }
 
-  #parameter(data: unknown): TorchTensor {
+  /** `rebuild(*args)` as an object of `type` with these attributes, none of which says anything about its values. */
+  #fromType(rebuild: unknown, type: unknown, args: unknown, state: unknown): unknown {
+    if (!(type instanceof PickleGlobal && rebuild instanceof PickleGlobal && Array.isArray(args))) {
+      throw this.#error('rebuilds a tensor in an unknown way')
+    }
+    const plain = PLAIN_TENSORS.has(type.name) && rebuild.call
+    return plain ? rebuild.call!(args) : new InertObject(type.name, args, state)
+  }
+
+  #parameter(data: unknown): TorchTensor | InertObject {
+    if (data instanceof InertObject) return data
     if (!(data instanceof TorchTensor)) throw this.#error('has a Parameter that is not a tensor')
     return data
   }
