@@ -8,13 +8,11 @@ import { Decoder } from './generate/decoder.js'
 import { checkLength, checkSequence, type GenerateOptions, resolveOptions } from './generate/options.js'
 import { resolveModelPath } from './hub/download.js'
 import { finishInterruptedReplacement } from './io/atomic.js'
-import { ActivationMemory } from './model/activations.js'
-import { Backprop } from './model/backprop.js'
 import { type ConfigJson, type LlamaConfig, parseConfig, readConfig } from './model/config.js'
-import { Head } from './model/head.js'
+import { ForwardPass } from './model/forward-pass.js'
 import { type ModelDType, Parameters } from './model/parameters.js'
 import { RopeCache } from './model/rope.js'
-import { type Context, forward, packedAttention } from './model/transformer.js'
+import { TrainPass } from './model/train-pass.js'
 import * as ops from './ops.js'
 import type { RankGroup } from './parallel/group.js'
 import { type SaveOptions, saveModel } from './save.js'
@@ -119,43 +117,24 @@ export class LlamaForCausalLM implements Disposable {
    */
   async logits(sequences: readonly (readonly number[])[]): Promise<Float32Array[]> {
     this.check(sequences)
-    const { device, config, dtype } = this.parameters
+    const { device, config } = this.parameters
     const { stream } = device
+    const { vocabSize } = config
     const batch = pack(sequences, sequences, 'token')
     const tokens = batch.inputIds.length
-    using memory = device.allocating(() => new ActivationMemory(device, config, dtype, tokens, false))
-    using head = device.allocating(() => new Head(device, config, dtype, tokens))
-    using cuSeqlens = device.tensor('int32', [batch.cuSeqlens.length])
-    using chunk = device.tensor('float32', [head.chunk, config.vocabSize])
-    const context: Context = {
-      stream,
-      config,
-      weights: this.parameters.tensors,
-      units: this.parameters.weights,
-      ...this.rope.tables,
+    using pass = device.allocating(() => new ForwardPass(this.parameters, this.rope, { maxTokens: tokens }))
+    using chunk = device.tensor('float32', [pass.head.chunk, vocabSize])
+    const { activations } = pass.run(batch)
+    const all = new Float32Array(tokens * vocabSize)
+    for (let start = 0; start < tokens; start += pass.head.chunk) {
+      const rows = Int32Array.from({ length: Math.min(pass.head.chunk, tokens - start) }, (_, i) => start + i)
+      const values = chunk.rows(0, rows.length)
+      pass.withHead(1, () => {
+        ops.cast(stream, { dst: values, src: pass.head.logits(pass.context, activations, rows) })
+      })
+      await stream.read(values, all.subarray(start * vocabSize, (start + rows.length) * vocabSize))
     }
-    const activations = memory.for(tokens)
-    stream.write(activations.ids, batch.inputIds)
-    stream.write(activations.positions, batch.positions)
-    stream.write(cuSeqlens, batch.cuSeqlens)
-    forward(context, activations, packedAttention(context, cuSeqlens))
-
-    const last = this.parameters.layout.units.length - 1
-    const all = new Float32Array(tokens * config.vocabSize)
-    this.parameters.weights.get(last, -1)
-    try {
-      for (let start = 0; start < tokens; start += head.chunk) {
-        const rows = Int32Array.from({ length: Math.min(head.chunk, tokens - start) }, (_, i) => start + i)
-        const values = chunk.rows(0, rows.length)
-        ops.cast(stream, { dst: values, src: head.logits(context, activations, rows) })
-        await stream.read(values, all.subarray(start * config.vocabSize, (start + rows.length) * config.vocabSize))
-      }
-    } finally {
-      this.parameters.weights.release(last)
-    }
-    return sequences.map((_, s) =>
-      all.slice(batch.cuSeqlens[s] * config.vocabSize, batch.cuSeqlens[s + 1] * config.vocabSize),
-    )
+    return sequences.map((_, s) => all.slice(batch.cuSeqlens[s] * vocabSize, batch.cuSeqlens[s + 1] * vocabSize))
   }
 
   /**
@@ -178,10 +157,10 @@ export class LlamaForCausalLM implements Disposable {
       checkSequence(labels[i].filter((label) => label >= 0).concat(sequence[0]), this.config)
     })
     const batch = pack(sequences, labels, lossReduction)
-    using backprop = this.backprop(batch.inputIds.length)
-    const { losses, weights } = await backprop.accumulate(batch)
+    using pass = this.trainPass(batch.inputIds.length)
+    const { losses, weights } = await pass.forwardBackward(batch)
     const loss = losses.reduce((sum, value, i) => sum + value * weights[i], 0)
-    return { loss, gradients: await this.parameters.toMap(backprop.gradients) }
+    return { loss, gradients: await this.parameters.toMap(pass.gradients) }
   }
 
   /**
@@ -219,9 +198,9 @@ export class LlamaForCausalLM implements Disposable {
   }
 
   /** @internal Working memory for training on batches of at most `maxTokens` tokens. */
-  backprop(maxTokens: number): Backprop {
+  trainPass(maxTokens: number): TrainPass {
     this.checkUsable()
-    return this.parameters.device.allocating(() => new Backprop(this.parameters, this.rope, maxTokens))
+    return new TrainPass(this.parameters, this.rope, maxTokens)
   }
 
   /**

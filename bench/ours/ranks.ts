@@ -28,7 +28,7 @@ async function main(): Promise<void> {
   device.setThreads(threadsOf(size))
   const { silence, recorded } = listenTo(communicator)
   const model = LlamaForCausalLM.fromConfig(config, { seed: 0, device, dtype: 'bfloat16', group, masterWeights: true })
-  const backprop = model.backprop(paddedTokens(maxTokens))
+  const trainPass = model.trainPass(paddedTokens(maxTokens))
   const optimizer = new AdamW(model.parameters, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.001 })
   const instances = Array.from({ length: batch }, (_, id): Instance => {
     const ids = Int32Array.from({ length }, (_, t) => (id * 7919 + t * 104_729) % model.config.vocabSize)
@@ -42,7 +42,7 @@ async function main(): Promise<void> {
     const start = performance.now()
     for (let i = 0; i < count; i++) {
       const settings = { lossReduction: 'token', maxTokens, lr: 1e-6, maxGradNorm: 1, step: i + 1 } as const
-      await trainStep(backprop, optimizer, instances, settings)
+      await trainStep(trainPass, optimizer, instances, settings)
     }
     await device.stream.synchronize()
     return (performance.now() - start) / count / 1000

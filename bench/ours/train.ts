@@ -12,7 +12,7 @@ const { config, batch, length, steps } = childOptions<TrainChild>()
 async function main(): Promise<void> {
   using model = LlamaForCausalLM.fromConfig(config, { seed: 0, device: openBenchDevice(), dtype: 'bfloat16' })
   const maxTokens = paddedTokens(batch * length)
-  using backprop = model.backprop(maxTokens)
+  using trainPass = model.trainPass(maxTokens)
   using optimizer = new AdamW(model.parameters, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.001 })
   const { stream } = model.parameters.device
 
@@ -22,7 +22,7 @@ async function main(): Promise<void> {
       return { id, inputIds: ids, labels: ids }
     })
     const options = { lossReduction: 'token', maxTokens, lr: 1e-4, maxGradNorm: 1, step: optimizer.steps + 1 } as const
-    const { loss } = await trainStep(backprop, optimizer, instances, options)
+    const { loss } = await trainStep(trainPass, optimizer, instances, options)
     await stream.synchronize()
     return loss
   }

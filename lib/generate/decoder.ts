@@ -8,7 +8,7 @@
  */
 
 import { ActivationMemory } from '../model/activations.js'
-import { Head } from '../model/head.js'
+import { LmHead } from '../model/lm-head.js'
 import type { Parameters } from '../model/parameters.js'
 import type { RopeCache } from '../model/rope.js'
 import { type Attend, attentionConstants, type Context, forward, packedAttention } from '../model/transformer.js'
@@ -27,7 +27,7 @@ const inPlace: UnitWeights = { get() {}, release() {} }
 export class Decoder implements Disposable {
   private readonly batch: number
   private readonly memory: ActivationMemory
-  private readonly head: Head
+  private readonly head: LmHead
   private readonly caches: { kCache: Tensor; vCache: Tensor }[]
   private readonly state: Record<
     'ids' | 'positions' | 'history' | 'sequenceSeeds' | 'sequences' | 'scratch' | 'logits',
@@ -48,20 +48,21 @@ export class Decoder implements Disposable {
     private readonly sampling: Sampling,
     private readonly capacity: number,
   ) {
-    const { device, config, dtype, tensors } = parameters
+    const { device, config, dtype, layout, layers } = parameters
     const tokens = prompts.reduce((sum, { length }) => sum + length, 0)
     this.batch = prompts.length
     this.context = {
       stream: device.stream,
       config,
-      weights: tensors,
+      layout,
+      layers,
       units: this.together ? parameters.weights : inPlace,
       ...rope.tables,
     }
     this.memory = new ActivationMemory(device, config, dtype, tokens, false)
-    this.head = new Head(device, config, dtype, this.batch)
+    this.head = new LmHead(device, config, dtype, this.batch)
     const cache = () => this.keep(device.tensor(dtype, [this.batch, capacity, config.numKeyValueHeads, config.headDim]))
-    this.caches = tensors.blocks.map(() => ({ kCache: cache(), vCache: cache() }))
+    this.caches = layers.blocks.map(() => ({ kCache: cache(), vCache: cache() }))
     const integers = (...shape: number[]) => this.keep(device.tensor('int32', shape))
     this.state = {
       ids: integers(this.batch),
@@ -167,7 +168,7 @@ export class Decoder implements Disposable {
 
   private withHead(work: () => void): void {
     const { units } = this.context
-    const head = this.parameters.layout.units.length - 1
+    const head = this.parameters.layout.head.index
     units.get(head, 1)
     try {
       work()
@@ -179,7 +180,7 @@ export class Decoder implements Disposable {
   /** One new token of every sequence. */
   private step(): void {
     const { context, state } = this
-    const { stream, config, weights } = context
+    const { stream, config, layers } = context
     const activations = { ...this.memory.for(this.batch), ids: state.ids, positions: state.positions }
     const attend: Attend = ({ qkv, attention: out }, index) => {
       this.writeCache(index, qkv, state.sequences, state.positions)
@@ -187,11 +188,11 @@ export class Decoder implements Disposable {
       ops.attentionDecode(stream, { out, qkv, ...cache, positions: state.positions, ...attentionConstants(config) })
     }
     forward(context, activations, attend)
-    const { normalized: y, delta, rstd, blocks } = activations
-    const sum = blocks[config.numHiddenLayers - 1].middle
+    const { normalized: y, residualUpdate: delta, rstd, blocks } = activations
+    const sum = blocks[config.numHiddenLayers - 1].residualMid
     this.withHead(() => {
-      ops.addRmsNormForward(stream, { y, rstd, sum, x: sum, delta, w: weights.norm, eps: config.rmsNormEps })
-      ops.matmul(stream, { c: state.logits, a: y, b: weights.projection, transposeB: true })
+      layers.finalNorm.addForward(stream, { y, rstd, sum, x: sum, delta })
+      layers.lmHead.forward(stream, state.logits, y)
       this.draw(state.logits)
     })
   }

@@ -4,13 +4,13 @@
  * rotated queries, keys and values, the attention's output, gate and up); norms and SwiGLU are cheap and computed again.
  */
 import type { Device } from '../device.js'
-import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
+import { type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
 
 /** Kept from a block's forward pass. T tokens. */
 export interface BlockActivations {
   /** [T, C]: the residual stream before attention. */
-  input: Tensor
+  residualIn: Tensor
   /** [T, H+2K, D], rotated. */
   qkv: Tensor
   /** [T, H, D] */
@@ -18,7 +18,7 @@ export interface BlockActivations {
   /** [H, T] */
   lse: Tensor
   /** [T, C]: the residual stream before the MLP. */
-  middle: Tensor
+  residualMid: Tensor
   /** [T, 2F] */
   gateUp: Tensor
 }
@@ -29,13 +29,14 @@ export interface Activations {
   ids: Tensor
   positions: Tensor
   blocks: BlockActivations[]
-  /** [T, C] each: normalized input of a matrix product; output of a block's half. */
+  /** [T, C]: the normalized input of a projection. */
   normalized: Tensor
-  delta: Tensor
+  /** [T, C]: the output of attention or of the MLP, to be added to the residual stream. */
+  residualUpdate: Tensor
   /** [T] */
   rstd: Tensor
-  /** [T, F] */
-  hidden: Tensor
+  /** [T, F]: silu(gate) · up */
+  act: Tensor
   /** Gradients; only when training. */
   gradients?: {
     /** [T, C]: of the residual stream. */
@@ -46,10 +47,10 @@ export interface Activations {
     qkv: Tensor
     /** [T, H, D] */
     attention: Tensor
-    /** [H, T] */
+    /** [H, T]: FlashAttention's D, the row sums of dO ∘ O. */
     delta: Tensor
     /** [T, F] */
-    hidden: Tensor
+    act: Tensor
   }
 }
 
@@ -62,20 +63,20 @@ function sharedPlans(config: LlamaConfig, dtype: DType): Plans {
     ids: { dtype: 'int32', shape: (t) => [t] },
     positions: { dtype: 'int32', shape: (t) => [t] },
     normalized: { dtype, shape: (t) => [t, c] },
-    delta: { dtype, shape: (t) => [t, c] },
+    residualUpdate: { dtype, shape: (t) => [t, c] },
     rstd: { dtype: 'float32', shape: (t) => [t] },
-    hidden: { dtype, shape: (t) => [t, f] },
+    act: { dtype, shape: (t) => [t, f] },
   }
 }
 
 function blockPlans(config: LlamaConfig, dtype: DType): Plans {
   const { hiddenSize: c, intermediateSize: f, numAttentionHeads: h, numKeyValueHeads: k, headDim: d } = config
   return {
-    input: { dtype, shape: (t) => [t, c] },
+    residualIn: { dtype, shape: (t) => [t, c] },
     qkv: { dtype, shape: (t) => [t, h + 2 * k, d] },
     attention: { dtype, shape: (t) => [t, h, d] },
     lse: { dtype: 'float32', shape: (t) => [h, t] },
-    middle: { dtype, shape: (t) => [t, c] },
+    residualMid: { dtype, shape: (t) => [t, c] },
     gateUp: { dtype, shape: (t) => [t, 2 * f] },
   }
 }
@@ -88,12 +89,12 @@ function gradientPlans(config: LlamaConfig, dtype: DType): Plans {
     qkv: { dtype, shape: (t) => [t, h + 2 * k, d] },
     attention: { dtype, shape: (t) => [t, h, d] },
     delta: { dtype: 'float32', shape: (t) => [h, t] },
-    hidden: { dtype, shape: (t) => [t, f] },
+    act: { dtype, shape: (t) => [t, f] },
   }
 }
 
 export class ActivationMemory implements Disposable {
-  private readonly memory: { tensor: Tensor; plan: Plan }[] = []
+  private readonly memory: Tensor[] = []
   private readonly views = new Map<number, Activations>()
   private readonly fill: (tokens: number) => Activations
 
@@ -138,13 +139,13 @@ export class ActivationMemory implements Disposable {
   }
 
   get bytes(): number {
-    return this.memory.reduce((sum, { tensor }) => sum + tensor.byteLength, 0)
+    return this.memory.reduce((sum, { byteLength }) => sum + byteLength, 0)
   }
 
   private allocate(plans: Plans): (tokens: number) => Record<string, Tensor> {
     const entries = Object.entries(plans).map(([name, plan]) => {
       const tensor = this.device.tensor(plan.dtype, [numel(plan.shape(this.maxTokens))])
-      this.memory.push({ tensor, plan })
+      this.memory.push(tensor)
       return [name, plan, tensor] as const
     })
     return (tokens) =>
@@ -152,22 +153,11 @@ export class ActivationMemory implements Disposable {
   }
 
   dispose(): void {
-    for (const { tensor } of this.memory) tensor.dispose()
+    for (const tensor of this.memory) tensor.dispose()
     this.views.clear()
   }
 
   [Symbol.dispose](): void {
     this.dispose()
   }
-}
-
-/** Bytes a token takes, to plan a batch by. */
-export function activationBytesPerToken(config: LlamaConfig, dtype: DType): number {
-  const bytes = (plans: Plans) =>
-    Object.values(plans).reduce((sum, plan) => sum + numel(plan.shape(1)) * bytesPerElement(plan.dtype), 0)
-  return (
-    bytes(sharedPlans(config, dtype)) +
-    bytes(gradientPlans(config, dtype)) +
-    config.numHiddenLayers * bytes(blockPlans(config, dtype))
-  )
 }

@@ -9,49 +9,74 @@ import type { Tensor } from '../tensor.js'
 import { numel } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
 
+/** A parameter's part in the computation. */
+export type Role =
+  | 'embedding'
+  | 'inputNorm'
+  | 'q'
+  | 'k'
+  | 'v'
+  | 'o'
+  | 'postNorm'
+  | 'gate'
+  | 'up'
+  | 'down'
+  | 'finalNorm'
+  | 'lmHead'
+
+/** Parameters that lie next to each other without a gap. */
+type Group = { role: Role; name: string; shape: number[] }[]
+
 /** Groups start on 128 bytes of bfloat16, for vector loads and for tensor cores. */
 const alignment = 64
 
-function unit(name: string, groups: { name: string; shape: number[] }[][]): Unit {
+function unit(index: number, name: string, groups: Group[]): Unit {
   const parameters: Parameter[] = []
   let offset = 0
   for (const group of groups) {
-    for (const { name, shape } of group) {
-      parameters.push({ name, shape, offset })
+    for (const { role, name, shape } of group) {
+      parameters.push({ role, name, shape, offset })
       offset += numel(shape)
     }
     offset = Math.ceil(offset / alignment) * alignment
   }
-  return { name, parameters, length: offset }
+  return { index, name, parameters, length: offset }
 }
 
-function block(config: LlamaConfig, index: number): Unit {
+/** The parameters of block `index`, in the order of Transformers' state dict. */
+function block(config: LlamaConfig, index: number): Group[] {
   const { hiddenSize, intermediateSize, headDim } = config
   const queries = config.numAttentionHeads * headDim
   const keys = config.numKeyValueHeads * headDim
-  const prefix = `model.layers.${index}`
-  const weight = (name: string, ...shape: number[]) => ({ name: `${prefix}.${name}.weight`, shape })
-  return unit(prefix, [
-    [weight('input_layernorm', hiddenSize)],
+  const weight = (role: Role, name: string, ...shape: number[]) => {
+    return { role, name: `model.layers.${index}.${name}.weight`, shape }
+  }
+  return [
+    [weight('inputNorm', 'input_layernorm', hiddenSize)],
     [
-      weight('self_attn.q_proj', queries, hiddenSize),
-      weight('self_attn.k_proj', keys, hiddenSize),
-      weight('self_attn.v_proj', keys, hiddenSize),
+      weight('q', 'self_attn.q_proj', queries, hiddenSize),
+      weight('k', 'self_attn.k_proj', keys, hiddenSize),
+      weight('v', 'self_attn.v_proj', keys, hiddenSize),
     ],
-    [weight('self_attn.o_proj', hiddenSize, queries)],
-    [weight('post_attention_layernorm', hiddenSize)],
-    [weight('mlp.gate_proj', intermediateSize, hiddenSize), weight('mlp.up_proj', intermediateSize, hiddenSize)],
-    [weight('mlp.down_proj', hiddenSize, intermediateSize)],
-  ])
+    [weight('o', 'self_attn.o_proj', hiddenSize, queries)],
+    [weight('postNorm', 'post_attention_layernorm', hiddenSize)],
+    [
+      weight('gate', 'mlp.gate_proj', intermediateSize, hiddenSize),
+      weight('up', 'mlp.up_proj', intermediateSize, hiddenSize),
+    ],
+    [weight('down', 'mlp.down_proj', hiddenSize, intermediateSize)],
+  ]
 }
 
 export function layoutOf(config: LlamaConfig): Layout {
-  const matrix = [config.vocabSize, config.hiddenSize]
-  const embedding = unit('model.embed_tokens', [[{ name: 'model.embed_tokens.weight', shape: matrix }]])
-  const blocks = Array.from({ length: config.numHiddenLayers }, (_, i) => block(config, i))
-  const projection = config.tieWordEmbeddings ? [] : [[{ name: 'lm_head.weight', shape: matrix }]]
-  const head = unit('lm_head', [[{ name: 'model.norm.weight', shape: [config.hiddenSize] }], ...projection])
-  return { embedding, blocks, head, units: [embedding, ...blocks, head] }
+  const { hiddenSize, numHiddenLayers, tieWordEmbeddings: tied, vocabSize } = config
+  const shape = [vocabSize, hiddenSize]
+  const finalNorm: Group = [{ role: 'finalNorm', name: 'model.norm.weight', shape: [hiddenSize] }]
+  const lmHead: Group = [{ role: 'lmHead', name: 'lm_head.weight', shape }]
+  const embedding = unit(0, 'model.embed_tokens', [[{ role: 'embedding', name: 'model.embed_tokens.weight', shape }]])
+  const blocks = Array.from({ length: numHiddenLayers }, (_, i) => unit(1 + i, `model.layers.${i}`, block(config, i)))
+  const head = unit(1 + numHiddenLayers, 'lm_head', tied ? [finalNorm] : [finalNorm, lmHead])
+  return { embedding, blocks, head, tied, units: [embedding, ...blocks, head] }
 }
 
 /** The number of parameters, tied ones counted once. */
@@ -62,53 +87,17 @@ export function parameterCount(config: LlamaConfig): number {
   )
 }
 
-/** A block's parameters (or their gradients) as the operands of its matrix products. */
-export interface BlockTensors {
-  /** [C] */
-  inputNorm: Tensor
-  /** [(H+2K)·D, C] */
-  qkv: Tensor
-  /** [C, H·D] */
-  output: Tensor
-  /** [C] */
-  postNorm: Tensor
-  /** [2F, C] */
-  gateUp: Tensor
-  /** [C, F] */
-  down: Tensor
-}
-
-export interface ModelTensors {
-  /** [V, C] */
-  embedding: Tensor
-  blocks: BlockTensors[]
-  /** [C] */
-  norm: Tensor
-  /** [V, C]; the embedding itself when tied. */
-  projection: Tensor
-}
-
-/** Views of flat buffers, one a unit in the order of `layout.units`, as the operands of the computation. */
-export function modelTensors(config: LlamaConfig, layout: Layout, buffers: Tensor[]): ModelTensors {
-  const { hiddenSize, intermediateSize, headDim, numAttentionHeads, numKeyValueHeads } = config
-  const embedding = buffers[0].view([config.vocabSize, hiddenSize])
-  const blocks = layout.blocks.map(({ parameters: [inputNorm, q, , , o, postNorm, gate, , down] }, index) => {
-    const buffer = buffers[1 + index]
-    return {
-      inputNorm: buffer.view([hiddenSize], inputNorm.offset),
-      qkv: buffer.view([(numAttentionHeads + 2 * numKeyValueHeads) * headDim, hiddenSize], q.offset),
-      output: buffer.view([hiddenSize, numAttentionHeads * headDim], o.offset),
-      postNorm: buffer.view([hiddenSize], postNorm.offset),
-      gateUp: buffer.view([2 * intermediateSize, hiddenSize], gate.offset),
-      down: buffer.view([hiddenSize, intermediateSize], down.offset),
-    }
+/**
+ * One matrix or vector out of a unit's flat buffer, found by its role. Several roles are projections that lie next to
+ * each other and share their input: their rows one below the other.
+ */
+export function viewOf(buffer: Tensor, unit: Unit, ...roles: Role[]): Tensor {
+  const found = roles.map((role) => {
+    const parameter = unit.parameters.find((parameter) => parameter.role === role)
+    if (!parameter) throw new RangeError(`${unit.name} has no parameter in the role of ${role}`)
+    return parameter
   })
-  const head = buffers[buffers.length - 1]
-  const [norm, projection] = layout.head.parameters
-  return {
-    embedding,
-    blocks,
-    norm: head.view([hiddenSize], norm.offset),
-    projection: projection ? head.view([config.vocabSize, hiddenSize], projection.offset) : embedding,
-  }
+  const [{ shape, offset }] = found
+  const rows = found.reduce((sum, parameter) => sum + parameter.shape[0], 0)
+  return buffer.view([rows, ...shape.slice(1)], offset)
 }

@@ -11,7 +11,8 @@ import { ShardedWeights } from '../parallel/sharded.js'
 import type { Layout, Parameter } from '../parallel/units.js'
 import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
-import { layoutOf, type ModelTensors, modelTensors } from './layout.js'
+import { type Layers, layersOf } from './layers.js'
+import { layoutOf } from './layout.js'
 import { loadableDTypes, readPieces, uploadTensors } from './transfer.js'
 
 /** What a model can compute in. */
@@ -36,8 +37,8 @@ interface OwnedRange extends ElementRange {
  */
 export class Parameters implements Disposable {
   readonly layout: Layout
-  /** What is computed with. */
-  readonly tensors: ModelTensors
+  /** The model's layers, without gradients. */
+  readonly layers: Layers
   readonly weights: ShardedWeights
   private masterBuffers?: Tensor[]
   private hostMasters = false
@@ -52,7 +53,7 @@ export class Parameters implements Disposable {
   ) {
     this.layout = layoutOf(config)
     this.weights = new ShardedWeights(device, this.layout, dtype, group)
-    this.tensors = modelTensors(config, this.layout, this.weights.buffers)
+    this.layers = layersOf(config, this.layout, this.weights.buffers)
     this.layout.units.forEach(({ parameters }, unit) => {
       for (const parameter of parameters) this.places.set(parameter.name, { unit, parameter })
     })

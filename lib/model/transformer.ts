@@ -4,40 +4,27 @@
  */
 import type { Stream } from '../device.js'
 import * as ops from '../ops.js'
-import type { UnitGradients, UnitWeights } from '../parallel/units.js'
+import type { Layout, UnitGradients, UnitWeights } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import type { Activations, BlockActivations } from './activations.js'
 import type { LlamaConfig } from './config.js'
-import type { BlockTensors, ModelTensors } from './layout.js'
+import type { Block, Layers } from './layers.js'
 
-/** What the passes of a batch share. */
+/** Shared by the passes of a batch. */
 export interface Context {
   stream: Stream
   config: LlamaConfig
-  weights: ModelTensors
-  /** Brings them in place, a unit at a time: 0 the embedding, then the blocks, then the head. */
+  layout: Layout
+  layers: Layers
+  /** Gathers the weights of a unit before they are used. */
   units: UnitWeights
   /** RoPE's tables, [positions, D/2]. */
   cos: Tensor
   sin: Tensor
 }
 
-/** Computes a block's attention from its rotated queries, keys and values. */
+/** Computes a block's attention from its rotated queries, keys, and values. */
 export type Attend = (block: BlockActivations, index: number) => void
-
-/** Rows by columns: [T, H, D] as the [T, H·D] of a matrix product. */
-const flat = (tensor: Tensor) => tensor.view([tensor.shape[0], tensor.length / tensor.shape[0]])
-
-/** y[T, N] = x[T, M] · w[N, M]ᵀ */
-function linear(stream: Stream, y: Tensor, x: Tensor, w: Tensor): void {
-  ops.matmul(stream, { c: y, a: x, b: w, transposeB: true })
-}
-
-/** dw[N, M] += dy[T, N]ᵀ · x[T, M];  dx[T, M] = dy · w */
-export function linearBackward(stream: Stream, dx: Tensor, dw: Tensor, dy: Tensor, x: Tensor, w: Tensor): void {
-  ops.matmul(stream, { c: dw, a: dy, b: x, transposeA: true, beta: 1 })
-  ops.matmul(stream, { c: dx, a: dy, b: w })
-}
 
 export function ropeArgs({ config, cos, sin }: Context, activations: Activations, qkv: Tensor): ops.RopeArgs {
   const { numAttentionHeads: numHeads, numKeyValueHeads: numKvHeads } = config
@@ -59,73 +46,56 @@ export function attentionConstants(config: LlamaConfig) {
 }
 
 /**
- * From the ids to the last block. The last sum stays undone: the model's output is `middle` of the last block plus
- * `delta`, which the head adds for the rows that it needs.
+ * From the ids to the last block. The last residual addition is left to the head, which does it for the rows that it
+ * needs: the model's output is `residualMid` of the last block plus `residualUpdate`.
  */
 export function forward(context: Context, activations: Activations, attend: Attend): void {
-  const { stream, config, weights, units } = context
-  const { blocks, ids, normalized: y, delta, rstd, hidden } = activations
-  const eps = config.rmsNormEps
-  units.get(0, 1)
-  ops.embeddingForward(stream, { out: blocks[0].input, ids, w: weights.embedding })
-  units.release(0)
-  weights.blocks.forEach((w, index) => {
+  const { stream, layers, layout, units } = context
+  const { blocks, ids, normalized: y, residualUpdate: delta, rstd, act } = activations
+  units.get(layout.embedding.index, 1)
+  ops.embeddingForward(stream, { out: blocks[0].residualIn, ids, w: layers.embedding.w })
+  units.release(layout.embedding.index)
+  layers.blocks.forEach((layer, index) => {
     const block = blocks[index]
-    units.get(1 + index, 1)
-    if (index === 0) {
-      ops.rmsNormForward(stream, { y, rstd, x: block.input, w: w.inputNorm, eps })
-    } else {
-      const x = blocks[index - 1].middle
-      ops.addRmsNormForward(stream, { y, rstd, sum: block.input, x, delta, w: w.inputNorm, eps })
-    }
-    linear(stream, flat(block.qkv), y, w.qkv)
+    const unit = layout.blocks[index].index
+    units.get(unit, 1)
+    if (index === 0) layer.inputNorm.forward(stream, { y, rstd, x: block.residualIn })
+    else layer.inputNorm.addForward(stream, { y, rstd, sum: block.residualIn, x: blocks[index - 1].residualMid, delta })
+    layer.qkv.forward(stream, block.qkv, y)
     ops.ropeForward(stream, ropeArgs(context, activations, block.qkv))
     attend(block, index)
-    linear(stream, delta, flat(block.attention), w.output)
-    ops.addRmsNormForward(stream, { y, rstd, sum: block.middle, x: block.input, delta, w: w.postNorm, eps })
-    linear(stream, block.gateUp, y, w.gateUp)
-    ops.swigluForward(stream, { h: hidden, gateUp: block.gateUp })
-    linear(stream, delta, hidden, w.down)
-    units.release(1 + index)
+    layer.oProj.forward(stream, delta, block.attention)
+    layer.postNorm.addForward(stream, { y, rstd, sum: block.residualMid, x: block.residualIn, delta })
+    layer.gateUp.forward(stream, block.gateUp, y)
+    ops.swigluForward(stream, { h: act, gateUp: block.gateUp })
+    layer.down.forward(stream, delta, act)
+    units.release(unit)
   })
 }
 
-function backwardMlp(
-  { stream, config }: Context,
-  activations: Activations,
-  block: BlockActivations,
-  w: BlockTensors,
-  dw: BlockTensors,
-): void {
-  const { normalized: y, rstd, hidden } = activations
+/** The MLP: recomputes the normalized input and the activation, which the forward pass did not keep. */
+function backwardMlp({ stream }: Context, activations: Activations, block: BlockActivations, layer: Block): void {
+  const { normalized: y, rstd, act } = activations
   const grad = activations.gradients!
-  ops.swigluForward(stream, { h: hidden, gateUp: block.gateUp })
-  linearBackward(stream, grad.hidden, dw.down, grad.residual, hidden, w.down)
-  ops.swigluBackward(stream, { gateUp: block.gateUp, dh: grad.hidden })
-  ops.rmsNormForward(stream, { y, rstd, x: block.middle, w: w.postNorm, eps: config.rmsNormEps })
-  linearBackward(stream, grad.normalized, dw.gateUp, block.gateUp, y, w.gateUp)
-  ops.rmsNormBackward(stream, {
-    dx: grad.residual,
-    dw: dw.postNorm,
-    dy: grad.normalized,
-    x: block.middle,
-    w: w.postNorm,
-    rstd,
-  })
+  ops.swigluForward(stream, { h: act, gateUp: block.gateUp })
+  layer.down.backward(stream, grad.act, grad.residual, act)
+  ops.swigluBackward(stream, { gateUp: block.gateUp, dh: grad.act })
+  layer.postNorm.forward(stream, { y, rstd, x: block.residualMid })
+  layer.gateUp.backward(stream, grad.normalized, block.gateUp, y)
+  layer.postNorm.backward(stream, { dx: grad.residual, dy: grad.normalized, x: block.residualMid, rstd })
 }
 
 function backwardAttention(
   context: Context,
   activations: Activations,
   block: BlockActivations,
+  layer: Block,
   cuSeqlens: Tensor,
-  w: BlockTensors,
-  dw: BlockTensors,
 ): void {
   const { stream, config } = context
   const { normalized: y, rstd } = activations
   const grad = activations.gradients!
-  linearBackward(stream, flat(grad.attention), dw.output, grad.residual, flat(block.attention), w.output)
+  layer.oProj.backward(stream, grad.attention, grad.residual, block.attention)
   ops.attentionBackward(stream, {
     dqkv: grad.qkv,
     delta: grad.delta,
@@ -137,38 +107,31 @@ function backwardAttention(
     ...attentionConstants(config),
   })
   ops.ropeBackward(stream, ropeArgs(context, activations, grad.qkv))
-  ops.rmsNormForward(stream, { y, rstd, x: block.input, w: w.inputNorm, eps: config.rmsNormEps })
-  linearBackward(stream, grad.normalized, dw.qkv, flat(grad.qkv), y, w.qkv)
-  ops.rmsNormBackward(stream, {
-    dx: grad.residual,
-    dw: dw.inputNorm,
-    dy: grad.normalized,
-    x: block.input,
-    w: w.inputNorm,
-    rstd,
-  })
+  layer.inputNorm.forward(stream, { y, rstd, x: block.residualIn })
+  layer.qkv.backward(stream, grad.normalized, grad.qkv, y)
+  layer.inputNorm.backward(stream, { dx: grad.residual, dy: grad.normalized, x: block.residualIn, rstd })
 }
 
-/** From `gradients.residual`, which the head has written, back to the ids; adds into the weights' gradients. */
+/** From `gradients.residual`, which the head has written, back to the ids; adds into the gradients of the layers. */
 export function backward(
   context: Context,
   activations: Activations,
   cuSeqlens: Tensor,
-  dw: ModelTensors,
-  sums: UnitGradients,
+  gradients: UnitGradients,
 ): void {
-  const { weights, units } = context
-  for (let index = weights.blocks.length - 1; index >= 0; index--) {
+  const { stream, layers, layout, units } = context
+  for (let index = layers.blocks.length - 1; index >= 0; index--) {
     const block = activations.blocks[index]
-    units.get(1 + index, -1)
-    sums.begin(1 + index)
-    backwardMlp(context, activations, block, weights.blocks[index], dw.blocks[index])
-    backwardAttention(context, activations, block, cuSeqlens, weights.blocks[index], dw.blocks[index])
-    sums.end(1 + index)
-    units.release(1 + index)
+    const unit = layout.blocks[index].index
+    units.get(unit, -1)
+    gradients.begin(unit)
+    backwardMlp(context, activations, block, layers.blocks[index])
+    backwardAttention(context, activations, block, layers.blocks[index], cuSeqlens)
+    gradients.end(unit)
+    units.release(unit)
   }
-  const { ids, gradients } = activations
-  sums.begin(0)
-  ops.embeddingBackward(context.stream, { dw: dw.embedding, dout: gradients!.residual, ids })
-  sums.end(0)
+  const { dw } = layers.embedding
+  gradients.begin(layout.embedding.index)
+  if (dw) ops.embeddingBackward(stream, { dw, dout: activations.gradients!.residual, ids: activations.ids })
+  gradients.end(layout.embedding.index)
 }

@@ -15,7 +15,7 @@ import type { EventHandle } from '../native.js'
 import * as ops from '../ops.js'
 import type { DType, Tensor } from '../tensor.js'
 import type { RankGroup } from './group.js'
-import type { Layout, UnitGradients, UnitWeights } from './units.js'
+import { type Layout, type UnitGradients, type UnitWeights, unitsNeededBy } from './units.js'
 
 /** A buffer that units take in turns. */
 interface Slot {
@@ -41,11 +41,10 @@ function slotsFor(
   dtype: DType,
   { shared, turns }: { shared: boolean; turns: number },
 ): Slot[] {
-  const { units } = layout
-  const tied = layout.head.parameters.length === 1
+  const { units, embedding, head, tied } = layout
   const name = (unit: number) => {
     if (!shared) return `${unit}`
-    if (unit === 0 || unit === units.length - 1) return tied ? `${unit}` : 'ends'
+    if (unit === embedding.index || unit === head.index) return tied ? `${unit}` : 'ends'
     return `block ${unit % turns}`
   }
   const lengths = new Map<string, number>()
@@ -87,7 +86,6 @@ export class ShardedWeights implements UnitWeights, Disposable {
   private readonly slots: Slot[]
   private readonly compute: Stream
   private readonly changed: EventHandle
-  private readonly tied: boolean
 
   constructor(
     device: Device,
@@ -97,7 +95,6 @@ export class ShardedWeights implements UnitWeights, Disposable {
   ) {
     const { units } = layout
     const scattered = group.stage === 3
-    this.tied = layout.head.parameters.length === 1
     this.compute = device.stream
     this.changed = device.createEvent()
     this.slots = slotsFor(layout, group, device, dtype, { shared: scattered, turns: group.prefetchBlocks + 1 })
@@ -120,17 +117,17 @@ export class ShardedWeights implements UnitWeights, Disposable {
     if (this.group.stage > 0) this.compute.record(this.changed)
   }
 
-  get(unit: number, onwards: 1 | -1): void {
+  get(unit: number, direction: 1 | -1): void {
     if (this.group.stage === 0) return
-    const last = this.layout.units.length - 1
-    for (const needed of unit === last && this.tied ? [0, unit] : [unit]) {
+    const last = this.layout.head.index
+    for (const needed of unitsNeededBy(unit, this.layout)) {
       this.gather(needed)
       this.slots[needed].held = true
       this.compute.wait(this.slots[needed].arrived)
     }
     // Nothing needs the embedding's weights on the way down.
     const ahead = this.group.prefetchBlocks
-    for (let next = unit + onwards, n = 0; n < ahead && next > 0 && next <= last; next += onwards, n++)
+    for (let next = unit + direction, n = 0; n < ahead && next > 0 && next <= last; next += direction, n++)
       this.gather(next)
   }
 
@@ -144,8 +141,7 @@ export class ShardedWeights implements UnitWeights, Disposable {
 
   release(unit: number): void {
     if (this.group.stage === 0) return
-    const last = this.layout.units.length - 1
-    for (const needed of unit === last && this.tied ? [0, unit] : [unit]) {
+    for (const needed of unitsNeededBy(unit, this.layout)) {
       this.slots[needed].held = false
       this.compute.record(this.slots[needed].used)
     }
@@ -182,7 +178,6 @@ export class ShardedGradients implements UnitGradients, Disposable {
   private readonly compute: Stream
   private readonly done: EventHandle
   private readonly scattered: boolean
-  private readonly tied: boolean
   /** The micro-batch is the last of its step. */
   private last = false
 
@@ -193,7 +188,6 @@ export class ShardedGradients implements UnitGradients, Disposable {
   ) {
     const { units } = layout
     this.scattered = group.stage >= 2
-    this.tied = layout.head.parameters.length === 1
     this.compute = device.stream
     this.done = device.createEvent()
     // While one unit's gradients are summed over the ranks, the next one's are computed.
@@ -223,10 +217,9 @@ export class ShardedGradients implements UnitGradients, Disposable {
 
   begin(unit: number): void {
     if (!this.scattered) return
-    const head = this.layout.units.length - 1
     // A tied embedding has gradients from both ends: the head begins, and the embedding ends.
-    if (unit === 0 && this.tied) return
-    for (const needed of unit === head && this.tied ? [0, unit] : [unit]) {
+    if (unit === this.layout.embedding.index && this.layout.tied) return
+    for (const needed of unitsNeededBy(unit, this.layout)) {
       const x = this.buffers[needed]
       this.compute.wait(this.slots[needed].arrived)
       ops.fill(this.compute, { x, value: 0 })

@@ -8,10 +8,10 @@ import type { Instance } from '../data/instances.js'
 import { batchesFrom, totalSteps } from '../data/order.js'
 import { spreadBatch } from '../data/packing.js'
 import { DataError } from '../errors.js'
-import type { Backprop } from '../model/backprop.js'
 import type { LlamaConfig } from '../model/config.js'
 import { parameterCount } from '../model/layout.js'
 import type { ModelDType } from '../model/parameters.js'
+import type { TrainPass } from '../model/train-pass.js'
 import { RankGroup, type Stage } from '../parallel/group.js'
 import type { Tensor } from '../tensor.js'
 import { trainingFlops } from '../train/flops.js'
@@ -83,7 +83,7 @@ class DryRun implements Disposable {
   private readonly device: DryDevice
   private readonly model: LlamaForCausalLM
   private optimizer!: AdamW
-  private backprop!: Backprop
+  private trainPass!: TrainPass
 
   static async begin(options: PlanOptions, maxTokens: number): Promise<DryRun> {
     const run = new DryRun(options, maxTokens)
@@ -97,7 +97,7 @@ class DryRun implements Disposable {
       epsilon: recipe.adam_epsilon,
       weightDecay: recipe.weight_decay,
     })
-    run.backprop = model.backprop(paddedTokens(maxTokens))
+    run.trainPass = model.trainPass(paddedTokens(maxTokens))
     return run
   }
 
@@ -127,9 +127,9 @@ class DryRun implements Disposable {
   }
 
   get memory(): PlannedMemory {
-    const { model, optimizer, backprop, device } = this
+    const { model, optimizer, trainPass, device } = this
     const { parameters } = model
-    const [weights, gradients] = [parameters.weights.bytes, backprop.gradientBytes]
+    const [weights, gradients] = [parameters.weights.bytes, trainPass.gradientBytes]
     const own = (tensors: readonly Tensor[]) => bytesOf(tensors.filter((tensor) => tensor.device === device))
     const kinds = {
       weights: weights.kept,
@@ -139,7 +139,7 @@ class DryRun implements Disposable {
       gradients: gradients.kept,
       gathered_weights: weights.gathered,
       gathered_gradients: gradients.gathered,
-      ...backprop.workingBytes,
+      ...trainPass.workingBytes,
     }
     return { ...kinds, other: device.bytes - Object.values(kinds).reduce((sum, bytes) => sum + bytes, 0) }
   }
@@ -150,7 +150,7 @@ class DryRun implements Disposable {
   }
 
   async step(recipe: Recipe, instances: readonly Instance[]): Promise<void> {
-    await trainStep(this.backprop, this.optimizer, instances, {
+    await trainStep(this.trainPass, this.optimizer, instances, {
       lossReduction: recipe.loss_reduction,
       maxTokens: this.maxTokens,
       maxGradNorm: recipe.max_grad_norm,
@@ -161,7 +161,7 @@ class DryRun implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.backprop.dispose()
+    this.trainPass.dispose()
     this.optimizer.dispose()
     this.model.dispose()
   }

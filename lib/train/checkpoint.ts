@@ -17,6 +17,7 @@ import { writeDirectoryAtomically } from '../io/atomic.js'
 import { configJson } from '../model/config.js'
 import type { Parameters } from '../model/parameters.js'
 import { readPieces, uploadTensors } from '../model/transfer.js'
+import type { Layout } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
@@ -151,7 +152,7 @@ async function writeDescription(directory: string, state: CheckpointState, files
     dtype: parameters.dtype,
     step,
     data: { fingerprint: state.dataFingerprint, instances_seen: step * recipe.batch_size },
-    units: parameters.layout.units,
+    units: placement(parameters.layout),
     recipe,
     files,
   }
@@ -159,6 +160,15 @@ async function writeDescription(directory: string, state: CheckpointState, files
   const config = configJson(parameters.config, parameters.dtype)
   await writeFile(path.join(directory, 'config.json'), JSON.stringify(config, null, 2))
   await state.tokenizer.save(directory)
+}
+
+/** The layout as the manifest has it: what decides where a parameter's values lie in the files. */
+function placement({ units }: Layout): Manifest['units'] {
+  return units.map(({ name, length, parameters }) => ({
+    name,
+    length,
+    parameters: parameters.map(({ name, shape, offset }) => ({ name, shape, offset })),
+  }))
 }
 
 /** The checkpoints in a directory, the last step first. */
@@ -269,7 +279,7 @@ function checkBelongs(
   { parameters, recipe, dataFingerprint }: CheckpointState,
 ): void {
   const refuse = (what: string) => new CheckpointError(`${directory} cannot be resumed: ${what}`)
-  if (!isDeepStrictEqual(manifest.units, parameters.layout.units)) {
+  if (!isDeepStrictEqual(manifest.units, placement(parameters.layout))) {
     throw refuse('it belongs to a model of other shapes')
   }
   if (manifest.dtype !== parameters.dtype) {

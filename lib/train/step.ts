@@ -2,7 +2,8 @@
 import { countLabels, type Instance } from '../data/instances.js'
 import { batchTotals, type LossReduction, packSequences, spreadBatch } from '../data/packing.js'
 import { NonFiniteError } from '../errors.js'
-import type { Backprop, BatchResult } from '../model/backprop.js'
+import type { BatchResult } from '../model/forward-pass.js'
+import type { TrainPass } from '../model/train-pass.js'
 import type { RankGroup } from '../parallel/group.js'
 import { type AdamW, clipScale } from './optimizer.js'
 
@@ -96,15 +97,15 @@ function sequenceOf(row: number, cuSeqlens: Int32Array): number {
  * @throws {NonFiniteError} with the step and the instances, before the weights are touched
  */
 export async function trainStep(
-  backprop: Backprop,
+  pass: TrainPass,
   optimizer: AdamW,
   instances: readonly Instance[],
   options: StepOptions & { lr: number; maxGradNorm: number; step: number },
 ): Promise<BatchLoss & { gradNorm: number }> {
-  const { group } = backprop.parameters
-  backprop.zeroGradients()
-  const outcome = await runBatch(group, instances, options, (batch, isLast) => backprop.accumulate(batch, isLast))
-  const squares = await optimizer.squaredNorm(backprop.gradients)
+  const { group } = pass.parameters
+  pass.zeroGradients()
+  const outcome = await runBatch(group, instances, options, (batch, isLast) => pass.forwardBackward(batch, isLast))
+  const squares = await optimizer.squaredNorm(pass.gradients)
   const { loss, correct, gradNorm, unfinite } = await addUp(group, outcome, squares)
   if (unfinite.length > 0 || !Number.isFinite(gradNorm)) {
     const what = unfinite.length > 0 ? `the loss of instance ${unfinite.join(', ')}` : 'the gradient'
@@ -114,7 +115,7 @@ export async function trainStep(
         'Look at these rows, or lower the learning rate',
     )
   }
-  await optimizer.step(backprop.gradients, options.lr, clipScale(gradNorm, options.maxGradNorm))
+  await optimizer.step(pass.gradients, options.lr, clipScale(gradNorm, options.maxGradNorm))
   return { ...batchLoss(instances, loss, correct), gradNorm }
 }
 
@@ -126,12 +127,12 @@ function batchLoss(instances: readonly Instance[], loss: number, correct: number
 
 /** The loss over a validation set, as the recipe reduces it, and its token accuracy. */
 export async function evaluate(
-  backprop: Backprop,
+  pass: TrainPass,
   instances: readonly Instance[],
   options: StepOptions,
 ): Promise<{ loss: number; accuracy: number }> {
-  const { group } = backprop.parameters
-  const outcome = await runBatch(group, instances, options, (batch) => backprop.evaluate(batch))
+  const { group } = pass.parameters
+  const outcome = await runBatch(group, instances, options, (batch) => pass.evaluate(batch))
   const { loss, correct } = await addUp(group, outcome)
   return batchLoss(instances, loss, correct)
 }

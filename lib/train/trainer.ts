@@ -8,8 +8,8 @@ import { type BatchPlan, batchesFrom, splitValidation, totalSteps } from '../dat
 import { encodePrompt } from '../data/prompt.js'
 import { fileSource } from '../data/text-file.js'
 import { DataError, RecipeError, TokenizerError } from '../errors.js'
-import type { Backprop } from '../model/backprop.js'
 import { parameterCount } from '../model/layout.js'
+import type { TrainPass } from '../model/train-pass.js'
 import type { RankGroup } from '../parallel/group.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
@@ -136,7 +136,7 @@ interface TrainingData {
 /** One run: its working memory and its place in the recipe. */
 class Run implements Disposable {
   private readonly optimizer: AdamW
-  private readonly backprop: Backprop
+  private readonly trainPass: TrainPass
   private readonly schedule: ScheduleOptions
   private readonly plan: BatchPlan
   private readonly maxTokens: number
@@ -173,7 +173,7 @@ class Run implements Disposable {
       epsilon: recipe.adam_epsilon,
       weightDecay: recipe.weight_decay,
     })
-    this.backprop = model.backprop(paddedTokens(this.maxTokens))
+    this.trainPass = model.trainPass(paddedTokens(this.maxTokens))
     if (recipe.save_path) {
       this.writer = new CheckpointWriter({
         savePath: recipe.save_path,
@@ -229,7 +229,7 @@ class Run implements Disposable {
     const { recipe, model } = this
     const start = performance.now()
     const lr = learningRateAt(this.step, this.schedule)
-    const result = await trainStep(this.backprop, this.optimizer, instances, {
+    const result = await trainStep(this.trainPass, this.optimizer, instances, {
       lossReduction: recipe.loss_reduction,
       maxTokens: this.maxTokens,
       maxGradNorm: recipe.max_grad_norm,
@@ -294,7 +294,7 @@ class Run implements Disposable {
   private async validate(): Promise<void> {
     const { validation } = this.data
     if (validation.length === 0) return
-    const { loss, accuracy } = await evaluate(this.backprop, validation, {
+    const { loss, accuracy } = await evaluate(this.trainPass, validation, {
       lossReduction: this.recipe.loss_reduction,
       maxTokens: this.maxTokens,
     })
@@ -376,7 +376,7 @@ class Run implements Disposable {
   dispose(): void {
     this.writer?.dispose()
     this.optimizer.dispose()
-    this.backprop.dispose()
+    this.trainPass.dispose()
   }
 
   [Symbol.dispose](): void {

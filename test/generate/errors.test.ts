@@ -17,7 +17,7 @@ describe.each(deviceTypes)('on $name, a generation that fails', ({ device }) => 
   const note = (reason: unknown) => void unhandled.push(reason)
   beforeAll(async () => {
     model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, 'd100'), { device, dtype: 'float32' })
-    const row = model.parameters.tensors.embedding.rows(poisoned, poisoned + 1)
+    const row = model.parameters.layers.embedding.w.rows(poisoned, poisoned + 1)
     device.stream.write(row, new Float32Array(row.length).fill(Number.NaN))
   })
   afterAll(() => model.dispose())

@@ -110,7 +110,7 @@ const { parameters } = model
 if (offload) await parameters.moveMastersToHost()
 const [beta1, beta2] = golden.betas
 const optimizer = new AdamW(parameters, { beta1, beta2, epsilon: golden.eps, weightDecay: golden.weight_decay })
-const backprop = model.backprop(paddedTokens(maxTokens))
+const trainPass = model.trainPass(paddedTokens(maxTokens))
 // The data's ids are those of one model; another has fewer.
 const { vocabSize } = model.config
 const fold = (ids) => ids.map((id) => (id < 0 ? id : id % vocabSize))
@@ -132,7 +132,7 @@ for (const { step } of golden.steps.slice(0, steps)) {
   const options = { lossReduction: 'instance', maxTokens, maxGradNorm: golden.max_grad_norm, lr, step }
   const before = written()
   try {
-    const { loss, gradNorm } = await trainStep(backprop, optimizer, batch, options)
+    const { loss, gradNorm } = await trainStep(trainPass, optimizer, batch, options)
     losses.push([loss, gradNorm])
     sent ??= written() - before
   } catch (error) {
@@ -146,10 +146,10 @@ const memory = {
   weights: parameters.weights.bytes.kept,
   masters: bytes(parameters.masters),
   moments: bytes([...optimizer.m, ...optimizer.v]),
-  gradients: backprop.gradientBytes.kept,
+  gradients: trainPass.gradientBytes.kept,
   gathered_weights: parameters.weights.bytes.gathered,
-  gathered_gradients: backprop.gradientBytes.gathered,
-  ...backprop.workingBytes,
+  gathered_gradients: trainPass.gradientBytes.gathered,
+  ...trainPass.workingBytes,
 }
 const prompts = [
   [1, 5, 9],

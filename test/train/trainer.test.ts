@@ -102,7 +102,7 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     const { parameters } = model
     // One row of the embedding is poisoned: only instances with that token suffer.
     const [poisoned] = tokenizer.encode('Ω', { addSpecialTokens: false }).slice(-1)
-    const row = parameters.tensors.embedding.rows(poisoned, poisoned + 1)
+    const row = parameters.layers.embedding.w.rows(poisoned, poisoned + 1)
     device.stream.write(row, new Float32Array(row.length).fill(Number.NaN))
     const before = await parameters.toMap(parameters.buffers)
     const data = rows.map((instruction, i) => (i === 7 ? { ...instruction, output: 'Ω is a letter.' } : instruction))

@@ -27,7 +27,7 @@ describe.each(devices)('on $name', ({ device }) => {
       epsilon: golden.eps,
       weightDecay: golden.weight_decay,
     })
-    using backprop = model.backprop(paddedTokens(maxTokens))
+    using trainPass = model.trainPass(paddedTokens(maxTokens))
     for (const expected of golden.steps) {
       const lr = learningRateAt(expected.step, {
         scheduler: 'warmup_decay',
@@ -39,7 +39,7 @@ describe.each(devices)('on $name', ({ device }) => {
       })
       expect(lr).toBeCloseTo(expected.lr, 12)
       const { loss, gradNorm } = await trainStep(
-        backprop,
+        trainPass,
         optimizer,
         batchOf(expected.step, golden.sequences_per_step),
         { lossReduction: 'instance', maxTokens, maxGradNorm: golden.max_grad_norm, lr, step: expected.step },

@@ -7,8 +7,7 @@ import * as ops from '../ops.js'
 import type { DType, Tensor } from '../tensor.js'
 import type { Activations } from './activations.js'
 import type { LlamaConfig } from './config.js'
-import type { ModelTensors } from './layout.js'
-import { type Context, linearBackward } from './transformer.js'
+import type { Context } from './transformer.js'
 
 /** Rows are taken in steps of this many, so that matrix products come in few shapes. */
 const rowStep = 64
@@ -16,8 +15,8 @@ const rowStep = 64
 /** The most logits at once: 64 MiB of them in float32. */
 const maxLogits = 1 << 24
 
-/** The labelled rows of a batch, as host arrays. */
-export interface LabelledRows {
+/** The labeled rows of a batch, as host arrays. */
+export interface LabeledRows {
   /** Row of the batch. */
   rows: Int32Array
   /** The token that the row predicts. */
@@ -27,7 +26,7 @@ export interface LabelledRows {
 }
 
 /** The rows with a label (labels below 0 are ignored). */
-export function labelledRows(labels: Int32Array, weights: Float32Array): LabelledRows {
+export function labeledRows(labels: Int32Array, weights: Float32Array): LabeledRows {
   const rows = Int32Array.from(labels.keys()).filter((row) => labels[row] >= 0)
   return {
     rows,
@@ -43,7 +42,7 @@ function padded<T extends Int32Array | Float32Array>(array: T, start: number, si
   return result
 }
 
-export class Head implements Disposable {
+export class LmHead implements Disposable {
   private readonly memory: Record<
     'rows' | 'labels' | 'weights' | 'sum' | 'delta' | 'y' | 'rstd' | 'logits' | 'dy',
     Tensor
@@ -80,48 +79,49 @@ export class Head implements Disposable {
   /** Logits of some rows of the batch, [rows.length, V]; valid until the next call. At most `chunk` rows. */
   logits(context: Context, activations: Activations, rows: Int32Array): Tensor {
     const { sum, delta, y, rstd, logits, rows: index } = this.views(rows.length)
-    const { stream, config, weights } = context
+    const { stream, config, layers } = context
+    const { residualMid } = activations.blocks[config.numHiddenLayers - 1]
     stream.write(index, rows)
-    ops.embeddingForward(stream, { out: sum, ids: index, w: activations.blocks[config.numHiddenLayers - 1].middle })
-    ops.embeddingForward(stream, { out: delta, ids: index, w: activations.delta })
-    ops.addRmsNormForward(stream, { y, rstd, sum, x: sum, delta, w: weights.norm, eps: config.rmsNormEps })
-    ops.matmul(stream, { c: logits, a: y, b: weights.projection, transposeB: true })
+    ops.embeddingForward(stream, { out: sum, ids: index, w: residualMid })
+    ops.embeddingForward(stream, { out: delta, ids: index, w: activations.residualUpdate })
+    layers.finalNorm.addForward(stream, { y, rstd, sum, x: sum, delta })
+    layers.lmHead.forward(stream, logits, y)
     return logits
   }
 
   /**
-   * The losses of the labelled rows; with `dw`, also the gradients of norm and projection (added into `dw`) and of the
-   * residual stream (written to `activations.gradients.residual`).
+   * The losses of the labeled rows; with `writeGradient`, also the gradients of the final norm and the projection (added
+   * to) and of the residual stream (written to `activations.gradients.residual`).
    */
-  loss(context: Context, activations: Activations, labelled: LabelledRows, dw?: ModelTensors): void {
-    const { stream, weights } = context
-    if (dw) ops.fill(stream, { x: activations.gradients!.residual, value: 0 })
-    for (let start = 0; start < labelled.rows.length; start += this.chunk) {
-      const count = Math.min(this.chunk, labelled.rows.length - start)
+  loss(context: Context, activations: Activations, labeled: LabeledRows, writeGradient: boolean): void {
+    const { stream, layers } = context
+    if (writeGradient) ops.fill(stream, { x: activations.gradients!.residual, value: 0 })
+    for (let start = 0; start < labeled.rows.length; start += this.chunk) {
+      const count = Math.min(this.chunk, labeled.rows.length - start)
       const size = roundUp(count)
       const view = this.views(size)
       const { logits, labels, sum, dy, y, rstd, rows } = view
-      this.logits(context, activations, padded(labelled.rows, start, size, 0))
-      stream.write(labels, padded(labelled.labels, start, size, -1))
-      stream.write(view.weights, padded(labelled.weights, start, size, 0))
+      this.logits(context, activations, padded(labeled.rows, start, size, 0))
+      stream.write(labels, padded(labeled.labels, start, size, -1))
+      stream.write(view.weights, padded(labeled.weights, start, size, 0))
       ops.crossEntropy(stream, {
         logits,
         losses: this.losses.rows(start, start + size),
         correct: this.correct.rows(start, start + size),
         labels,
         weights: view.weights,
-        writeGradient: dw !== undefined,
+        writeGradient,
       })
-      if (!dw) continue
-      linearBackward(stream, dy, dw.projection, logits, y, weights.projection)
+      if (!writeGradient) continue
+      layers.lmHead.backward(stream, dy, logits, y)
       const dx = view.delta
       ops.fill(stream, { x: dx, value: 0 })
-      ops.rmsNormBackward(stream, { dx, dw: dw.norm, dy, x: sum, w: weights.norm, rstd })
+      layers.finalNorm.backward(stream, { dx, dy, x: sum, rstd })
       ops.embeddingBackward(stream, { dw: activations.gradients!.residual, dout: dx, ids: rows })
     }
   }
 
-  /** The losses and hits of the last `count` labelled rows that `loss` computed, in their order. */
+  /** The losses and hits of the last `count` labeled rows that `loss` computed, in their order. */
   async results(context: Context, count: number): Promise<{ losses: Float32Array; correct: Int32Array }> {
     const losses = new Float32Array(count)
     const correct = new Int32Array(count)

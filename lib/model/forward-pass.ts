@@ -1,0 +1,102 @@
+/** Runs packed batches through a model, without gradients. */
+import type { PackedBatch } from '../data/packing.js'
+import type { Tensor } from '../tensor.js'
+import { ActivationMemory, type Activations } from './activations.js'
+import { type Layers, layersOf } from './layers.js'
+import { type LabeledRows, LmHead, labeledRows } from './lm-head.js'
+import type { Parameters } from './parameters.js'
+import type { RopeCache } from './rope.js'
+import { type Attend, type Context, forward, packedAttention } from './transformer.js'
+
+/** The scores of a batch's labeled rows, in the order of the rows. */
+export interface BatchResult extends LabeledRows {
+  /** −log p of the label. */
+  losses: Float32Array
+  /** 1 where the most likely token is the label. */
+  correct: Int32Array
+}
+
+export interface ForwardPassOptions {
+  /** The most tokens of a batch. */
+  maxTokens: number
+  /** The most rows whose logits are computed at once. All of a batch's when left out. */
+  maxRows?: number
+  /** float32 buffers of the parameters' layout for a pass with gradients, which keeps every block's activations. */
+  gradients?: Tensor[]
+}
+
+export class ForwardPass implements Disposable {
+  readonly head: LmHead
+  private readonly layers: Layers
+  private readonly memory: ActivationMemory
+  private readonly cuSeqlens: Tensor
+
+  constructor(
+    readonly parameters: Parameters,
+    private readonly rope: RopeCache,
+    { maxTokens, maxRows = maxTokens, gradients }: ForwardPassOptions,
+  ) {
+    const { device, config, dtype, layout, weights } = parameters
+    this.layers = gradients ? layersOf(config, layout, weights.buffers, gradients) : parameters.layers
+    this.memory = new ActivationMemory(device, config, dtype, maxTokens, gradients !== undefined)
+    this.head = new LmHead(device, config, dtype, maxRows)
+    this.cuSeqlens = device.tensor('int32', [maxTokens + 1])
+  }
+
+  /** Bytes of working memory: of the passes through the blocks, and of the head with its chunk of logits. */
+  get workingBytes(): { activations: number; logits: number } {
+    return { activations: this.memory.bytes, logits: this.head.bytes }
+  }
+
+  get context(): Context {
+    const { device, config, layout, weights } = this.parameters
+    return { stream: device.stream, config, layout, layers: this.layers, units: weights, ...this.rope.tables }
+  }
+
+  /**
+   * Uploads a batch and runs the blocks.
+   * @param attend computes attention in place of the packed sequences' own
+   */
+  run(
+    batch: Pick<PackedBatch, 'inputIds' | 'positions' | 'cuSeqlens'>,
+    attend?: (packed: Attend, activations: Activations) => Attend,
+  ): { activations: Activations; cuSeqlens: Tensor } {
+    const { context } = this
+    const { stream } = context
+    const activations = this.memory.for(batch.inputIds.length)
+    const cuSeqlens = this.cuSeqlens.view([batch.cuSeqlens.length])
+    stream.write(activations.ids, batch.inputIds)
+    stream.write(activations.positions, batch.positions)
+    stream.write(cuSeqlens, batch.cuSeqlens)
+    const packed = packedAttention(context, cuSeqlens)
+    forward(context, activations, attend ? attend(packed, activations) : packed)
+    return { activations, cuSeqlens }
+  }
+
+  /** Calls `enqueue`, which enqueues ops that compute with the weights of the head, while these are gathered. */
+  withHead(direction: 1 | -1, enqueue: () => void): void {
+    const { layout, weights } = this.parameters
+    weights.get(layout.head.index, direction)
+    try {
+      enqueue()
+    } finally {
+      weights.release(layout.head.index)
+    }
+  }
+
+  /** The losses of a batch's labeled rows. Enqueued at once; the promise resolves when they have been read. */
+  async score(batch: PackedBatch): Promise<BatchResult> {
+    const { activations } = this.run(batch)
+    const labeled = labeledRows(batch.labels, batch.weights)
+    this.withHead(1, () => this.head.loss(this.context, activations, labeled, false))
+    return { ...labeled, ...(await this.head.results(this.context, labeled.rows.length)) }
+  }
+
+  dispose(): void {
+    for (const part of [this.memory, this.head, this.cuSeqlens]) part.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}

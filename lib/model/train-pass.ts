@@ -1,0 +1,80 @@
+/**
+ * Loss and gradients of packed batches. Gradients are float32 sums, one flat buffer for each unit, which successive
+ * batches add into: that is gradient accumulation. In a group of ranks, each sums up all ranks' gradients of what it owns.
+ */
+import type { PackedBatch } from '../data/packing.js'
+import { ShardedGradients, type UnitBytes } from '../parallel/sharded.js'
+import type { Tensor } from '../tensor.js'
+import { type BatchResult, ForwardPass } from './forward-pass.js'
+import { labeledRows } from './lm-head.js'
+import type { Parameters } from './parameters.js'
+import type { RopeCache } from './rope.js'
+import { backward } from './transformer.js'
+
+export class TrainPass implements Disposable {
+  private readonly sums: ShardedGradients
+  private readonly forward: ForwardPass
+
+  constructor(
+    readonly parameters: Parameters,
+    rope: RopeCache,
+    maxTokens: number,
+  ) {
+    const { device, layout, group } = parameters
+    this.sums = new ShardedGradients(device, layout, group)
+    this.forward = new ForwardPass(parameters, rope, { maxTokens, gradients: this.sums.buffers })
+  }
+
+  /** The gradients that this rank owns: float32, one buffer for each unit in the order of `layout.units`. */
+  get gradients(): Tensor[] {
+    return this.sums.sums
+  }
+
+  get gradientBytes(): UnitBytes {
+    return this.sums.bytes
+  }
+
+  get workingBytes(): ForwardPass['workingBytes'] {
+    return this.forward.workingBytes
+  }
+
+  zeroGradients(): void {
+    this.sums.zero()
+  }
+
+  /**
+   * Forward and backward; adds into the gradients. Enqueued at once; the promise resolves with the losses.
+   * @param isLast the gradients are complete after it: those of all ranks, which make the same number of calls
+   */
+  async forwardBackward(batch: PackedBatch, isLast = true): Promise<BatchResult> {
+    const { forward, sums, parameters } = this
+    const { context, head } = forward
+    const unit = parameters.layout.head.index
+    sums.startBatch(isLast)
+    const { activations, cuSeqlens } = forward.run(batch)
+    const labeled = labeledRows(batch.labels, batch.weights)
+    forward.withHead(-1, () => {
+      sums.begin(unit)
+      head.loss(context, activations, labeled, true)
+      sums.end(unit)
+    })
+    const results = head.results(context, labeled.rows.length)
+    backward(context, activations, cuSeqlens, sums)
+    sums.finish()
+    return { ...labeled, ...(await results) }
+  }
+
+  /** The losses alone. */
+  evaluate(batch: PackedBatch): Promise<BatchResult> {
+    return this.forward.score(batch)
+  }
+
+  dispose(): void {
+    this.sums.dispose()
+    this.forward.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
