@@ -43,23 +43,24 @@ function configure(command: Command, program: Command): Command {
   return command.copyInheritedSettings(program).allowExcessArguments(false)
 }
 
-const jsonOption = () => new Option('--json', 'the result as JSON, for programs')
+const jsonOption = () => new Option('--json', 'print the result as JSON')
 
 function trainCommand(): Command {
   const command = new Command('train')
-    .description('Trains a model: without flags the quickstart, else what a recipe and the flags say.')
+    .description('Trains a model as a recipe and flags say; without flags, runs the quickstart.')
     .usage('[--recipe NAME] [--RECIPE_KEY VALUE ...]')
-    .option('--recipe <name>', 'a recipe of this package or the path of a YAML file')
-    .option('--deepspeed <file>', 'take settings from a DeepSpeed JSON; flags go before it, and it before the recipe')
+    .option('--recipe <name>', 'a built-in recipe, or the path of a YAML file')
+    .option(
+      '--deepspeed <file>',
+      'take settings from a DeepSpeed JSON file; they override the recipe, and flags override them',
+    )
     .option(
       '--preview <n>',
-      'print n instances, with what is learned told from what is masked, and end',
+      'print n training examples with the masked and learned parts marked, then exit',
       positiveNumber,
     )
     .addOption(
-      new Option('--json', 'every event of the run as a line of JSON, as in its log, for programs').conflicts(
-        'preview',
-      ),
+      new Option('--json', 'print every event of the run as a line of JSON, as in its log').conflicts('preview'),
     )
   addRecipeFlags(command)
   return command.action(async (flags: TrainFlags & { preview?: number; json?: boolean }) => {
@@ -72,28 +73,26 @@ function trainCommand(): Command {
 
 function planCommand(): Command {
   const command = new Command('plan')
-    .description(
-      'Tells what a run would take on some GPUs: memory, time, communication; exit code 1 if it does not fit.',
-    )
+    .description('Estimates the memory, time, and communication of a run; exits with 1 if it does not fit.')
     .usage('[--recipe NAME] --gpus N [--nodes M] [--RECIPE_KEY VALUE ...]')
-    .option('--recipe <name>', 'a recipe of this package or the path of a YAML file')
-    .option('--deepspeed <file>', 'take settings from a DeepSpeed JSON')
-    .option('--nodes <n>', 'machines, which have as many GPUs each; --gpus is in all', positiveNumber, 1)
+    .option('--recipe <name>', 'a built-in recipe, or the path of a YAML file')
+    .option('--deepspeed <file>', 'take settings from a DeepSpeed JSON file')
+    .option('--nodes <n>', 'machines with the same number of GPUs; --gpus is the total', positiveNumber, 1)
     .option(
       '--config <name>',
-      "config.json, model directory or known model such as open_llama_7b; the recipe's model when left out",
+      "config.json, model directory, or known model such as open_llama_7b (default: the recipe's model)",
     )
-    .option('--instances <n>', 'instances of the data set, of which the first are taken', positiveNumber)
-    .addOption(new Option('--gpu <name>', 'whose rates are assumed').choices(['h100', 'a100']).default('h100'))
-    .option('--measured <file>', 'measured rates instead: the ranks.json of the repository’s benchmarks')
+    .option('--instances <n>', 'use only the first n instances of the data set', positiveNumber)
+    .addOption(new Option('--gpu <name>', 'GPU whose speed is assumed').choices(['h100', 'a100']).default('h100'))
+    .option('--measured <file>', 'use measured rates: ranks.json of the benchmarks')
     .option('--gpu_memory <GB>', 'memory of a GPU in 10⁹ bytes', positiveDecimal)
-    .option('--matmul_rate <TFLOP/s>', 'that large matrix products reach', positiveDecimal)
-    .option('--attention_rate <TFLOP/s>', 'that attention reaches, the masked half left out', positiveDecimal)
-    .option('--memory_bandwidth <GB/s>', "of a GPU's memory", positiveDecimal)
-    .option('--link_bandwidth <GB/s>', 'of collectives within a machine, each way (busbw)', positiveDecimal)
+    .option('--matmul_rate <TFLOP/s>', 'rate of large matrix products', positiveDecimal)
+    .option('--attention_rate <TFLOP/s>', 'rate of attention, without the masked half', positiveDecimal)
+    .option('--memory_bandwidth <GB/s>', "bandwidth of a GPU's memory", positiveDecimal)
+    .option('--link_bandwidth <GB/s>', 'bandwidth of collectives within a machine, each way (busbw)', positiveDecimal)
     .option(
       '--network_bandwidth <GB/s>',
-      'of collectives between machines, each way, of a whole machine',
+      'bandwidth of collectives between machines, each way, per machine',
       positiveDecimal,
     )
     .addOption(jsonOption())
@@ -108,23 +107,28 @@ function planCommand(): Command {
 function sampleCommand(): Command {
   const devices = ['auto', 'cpu', 'cuda']
   return new Command('sample')
-    .description('Answers an instruction; the answer is printed as it comes.')
+    .description('Answers an instruction, printing the answer as it is generated.')
     .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
-    .requiredOption('--instruction <text>', 'what to do')
-    .option('--input <text>', 'the text to do it with', '')
-    .option('--raw_prompt', 'take the instruction as the whole prompt, without the template')
-    .option('--generate_len <n>', 'most new tokens', positiveNumber, 128)
-    .option('--top_k <n>', 'draw from the k most likely tokens; 0 for all', wholeNumber, 50)
-    .option('--top_p <p>', 'draw from the likeliest tokens that make up this probability, at most 1', share, 0.9)
-    .option('--temperature <t>', 'divides the logits; 0 is --greedy', nonNegativeDecimal, 1)
-    .option('--repetition_penalty <r>', 'above 1 makes what was said before less likely', positiveDecimal, 1)
-    .option('--greedy', 'always take the most likely token, as generate() does when no temperature is given')
-    .option('--seed <n>', 'the same seed gives the same answer; a random one when left out', wholeNumber)
-    .option('--stop <text...>', 'end before any of these texts', nonEmptyTexts)
+    .requiredOption('--instruction <text>', 'the instruction')
+    .option('--input <text>', 'optional context for the instruction', '')
+    .option('--raw_prompt', 'use the instruction as the full prompt, without the template')
+    .option('--generate_len <n>', 'maximum number of new tokens', positiveNumber, 128)
+    .option('--top_k <n>', 'sample from the k most likely tokens; 0 for all', wholeNumber, 50)
+    .option(
+      '--top_p <p>',
+      'sample from the most likely tokens that reach this total probability, at most 1',
+      share,
+      0.9,
+    )
+    .option('--temperature <t>', 'divides the logits; 0 is the same as --greedy', nonNegativeDecimal, 1)
+    .option('--repetition_penalty <r>', 'values above 1 make earlier tokens less likely', positiveDecimal, 1)
+    .option('--greedy', 'always take the most likely token, the default of generate()')
+    .option('--seed <n>', 'the same seed gives the same answer (default: random)', wholeNumber)
+    .option('--stop <text...>', 'stop before any of these texts', nonEmptyTexts)
     .addOption(jsonOption())
     .addOption(new Option('--device <name>', 'where to run').choices(devices).default('auto'))
     .addOption(new Option('--dtype <name>', 'number format').choices(['auto', 'bfloat16', 'float32']).default('auto'))
-    .option('--threads <n>', 'CPU threads; one per core when left out', positiveNumber)
+    .option('--threads <n>', 'CPU threads (default: one per core)', positiveNumber)
     .action(async (flags) => {
       const { sample } = await import('./commands/sample.js')
       process.exitCode = await sample(flags)
@@ -133,13 +137,13 @@ function sampleCommand(): Command {
 
 function processDatasetCommand(): Command {
   return new Command('process-dataset')
-    .description('Turns databricks-dolly-15k, or data like it, into the file that training reads.')
+    .description('Converts databricks-dolly-15k, or similar data, into a training file.')
     .requiredOption(
       '--input <file>',
-      'a file of JSON, JSON lines, or CSV, or the name of a data set on the Hugging Face Hub',
+      'a JSON, JSON lines, or CSV file, or the name of a data set on the Hugging Face Hub',
     )
-    .requiredOption('--output <file>', 'the file to write: JSON lines for .jsonl, else a JSON list')
-    .option('--max_words <n>', 'leave out instances with more words', positiveNumber, 2000)
+    .requiredOption('--output <file>', 'the file to write: JSON lines for .jsonl, otherwise a JSON list')
+    .option('--max_words <n>', 'skip instances with more words', positiveNumber, 2000)
     .addOption(jsonOption())
     .action(async (flags) => {
       const { runProcessDataset } = await import('./commands/process-dataset.js')
@@ -147,9 +151,9 @@ function processDatasetCommand(): Command {
     })
 }
 
-const formatOption = () => new Option('--format <name>', 'of the weight files').choices(['safetensors', 'bin'])
+const formatOption = () => new Option('--format <name>', 'format of the weight files').choices(['safetensors', 'bin'])
 const shardSizeOption = () => {
-  return new Option('--max_shard_size <size>', 'most bytes in a file, such as 5GB or 300MB').default('5GB')
+  return new Option('--max_shard_size <size>', 'largest weight file, such as 5GB or 300MB').default('5GB')
 }
 const weightTypes = ['float32', 'bfloat16', 'float16']
 
@@ -159,11 +163,9 @@ function makeShardsCommand(): Command {
     .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .addOption(shardSizeOption())
     .addOption(formatOption())
-    .addOption(
-      new Option('--dtype <name>', 'convert the weights; they are kept as they are without').choices(weightTypes),
-    )
-    .option('--output <dir>', 'a new directory; the name of --model_path with "-shards" when left out')
-    .option('--replace', 'put the shards in the place of the weights of --model_path, which go when all is well')
+    .addOption(new Option('--dtype <name>', 'convert the weights (default: keep their type)').choices(weightTypes))
+    .option('--output <dir>', 'a new directory (default: --model_path with "-shards" added)')
+    .option('--replace', 'replace the weights in --model_path by the shards, once they are written and checked')
     .addOption(jsonOption())
     .action(async (flags) => {
       const { runMakeShards } = await import('./commands/convert-weights.js')
@@ -174,11 +176,11 @@ function makeShardsCommand(): Command {
 function zeroToFp32Command(): Command {
   return new Command('zero-to-fp32')
     .description(
-      'Puts a sharded training checkpoint together: one of this package, or one of DeepSpeed (ZeRO stages 0 to 3, universal).',
+      'Merges a sharded training checkpoint of this package or of DeepSpeed (ZeRO stages 0 to 3, universal).',
     )
-    .argument('<checkpoint>', 'directory of the checkpoint; DeepSpeed’s is the one with "latest" in it')
+    .argument('<checkpoint>', 'directory of the checkpoint; for DeepSpeed, the one that contains "latest"')
     .argument('<output>', 'a .bin or .safetensors file, or a new Hugging Face directory')
-    .option('--model_path <dir>', 'where config and tokenizer of an output directory come from')
+    .option('--model_path <dir>', 'source of the config and tokenizer of an output directory')
     .addOption(new Option('--dtype <name>', 'number format of the output').choices(weightTypes).default('float32'))
     .addOption(shardSizeOption())
     .addOption(formatOption())
@@ -192,12 +194,12 @@ function zeroToFp32Command(): Command {
 function inspectCommand(): Command {
   return new Command('inspect')
     .description(
-      'Tells what a weight file, GGUF file, model or checkpoint holds, and whether it is whole (exit code 0, else 1).',
+      'Describes a weight file, GGUF file, model, or checkpoint, and checks it for damage (exits with 1 if it has any).',
     )
     .argument('<path>', 'file or directory')
     .addOption(jsonOption())
     .option('--tensors', 'list the tensors')
-    .option('--quick', 'skip the checksums, for which every byte is read')
+    .option('--quick', 'skip the checksums, which read every byte')
     .action(async (where, flags) => {
       const { runInspect } = await import('./commands/inspect.js')
       process.exitCode = await runInspect(where, flags)
@@ -211,9 +213,9 @@ function convertCommand(): Command {
     .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .requiredOption('--output <path>', 'the .gguf file, or the directory to write')
     .addOption(new Option('--to <format>', 'format').choices(['gguf', 'safetensors', 'bin']).default('gguf'))
-    .addOption(new Option('--dtype <name>', 'number format; that of the model when left out').choices(dtypes))
+    .addOption(new Option('--dtype <name>', 'number format (default: that of the model)').choices(dtypes))
     .addOption(shardSizeOption())
-    .option('--name <text>', "for GGUF: the model's name; that of the directory when left out")
+    .option('--name <text>', "for GGUF: the model's name (default: that of the directory)")
     .addOption(jsonOption())
     .action(async (flags) => {
       const { convert } = await import('./commands/convert.js')
@@ -223,11 +225,11 @@ function convertCommand(): Command {
 
 function pushCommand(): Command {
   return new Command('push')
-    .description('Uploads a model directory to the Hugging Face Hub; HF_TOKEN must be a token that may write.')
+    .description('Uploads a model directory to the Hugging Face Hub; HF_TOKEN must be a token with write access.')
     .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
-    .requiredOption('--repo <owner/name>', 'the repository, which is made where it is missing')
-    .option('--private', 'make a new repository a private one')
-    .option('--revision <branch>', 'the branch to commit to, which is made where it is missing', 'main')
+    .requiredOption('--repo <owner/name>', 'the repository; created if it does not exist')
+    .option('--private', 'create a new repository as private')
+    .option('--revision <branch>', 'the branch to commit to; created if it does not exist', 'main')
     .option('--message <text>', 'the title of the commit')
     .addOption(jsonOption())
     .action(async (flags) => {
@@ -238,14 +240,14 @@ function pushCommand(): Command {
 
 function modelCardCommand(): Command {
   return new Command('model-card')
-    .description('Writes README.md for a model: how it was trained, on what, and how to use it.')
+    .description('Writes a model card (README.md): how the model was trained, on which data, and how to use it.')
     .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
-    .option('--log_path <dir>', "the training log's directory; logs in the model's when left out")
-    .option('--license <name>', 'as the Hub names it, such as apache-2.0')
+    .option('--log_path <dir>', 'directory of the training log (default: logs in the model directory)')
+    .option('--license <name>', 'license as the Hub names it, such as apache-2.0')
     .option('--datasets <names...>', 'data sets on the Hub that it was trained on')
-    .option('--languages <codes...>', 'ISO 639 codes; en when left out')
+    .option('--languages <codes...>', 'ISO 639 codes (default: en)')
     .option('--base_model <name>', 'the model on the Hub that it was fine-tuned from')
-    .option('--name <text>', 'the title; the name of the directory when left out')
+    .option('--name <text>', 'the title (default: the name of the directory)')
     .addOption(jsonOption())
     .action(async (flags) => {
       const { modelCard } = await import('./commands/model-card.js')
@@ -255,7 +257,7 @@ function modelCardCommand(): Command {
 
 function doctorCommand(): Command {
   return new Command('doctor')
-    .description('Tells what this machine offers and what it lacks, for yourself or for a bug report.')
+    .description('Reports the hardware and software that are used or missing, for yourself or for a bug report.')
     .addOption(jsonOption())
     .action(async (flags) => {
       const { doctor } = await import('./commands/doctor.js')
@@ -265,29 +267,29 @@ function doctorCommand(): Command {
 
 function completionCommand(program: Command): Command {
   return new Command('completion')
-    .description('Prints a script that makes a shell complete commands and flags.')
+    .description('Prints a script that completes commands and flags in a shell.')
     .addArgument(new Argument('<shell>', 'which shell').choices(shells))
     .action((shell: Shell) => void process.stdout.write(completionScript(program, shell)))
 }
 
 function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('Expected a whole number.')
   return Number(text)
 }
 
 function positiveNumber(text: string): number {
-  if (wholeNumber(text) === 0) throw new InvalidArgumentError('It must be above 0.')
+  if (wholeNumber(text) === 0) throw new InvalidArgumentError('Expected a number above 0.')
   return Number(text)
 }
 
 function decimal(text: string): number {
   const value = Number(text)
-  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('It must be a number.')
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Expected a number.')
   return value
 }
 
 function positiveDecimal(text: string): number {
-  if (!(decimal(text) > 0)) throw new InvalidArgumentError('It must be above 0.')
+  if (!(decimal(text) > 0)) throw new InvalidArgumentError('Expected a number above 0.')
   return Number(text)
 }
 
@@ -328,7 +330,7 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
     await program.parseAsync(normalizeArgv(argv, takesValue), { from: 'user' })
   } catch (error) {
     const lacksCommand = error instanceof CommanderError && error.code === 'commander.help' && error.exitCode !== 0
-    throw lacksCommand ? new UsageError('no command was named; "openalpaca --help" lists them') : error
+    throw lacksCommand ? new UsageError('expected a command; "openalpaca --help" lists them') : error
   }
 }
 
@@ -336,7 +338,7 @@ function unknownCommand(name: string, program: Command): UsageError {
   const names = program.commands.map((command) => command.name())
   const near = nearest(name, names)
   return new UsageError(
-    `there is no command ${name}; ${near ? `did you mean ${near}?` : `there are ${names.join(', ')}`}`,
+    `unknown command ${name}; ${near ? `did you mean ${near}?` : `expected one of ${names.join(', ')}`}`,
   )
 }
 

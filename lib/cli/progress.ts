@@ -86,9 +86,7 @@ export class ProgressDisplay implements RunDisplay {
     )
     this.print(`${event.train_instances} instances${held}, ${event.total_steps} steps of ${recipe.batch_size}`)
     if (event.dropped_instances > 0) {
-      this.print(
-        `${event.dropped_instances} instances are left out: their prompts fill max_length ${recipe.max_length}`,
-      )
+      this.print(`${event.dropped_instances} instances skipped: their prompts fill max_length ${recipe.max_length}`)
     }
     if (event.step > 0) this.print(`resumed after step ${event.step}`)
     this.logEvery = recipe.log_every
@@ -154,9 +152,7 @@ export class ProgressDisplay implements RunDisplay {
 
   private end({ reason, step, seconds, message }: EndEvent): void {
     this.stopBar()
-    const how = { completed: 'done', stopped: 'stopped; --resume goes on from here', failed: `failed: ${message}` }[
-      reason
-    ]
+    const how = { completed: 'done', stopped: 'stopped; continue with --resume', failed: `failed: ${message}` }[reason]
     this.print(`${how} (step ${step}, ${formatDuration(seconds)})`)
   }
 

@@ -94,5 +94,5 @@ export function parseSize(size: number | string): number {
   const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(size)) ?? []
   const bytes = Math.floor(Number(digits) * (UNITS[(unit ?? '').toUpperCase()] ?? Number.NaN))
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes
-  throw new RangeError(`A size such as 5GB, 300MB or 2GiB was expected, and "${size}" came`)
+  throw new RangeError(`expected a size such as 5GB, 300MB, or 2GiB, got "${size}"`)
 }

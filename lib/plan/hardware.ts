@@ -123,7 +123,7 @@ export function completeHardware(values: Partial<Hardware>): Hardware {
   if (parsed.success) return parsed.data
   const missing = parsed.error.issues.map(({ path }) => path.join('.'))
   throw new RecipeError(
-    `a plan for the CPU takes measured rates, and ${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} missing: ` +
+    `a plan for the CPU needs measured rates, got none for ${missing.join(', ')}: ` +
       'write them with npm run bench -- --only ranks, and give --measured runs/bench/ranks.json',
   )
 }

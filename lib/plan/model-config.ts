@@ -42,11 +42,11 @@ export async function planConfig(recipe: Recipe, given?: string): Promise<{ name
       `no model to plan for: add --config FILE, a config.json, or one of ${knownConfigs().join(', ')}`,
     )
   }
-  if (name.endsWith('.json')) return { name, config: await readConfigFile(name, '--config must name a config.json') }
+  if (name.endsWith('.json')) return { name, config: await readConfigFile(name, '--config: expected a config.json') }
   if (existsSync(name)) return { name: path.basename(path.resolve(name)), config: await readConfig(name) }
   const config = presetOf(name)
   if (config) return { name: path.basename(name), config }
   throw new RecipeError(
-    `${name} is no directory here, and of the models whose config is known (${knownConfigs().join(', ')}) none: add --config FILE, its config.json`,
+    `${name} is neither a local directory nor one of the known configs (${knownConfigs().join(', ')}): pass --config FILE`,
   )
 }

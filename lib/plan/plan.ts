@@ -200,7 +200,8 @@ export async function planRun(options: PlanOptions): Promise<Plan> {
   const { max_tokens, ...memory } = await planMemory(options)
   const order = { count: instances.length, batchSize: recipe.batch_size, epochs: recipe.epochs, seed: recipe.seed }
   const allSteps = Math.min(totalSteps(order), recipe.max_steps ?? Number.POSITIVE_INFINITY)
-  if (allSteps === 0) throw new DataError(`${order.count} instances make no whole batch of ${order.batchSize}`)
+  if (allSteps === 0)
+    throw new DataError(`${order.count} instances do not fill one batch of ${order.batchSize}: lower batch_size`)
   const steps = Math.min(options.steps ?? 4, allSteps)
 
   using run = await DryRun.begin(options, max_tokens)

@@ -41,7 +41,7 @@ export interface ConvertOptions {
 export async function convertModel(directory: string, output: string, options: ConvertOptions): Promise<void> {
   const { to, dtype, maxShardSize, signal } = options
   if (to === 'gguf') return await convertToGguf(directory, output, options)
-  if (dtype === 'q8_0') throw new OpenAlpacaError('USAGE', `q8_0 is a type of GGUF files, and none of ${to}`)
+  if (dtype === 'q8_0') throw new OpenAlpacaError('USAGE', `q8_0 is only available for GGUF, got ${to}`)
   await makeShards({ modelPath: directory, output, format: to, dtype, maxShardSize, signal })
 }
 

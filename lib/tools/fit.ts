@@ -24,7 +24,7 @@ export function misfits(
   }
   for (const name of shapes.keys()) {
     const tied = config.tieWordEmbeddings && name === 'lm_head.weight'
-    if (!wanted.has(name) && !tied && !isRotaryBuffer(name)) problems.push(`${name} is no tensor of this architecture`)
+    if (!wanted.has(name) && !tied && !isRotaryBuffer(name)) problems.push(`unexpected tensor ${name}`)
   }
   return problems
 }

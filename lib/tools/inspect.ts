@@ -94,7 +94,7 @@ async function recognise(where: string): Promise<Findings> {
   }
   const inside = names.filter((name) => /^checkpoint-\d+$|\.gguf$/.test(name)).at(-1)
   throw new CheckpointError(
-    `${where} holds neither a model nor a checkpoint${inside ? `; it has ${inside} in it, which may be asked about` : ''}`,
+    `${where} holds neither a model nor a checkpoint${inside ? `; did you mean ${path.join(where, inside)}?` : ''}`,
   )
 }
 

@@ -46,7 +46,7 @@ export async function uploadModel(directory: string, repo: string, options: Uplo
   const { revision = 'main', message = 'Upload model with openalpaca-native', onProgress, signal } = options
   if (!/^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(repo))
     throw new HubError(`"${repo}" is not the name of a repository: owner/name`)
-  if (settings.offline) throw new HubError('HF_HUB_OFFLINE forbids to upload: unset it')
+  if (settings.offline) throw new HubError('HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it')
   if (token === undefined) {
     throw new HubError(
       `uploading needs a token with the right to write: make one at ${endpoint}/settings/tokens and set HF_TOKEN`,

@@ -103,7 +103,7 @@ export const recipeGroups = {
       .enum(['auto', 'bfloat16', 'float32'])
       .default('auto')
       .describe('Weights and activations; auto is bfloat16 where the device has it in hardware'),
-    threads: count(1).optional().describe('CPU threads; one per core when left out'),
+    threads: count(1).optional().describe('CPU threads (default: one per core)'),
   },
   'Several GPUs or processes': {
     gpus: count(1).optional().describe('Trains on so many GPUs of this machine, a process each'),

@@ -118,7 +118,7 @@ export class Trainer {
     const data = { train: pick(split.train), validation: pick(split.validation), dropped, notes }
     if (totalSteps({ count: data.train.length, batchSize: batch_size, epochs, seed }) === 0) {
       throw new DataError(
-        `${data.train.length} instances in ${epochs} epochs make no whole batch of ${batch_size}; use a smaller batch_size`,
+        `${data.train.length} instances × ${epochs} epochs do not fill one batch of ${batch_size}: lower batch_size`,
       )
     }
     return data

@@ -76,13 +76,17 @@ describe('the commands for checkpoints', () => {
     rmSync(path.join(`${model}-shards`, 'pytorch_model-00001-of-00005.bin'))
     expect(openalpaca('inspect', `${model}-shards`)).toMatchObject({
       status: 1,
-      stdout: expect.stringMatching(/not whole\n {4}.*lacks 1 of the 5 shards/),
+      stdout: expect.stringMatching(/damaged or incomplete\n {4}.*lacks 1 of the 5 shards/),
     })
   })
 
   it.each<[string[], number, RegExp]>([
     [['make-shards', '--model_path', d100, '--output', 'x', '--replace'], 2, /leave out --output, or --replace/],
-    [['make-shards', '--model_path', d100, '--max_shard_size', 'big'], 2, /--max_shard_size: A size such as 5GB/],
+    [
+      ['make-shards', '--model_path', d100, '--max_shard_size', 'big'],
+      2,
+      /--max_shard_size: expected a size such as 5GB/,
+    ],
     [['make-shards', '--model_path', path.join(root, 'no')], 1, /Cannot read .*no: there is no such file/],
     [['make-shards', '--model_path', d100, '--format', 'gguf'], 2, /Allowed choices are safetensors, bin/],
     [['zero-to-fp32', d100, path.join(root, 'x.bin')], 1, /not a DeepSpeed checkpoint/],

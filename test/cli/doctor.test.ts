@@ -25,7 +25,7 @@ describe('doctor', () => {
     const text = describeDiagnosis(diagnosis)
     expect(text).toContain(`openalpaca-native ${packageVersion}, compiled here`)
     expect(text).toMatch(/^cpu +available: .*oneDNN/m)
-    expect(text).toMatch(/nothing to mend$/)
+    expect(text).toMatch(/no problems found$/)
   })
 
   test('names problems with what mends them', async () => {
@@ -38,7 +38,7 @@ describe('doctor', () => {
         mend: 'export HF_HUB_CACHE=DIR with a directory of yours',
       },
     ])
-    expect(describeDiagnosis(diagnosis)).toMatch(/problem: models from the Hub.*\n {2}to mend it: export HF_HUB_CACHE/)
+    expect(describeDiagnosis(diagnosis)).toMatch(/problem: models from the Hub.*\n {2}fix: export HF_HUB_CACHE/)
   })
 
   test('shows the variables that matter, and no secret', async () => {

@@ -47,7 +47,7 @@ describe('plan', () => {
     expect(text).toMatch(/^open_llama_7b, 6\.74B parameters, bfloat16, stage 3, 64 ranks on 8 machines\n/)
     for (const kind of ['weights', 'float32 masters', 'moments', 'gradients', 'gathered weights', 'activations'])
       expect(text).toMatch(new RegExp(`^ {2}${kind} +[\\d.]+ [MG]B$`, 'm'))
-    expect(text).toMatch(/in all +[\d.]+ GB of 85\.0 GB: fits/)
+    expect(text).toMatch(/total +[\d.]+ GB of 85\.0 GB: fits/)
     expect(text).toMatch(/hidden +\d.* \([\d.]+ %\)/)
     expect(text).toMatch(/The run: 703 steps/)
   })
@@ -56,7 +56,7 @@ describe('plan', () => {
     const { text, code } = await plan('--recipe', 'openalpaca-7b', '--gpus', '1')
     expect(code).toBe(1)
     expect(text).toMatch(
-      /does not fit\n +--offload optimizer would fit, with [\d.]+ GB\n +--gpus 2 would fit, with [\d.]+ GB\n/,
+      /does not fit\n +--offload optimizer would fit, using [\d.]+ GB\n +--gpus 2 would fit, using [\d.]+ GB\n/,
     )
     expect(text).not.toMatch(/communication|stage/)
   })
@@ -75,7 +75,7 @@ describe('plan', () => {
     const counted = await planned('--model_path', model, ...data)
     expect(counted).toMatchObject({ model: 'd100', data: '40 instances', run: { steps: 15 } })
     const estimated = await planned('--config', 'open_llama_3b', ...data, '--instances', '20')
-    expect(estimated.data).toBe('20 instances, at four characters a token (there is no tokenizer)')
+    expect(estimated.data).toBe('20 instances, assuming four characters per token (no tokenizer found)')
     expect(estimated.run.steps).toBe(7)
     const length = 5 * estimated.batch.instances
     expect(estimated.batch.tokens).toBeGreaterThan(length)
@@ -86,7 +86,7 @@ describe('a plan that cannot be made', () => {
   it('says why', async () => {
     const seven = ['--recipe', 'openalpaca-7b']
     expect(await failure(...seven, '--gpus', '10', '--nodes', '4')).toEqual({
-      line: 'error: 10 ranks cannot be shared out evenly among 4 machines',
+      line: 'error: 10 ranks cannot be divided evenly among 4 machines',
       code: 2,
     })
     expect((await failure(...seven, '--measured', file('typo.json', { matmul_flop: 1 }))).line).toMatch(
@@ -99,6 +99,8 @@ describe('a plan that cannot be made', () => {
       /^error: a plan for the CPU takes measured rates, and name, memory, .* are missing: write them with npm run bench/,
     )
     expect((await failure('--model.hidden_size', '64', '--gpus', '2')).line).toMatch(/add --model\.vocab_size N$/)
-    expect((await failure(...seven, '--link_bandwidth', '0')).line).toMatch(/'0' is invalid\. It must be above 0/)
+    expect((await failure(...seven, '--link_bandwidth', '0')).line).toMatch(
+      /'0' is invalid\. Expected a number above 0/,
+    )
   })
 })

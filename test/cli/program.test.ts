@@ -34,13 +34,13 @@ async function printed(...argv: string[]): Promise<string> {
 
 describe('a mistake on the command line', () => {
   test('in the name of a command is answered with the nearest', async () => {
-    expect(await failure('trian')).toEqual({ line: 'error: there is no command trian; did you mean train?', code: 2 })
-    expect((await failure('make-coffee')).line).toMatch(/there are train, sample, process-dataset/)
-    expect((await failure('help', 'trian')).line).toMatch(/there is no command trian; did you mean train/)
+    expect(await failure('trian')).toEqual({ line: 'error: unknown command trian; did you mean train?', code: 2 })
+    expect((await failure('make-coffee')).line).toMatch(/expected one of train, sample, process-dataset/)
+    expect((await failure('help', 'trian')).line).toMatch(/unknown command trian; did you mean train/)
   })
 
   test('that names no command says where they are listed', async () => {
-    const line = 'error: no command was named; "openalpaca --help" lists them'
+    const line = 'error: expected a command; "openalpaca --help" lists them'
     expect(await failure('--verbose')).toEqual({ line, code: 2 })
   })
 
@@ -58,7 +58,7 @@ describe('a mistake on the command line', () => {
     expect((await failure('train', '--epochs', '-1')).line).toBe('error: --epochs is -1; expected a number above 0')
     expect((await failure('train', '--model.hidden_size', '{')).line).toMatch(/--model\.hidden_size is "{"; expected/)
     expect((await failure('process-dataset', '--input', 'a', '--output', 'b', '--max-words', '1.5')).line).toMatch(
-      /'1\.5' is invalid\. It must be a whole number/,
+      /'1\.5' is invalid\. Expected a whole number/,
     )
   })
 

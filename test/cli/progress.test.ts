@@ -58,7 +58,7 @@ const run: TrainEvent[] = [
 const messages = [
   'tiny: 4.2M parameters in float32 on a <small> CPU',
   '400 instances, 20 held out for validation, 100 steps of 64',
-  '3 instances are left out: their prompts fill max_length 1536',
+  '3 instances skipped: their prompts fill max_length 1536',
   'step 2: validation loss 1.2500, token accuracy 50.0 %',
   'step 2: Say it. it',
   '  first',
@@ -66,7 +66,7 @@ const messages = [
   'step 2: checkpoint save/checkpoint-2 (0.3 s)',
   'step 3: 3 of 4 new instructions right (75.0 %)',
   '  addition                 3 of 4',
-  'stopped; --resume goes on from here (step 3, 1 min 01 s)',
+  'stopped; continue with --resume (step 3, 1 min 01 s)',
 ]
 
 describe('the progress of a run', () => {

@@ -44,7 +44,7 @@ it('train that gets Ctrl-C while it downloads the model ends with 130 and has wr
   const { code, errors } = await stopAt(/^GET \/api\/models/, 'train', ...flags, '--save_path', path.join(root, 'run'))
   expect({ code, errors }).toEqual({
     code: 130,
-    errors: 'the download has stopped; the same command goes on with it\n',
+    errors: 'the download stopped; run the same command again to continue it\n',
   })
   expect(readdirSync(root)).toEqual([])
 })

@@ -151,7 +151,7 @@ describe('writing a model directory', () => {
       writeModelDirectory(directory, { config: {}, tensors: written, maxShardSize })
     await expect(write([...tensors, tensors[0]!], '12')).rejects.toThrow(RangeError)
     await expect(write([float32('a', [0.5], [])])).rejects.toThrow(/impossible shape \[0\.5\]/)
-    await expect(write(tensors, 'five')).rejects.toThrow(/A size such as 5GB/)
+    await expect(write(tensors, 'five')).rejects.toThrow(/expected a size such as 5GB/)
     expect(existsSync(directory)).toBe(false)
   })
 

@@ -218,7 +218,7 @@ describe('a known config', () => {
 
   it('that is not known is asked for', async () => {
     await expect(planConfig(recipeSchema.parse({ model_path: 'acme/alpaca' }))).rejects.toThrow(
-      'acme/alpaca is no directory here, and of the models whose config is known (open_llama_13b, open_llama_3b, open_llama_7b) none: add --config FILE, its config.json',
+      'acme/alpaca is neither a local directory nor one of the known configs (open_llama_13b, open_llama_3b, open_llama_7b): pass --config FILE',
     )
     await expect(planConfig(recipeSchema.parse({}))).rejects.toThrow(/^no model to plan for: add --config FILE/)
   })

@@ -231,7 +231,7 @@ describe('converting a model directory', () => {
       /exists already/,
     )
     await expect(convertModel(directory, path.join(root, 'x'), { to: 'safetensors', dtype: 'q8_0' })).rejects.toThrow(
-      /q8_0 is a type of GGUF/,
+      /q8_0 is only available for GGUF/,
     )
   })
 

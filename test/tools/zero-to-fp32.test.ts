@@ -108,7 +108,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     [
       'a rank is missing',
       (at) => rmSync(path.join(at, '0/zero_pp_rank_1_mp_rank_00_optim_states.pt')),
-      /lacks the optimizer states of rank 1 of 3/,
+      /is missing the optimizer states of rank 1 of 3/,
     ],
     [
       'the last rank is missing',

@@ -188,6 +188,6 @@ describe('on any device', () => {
   })
 
   it('refuses a batch size that the data never fills', async () => {
-    await expect(run({ batchSize: 100 })).rejects.toThrow(/make no whole batch of 100/)
+    await expect(run({ batchSize: 100 })).rejects.toThrow(/do not fill one batch of 100: lower batch_size/)
   })
 })

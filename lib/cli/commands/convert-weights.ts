@@ -70,7 +70,7 @@ function report(converted: ConvertedWeights, json: boolean | undefined): void {
   printResult(converted, json, () => describe(converted))
   const { overflows } = converted
   if (overflows > 0) {
-    console.error(`warning: ${overflows} values are beyond what the new dtype can hold and became infinite`)
+    console.error(`warning: ${overflows} values are outside the range of the new dtype and became infinite`)
   }
 }
 
@@ -78,5 +78,5 @@ function describe({ output, files, totalSize, renamed }: ConvertedWeights): stri
   const what = files.length === 1 ? files[0]!.name : `${files.length} shards and their index`
   const written = `${output}: ${what}, ${formatBytes(totalSize)}, read back and compared`
   if (renamed === 0) return written
-  return `${written}\nthe leading "model." that all ${renamed} names had too many was taken off`
+  return `${written}\nremoved the extra "model." prefix from all ${renamed} tensor names`
 }

@@ -20,7 +20,7 @@ export interface ConvertFlags {
 export async function convert(flags: ConvertFlags): Promise<number> {
   const { model_path: modelPath, output, to, dtype, max_shard_size: maxShardSize } = flags
   if (to !== 'gguf' && dtype === 'q8_0') {
-    throw new UsageError(`--dtype q8_0 is for --to gguf; ${to} takes float32, float16 and bfloat16`)
+    throw new UsageError(`--dtype q8_0 is only available with --to gguf; for ${to}, use float32, float16, or bfloat16`)
   }
   const write = async (signal: AbortSignal) => {
     const directory = await modelDirectory(modelPath, { signal })

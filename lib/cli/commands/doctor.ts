@@ -31,10 +31,10 @@ export function describe(diagnosis: Diagnosis): string {
   const width = Math.max(...facts.map(([name]) => name.length)) + 2
   const lines = facts.map(([name, fact]) => name.padEnd(width) + fact)
   const { stdout } = process
-  if (diagnosis.problems.length === 0) return [...lines, '', paint(stdout, 'green', 'nothing to mend')].join('\n')
+  if (diagnosis.problems.length === 0) return [...lines, '', paint(stdout, 'green', 'no problems found')].join('\n')
   const problems = diagnosis.problems.flatMap(({ what, mend }) => [
     `${paint(stdout, 'red', 'problem')}: ${what}`,
-    `  to mend it: ${mend}`,
+    `  fix: ${mend}`,
   ])
   return [...lines, '', ...problems].join('\n')
 }
@@ -43,14 +43,15 @@ function describePackage({ version, addon, cuda, libraries }: Diagnosis['package
   if (addon === 'missing') return `openalpaca-native ${version}, without an addon for this system`
   if (addon === 'compiled') return `openalpaca-native ${version}, compiled here`
   const names = Object.entries(libraries).map(([name, release]) => `${name} ${release}`)
-  return `openalpaca-native ${version}, prebuilt (CUDA: ${cuda ?? 'left out'}) with ${names.join(', ')}`
+  return `openalpaca-native ${version}, prebuilt (CUDA: ${cuda ?? 'not included'}) with ${names.join(', ')}`
 }
 
 function describeBackend(backend: Backend): string {
   if (!backend.available) return `not available: ${backend.reason}`
   const { name, isa, units, fastBfloat16, freeMemory = 0, totalMemory = 0, libraries = {} } = backend
   const versions = Object.entries(libraries).map(([library, version]) => `${library} ${version}`)
+  const processors = backend.device === 'cuda' ? `${units} multiprocessors` : `${units} threads`
   const number = fastBfloat16 ? 'bfloat16 in hardware' : 'float32 (no bfloat16 in hardware)'
   const size = `${formatBytes(freeMemory)} of ${formatBytes(totalMemory)} free`
-  return [`available: ${name}`, isa, `${units} units`, number, size, ...versions].join(', ')
+  return [`available: ${name}`, isa, processors, number, size, ...versions].join(', ')
 }

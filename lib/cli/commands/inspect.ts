@@ -13,11 +13,11 @@ export interface InspectFlags {
 /** Shows what a file or directory holds. Returns the exit code: 0 when it is whole, 1 when it is not. */
 export async function runInspect(where: string, { json, quick, tensors }: InspectFlags): Promise<number> {
   const inspection = await inspect(where, { checksums: !quick })
-  printResult(inspection, json, () => describe(inspection, tensors ?? false))
+  printResult(inspection, json, () => describe(inspection, { tensors, quick }))
   return inspection.whole ? 0 : 1
 }
 
-function describe(inspection: Inspection, listTensors: boolean): string {
+function describe(inspection: Inspection, flags: InspectFlags): string {
   const { kind, tensors, files, config, tokenizer, training, gguf } = inspection
   const types = Object.entries(inspection.dtypes).map(([dtype, count]) => `${formatCount(count)} ${dtype}`)
   const onDisk = files.reduce((sum, { bytes }) => sum + bytes, 0)
@@ -34,10 +34,14 @@ function describe(inspection: Inspection, listTensors: boolean): string {
     ...(gguf ? [`  format      ${describeGguf(gguf)}`] : []),
     ...(config ? [`  config      ${describeConfig(config)}`] : []),
     ...(tokenizer ? [`  tokenizer   ${describeTokenizer(tokenizer)}`] : []),
-    `  checksums   ${describeChecksums(inspection)}`,
+    `  checksums   ${describeChecksums(inspection, flags)}`,
   ]
-  if (listTensors) lines.push(...tensors.map(describeTensor))
-  const whole = paint(process.stdout, inspection.whole ? 'green' : 'red', inspection.whole ? 'whole' : 'not whole')
+  if (flags.tensors) lines.push(...tensors.map(describeTensor))
+  const whole = paint(
+    process.stdout,
+    inspection.whole ? 'green' : 'red',
+    inspection.whole ? 'complete' : 'damaged or incomplete',
+  )
   lines.push(`  ${whole}`, ...inspection.problems.map((problem) => `    ${forError(problem)}`))
   return lines.join('\n')
 }
@@ -48,7 +52,7 @@ function describeGguf({ version, architecture, metadata }: NonNullable<Inspectio
 }
 
 function describeTokenizer({ file, vocabSize, model }: NonNullable<Inspection['tokenizer']>): string {
-  return forError(`${model === undefined ? file : `inside, of the kind "${model}"`}, ${vocabSize} tokens`)
+  return forError(`${model === undefined ? file : `built in, type "${model}"`}, ${vocabSize} tokens`)
 }
 
 function describeConfig(config: NonNullable<Inspection['config']>): string {
@@ -59,9 +63,9 @@ function describeConfig(config: NonNullable<Inspection['config']>): string {
   )
 }
 
-function describeChecksums({ checksums, whole }: Inspection): string {
-  if (checksums === null) return 'none in this form, or not asked for'
-  return whole ? `${checksums}, all right` : checksums
+function describeChecksums({ checksums, whole }: Inspection, { quick }: InspectFlags): string {
+  if (checksums === null) return quick ? 'skipped (--quick)' : 'none in this format'
+  return whole ? `${checksums}, all match` : checksums
 }
 
 function describeTensor({ name, dtype, shape, bytes, sameAs }: InspectedTensor): string {

@@ -35,7 +35,7 @@ export async function runPlan(recipe: Recipe, flags: PlanFlags): Promise<number>
   const { nodes } = flags
   const device = recipe.device === 'cpu' || recipe.ranks !== undefined ? 'cpu' : 'cuda'
   const ranks = recipe.ranks ?? recipe.gpus ?? 1
-  if (ranks % nodes !== 0) throw new UsageError(`${ranks} ranks cannot be shared out evenly among ${nodes} machines`)
+  if (ranks % nodes !== 0) throw new UsageError(`${ranks} ranks cannot be divided evenly among ${nodes} machines`)
   const hardware = hardwareOf(flags, device)
   const { name, config } = await planConfig(recipe, flags.config)
   const { instances, source } = await instancesOf(recipe, flags.instances)
@@ -88,7 +88,10 @@ async function instancesOf(recipe: Recipe, count?: number): Promise<{ instances:
   const where = recipe.tokenizer_path ?? recipe.model_path
   if (where === undefined || !existsSync(where)) {
     const instances = estimatedInstances(rows, max_length)
-    return { instances, source: `${instances.length} instances, at four characters a token (there is no tokenizer)` }
+    return {
+      instances,
+      source: `${instances.length} instances, assuming four characters per token (no tokenizer found)`,
+    }
   }
   const { instances } = await buildInstances(rows, await LlamaTokenizer.fromPretrained(where), max_length)
   return { instances, source: `${instances.length} instances` }
@@ -104,7 +107,7 @@ function describe(name: string, source: string, hardware: Hardware, plan: Plan, 
   const who = ranks === 1 ? 'one process' : `stage ${plan.zero_stage}, ${ranks} ranks${machines}`
   const sent = Object.values(traffic).reduce((sum, one) => sum + one.sent, 0)
   const communication = [
-    `    communication ${seconds(step.communication)}, ${formatBytes(Math.round(sent))} sent by a rank`,
+    `    communication ${seconds(step.communication)}, ${formatBytes(Math.round(sent))} sent by each rank`,
     ...Object.entries(traffic).map(
       ([kind, { calls, bytes }]) =>
         `      ${kind.padEnd(15)} ${formatNumber(Math.round(calls))} × ${formatBytes(Math.round(bytes / calls))}`,
@@ -112,33 +115,38 @@ function describe(name: string, source: string, hardware: Hardware, plan: Plan, 
     `      hidden          ${seconds(step.hidden)} (${formatPercent(step.hidden / step.communication)})`,
     `      exposed         ${seconds(step.exposed)}`,
   ]
+  const micro = `${formatNumber(batch.micro_batches)} micro-${batch.micro_batches === 1 ? 'batch' : 'batches'} per rank`
   return [
     heading(`${name}, ${formatCount(plan.parameters)} parameters, ${plan.dtype}, ${who}`),
     `  ${hardware.name}; ${source}`,
     '',
-    heading('Memory of a rank'),
+    heading('Memory per rank'),
     ...[...Object.entries(memoryKinds), ['reserved', 'reserved'] as const]
       .map(([kind, says]) => [says, memory[kind as keyof typeof memoryKinds | 'reserved']] as const)
       .filter(([, bytes]) => bytes > 0)
       .map(([says, bytes]) => `  ${says.padEnd(20)} ${formatBytes(bytes).padStart(12)}`),
-    `  ${'in all'.padEnd(20)} ${formatBytes(memory.total).padStart(12)} of ${formatBytes(memory.capacity)}: ${verdict(memory.fits)}`,
-    ...(memory.host > 0 ? [`  and in the memory of each machine ${formatBytes((memory.host * ranks) / nodes)}`] : []),
-    ...(memory.fits ? [] : advice.map(({ flags, total }) => `    ${flags} would fit, with ${formatBytes(total)}`)),
-    ...(memory.fits || advice.length > 0 ? [] : ['    no number of ranks and no micro-batch makes it fit']),
+    `  ${'total'.padEnd(20)} ${formatBytes(memory.total).padStart(12)} of ${formatBytes(memory.capacity)}: ${verdict(memory.fits)}`,
+    ...(memory.host > 0
+      ? [`  and in the CPU memory of each machine ${formatBytes((memory.host * ranks) / nodes)}`]
+      : []),
+    ...(memory.fits ? [] : advice.map(({ flags, total }) => `    ${flags} would fit, using ${formatBytes(total)}`)),
+    ...(memory.fits || advice.length > 0
+      ? []
+      : ['    it does not fit with any number of ranks or any micro-batch size']),
     '',
     heading(
-      `A step: ${batch.instances} instances, ${formatNumber(Math.round(batch.tokens))} tokens, ${formatNumber(batch.micro_batches)} micro-batches a rank of at most ${batch.max_tokens} tokens`,
+      `A step: ${batch.instances} instances, ${formatNumber(Math.round(batch.tokens))} tokens, ${micro} of at most ${batch.max_tokens} tokens`,
     ),
     `  ${'time'.padEnd(20)} ${seconds(step.total)}`,
     `    computation   ${seconds(step.compute)}`,
     ...(ranks > 1 ? communication : []),
     ...(step.offload > 0 ? [`    on the CPU    ${seconds(step.offload)}`] : []),
     `    idle          ${seconds(step.idle)}`,
-    `  ${'tokens/s'.padEnd(20)} ${formatNumber(Math.round(plan.tokens_per_second))}, ${formatNumber(Math.round(plan.tokens_per_second / ranks))} a rank`,
+    `  ${'tokens/s'.padEnd(20)} ${formatNumber(Math.round(plan.tokens_per_second))}, ${formatNumber(Math.round(plan.tokens_per_second / ranks))} per rank`,
     `  ${'of the peak'.padEnd(20)} ${formatPercent(plan.utilization)}`,
     '',
     heading(`The run: ${run.steps} steps, ${formatDuration(run.seconds)}`),
-    '  without validation, samples and checkpoints',
+    '  excluding validation, samples, and checkpoints',
   ].join('\n')
 }
 

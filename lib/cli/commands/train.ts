@@ -103,13 +103,13 @@ interface RankRun {
 async function trainRank({ asked, recipe, data, tokenizer, json, stop }: RankRun, group: RankGroup): Promise<void> {
   const { signal } = stop
   const isFirst = group.rank === 0
-  const savePath = required(recipe.save_path, 'no place to save the trained model', '--save_path DIR')
+  const savePath = required(recipe.save_path, 'save_path is required', '--save_path DIR')
   const logPath = recipe.log_path ?? join(savePath, 'logs')
 
   const display: RunDisplay = json ? new EventLines() : new ProgressDisplay()
   const log = new TrainingLog(logPath)
   const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
-  const sayStopping = () => isFirst && display.print('stopping after this step; a second Ctrl-C quits at once')
+  const sayStopping = () => isFirst && display.print('stopping after this step; press Ctrl-C again to quit immediately')
   signal.addEventListener('abort', sayStopping)
   stop.onQuit = () => display.close()
   let trained = false
@@ -155,13 +155,14 @@ async function withLocalPaths(
       ...(tokenizer && { tokenizer_path: await modelDirectory(tokenizer, { ...options, parts: 'tokenizer' }) }),
     }
   } catch (error) {
-    if (options.signal.aborted && !quiet) console.error('the download has stopped; the same command goes on with it')
+    if (options.signal.aborted && !quiet)
+      console.error('the download stopped; run the same command again to continue it')
     throw options.signal.aborted ? options.signal.reason : error
   }
 }
 
 function required<T>(value: T | undefined, problem: string, flag: string): T {
-  if (value === undefined) throw new UsageError(`${problem}: add ${flag}, or the key to the recipe`)
+  if (value === undefined) throw new UsageError(`${problem}: add ${flag}, or set it in the recipe`)
   return value
 }
 
@@ -175,7 +176,7 @@ interface TrainingRows {
 /** What a recipe trains on. */
 export async function readData(recipe: Recipe): Promise<TrainingRows> {
   if (recipe.dataset === 'quickstart') return { ...generateQuickstart({ seed: recipe.seed }), notes: new DataNotes() }
-  const path = required(recipe.data_path, 'no data to train on', '--data_path FILE')
+  const path = required(recipe.data_path, 'data_path is required', '--data_path FILE')
   const { rows, notes } = await readDataset(fileSource(path))
   return { train: rows, heldOut: [], notes }
 }
@@ -232,7 +233,7 @@ function report(logPath: string, htmlPath: string, display: RunDisplay): void {
     writeReport(logPath, htmlPath)
     display.print(`report: ${htmlPath}`)
   } catch (error) {
-    console.error(`no report could be written: ${(error as Error).message}`)
+    console.error(`cannot write the report: ${(error as Error).message}`)
   }
 }
 
@@ -240,8 +241,8 @@ function report(logPath: string, htmlPath: string, display: RunDisplay): void {
 async function describe(savePath: string, logPath: string, display: RunDisplay): Promise<void> {
   try {
     const written = await writeModelCard(savePath, { logPath })
-    display.print(`model card: ${join(savePath, 'README.md')}${written ? '' : ' (kept as it is: you have changed it)'}`)
+    display.print(`model card: ${join(savePath, 'README.md')}${written ? '' : ' (not updated: you have changed it)'}`)
   } catch (error) {
-    console.error(`no model card could be written: ${(error as Error).message}`)
+    console.error(`cannot write the model card: ${(error as Error).message}`)
   }
 }

@@ -181,7 +181,7 @@ async function listFiles(directory: string): Promise<DeepSpeedFiles> {
   }
   const everyRank = [...models.values()].some((name) => name.startsWith('zero_'))
   const world = 1 + Math.max(-1, ...optimizers.keys(), ...(everyRank ? models.keys() : []))
-  if (world > models.size + optimizers.size) throw fail(`lacks the states of most of its ${world} ranks`)
+  if (world > models.size + optimizers.size) throw fail(`is missing the files of most of its ${world} ranks`)
   const complete = (found: Map<number, string>, kind: string) =>
     Array.from({ length: world }, (_, rank) => {
       const name = found.get(rank)
