@@ -61,7 +61,7 @@ export async function fromHub<T>(
     const cached = await findCached()
     if (cached !== undefined) return cached
     throw new HubError(
-      `${name} is not in ${settings.cacheDir}, and HF_HUB_OFFLINE forbids to download it: unset that, or name a ${local}`,
+      `${name} is not in ${settings.cacheDir}, and HF_HUB_OFFLINE is set, so it cannot be downloaded: unset it, or pass a ${local}`,
     )
   }
   const get = hubFetch(settings, options)

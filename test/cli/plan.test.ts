@@ -96,7 +96,7 @@ describe('a plan that cannot be made', () => {
       /none\.json cannot be read as JSON: ENOENT/,
     )
     expect((await failure(...seven, '--ranks', '2')).line).toMatch(
-      /^error: a plan for the CPU takes measured rates, and name, memory, .* are missing: write them with npm run bench/,
+      /^error: a plan for the CPU needs measured rates, got none for name, memory, .*: write them with npm run bench/,
     )
     expect((await failure('--model.hidden_size', '64', '--gpus', '2')).line).toMatch(/add --model\.vocab_size N$/)
     expect((await failure(...seven, '--link_bandwidth', '0')).line).toMatch(
