@@ -185,7 +185,7 @@ async function listFiles(directory: string): Promise<DeepSpeedFiles> {
   const complete = (found: Map<number, string>, kind: string) =>
     Array.from({ length: world }, (_, rank) => {
       const name = found.get(rank)
-      if (name === undefined) throw fail(`lacks the ${kind} states of rank ${rank} of ${world}: copy all ranks' files`)
+      if (name === undefined) throw fail(`is missing the ${kind} states of rank ${rank} of ${world}: copy the files of all ranks`)
       return name
     })
   return {
