@@ -171,8 +171,15 @@ function translateScheduler(scheduler: Reader, values: Partial<RecipeInput>, not
     notes.push(`scheduler.params.warmup_max_lr ${String(peak)} overrides optimizer.params.lr, as in DeepSpeed`)
   }
   set(values, 'learning_rate', peak)
-  const floor = params.take('cos_min_ratio')
-  if (typeof floor === 'number' && values.learning_rate) values.min_learning_rate = floor * values.learning_rate
+  if (kind === 'cosine' && values.learning_rate !== undefined) {
+    const floor = params.take('cos_min_ratio') ?? 1e-4 // DeepSpeed's default
+    if (typeof floor === 'number') values.min_learning_rate = floor * values.learning_rate
+  }
+  if (kind !== 'warmup_decay') {
+    notes.push(
+      `scheduler ${String(type)}: the warm-up is one update earlier than in DeepSpeed, whose engine sets the rate after an update`,
+    )
+  }
   translateLength(params, values, notes)
 }
 

@@ -6,7 +6,7 @@ export interface ScheduleOptions {
   warmupType: 'log' | 'linear'
   /** Peak learning rate, reached at the end of the warm-up. */
   peak: number
-  /** Learning rate at the first step of the warm-up and at the end of the decay. */
+  /** Learning rate at the end of the decay and, save for `cosine`, at the start of the warm-up. */
   minimum: number
   warmupSteps: number
   totalSteps: number
@@ -28,28 +28,34 @@ export function scheduleOf(recipe: Recipe, totalSteps: number): ScheduleOptions 
 }
 
 /**
- * The learning rate of optimizer step i = 0, 1, …: minimum + (peak − minimum) · γ(i), with w warm-up steps of n in all.
+ * The learning rate of optimizer step i = 0, 1, …: minimum + (peak − minimum) · γ(j), with w warm-up steps and n in all.
  *
- * While i < w, γ = ln(i + 1) / ln(w) (`log`) or i / w (`linear`); then
- *
- * - `warmup_decay`: γ = max(0, n − i) / max(1, n − w)
- * - `cosine`: γ = ½ (1 + cos(π · (i − w) / max(1, n − w)))
- * - `constant`: γ = 1
- *
- * The first is DeepSpeed's WarmupDecayLR (deepspeed/runtime/lr_schedules.py), with its logarithmic default.
+ * - `warmup_decay` is DeepSpeed's WarmupDecayLR as its engine applies it: the engine sets the rate after an update, so
+ *   j = max(0, i − 1), and a warm-up has at least two steps. γ = ln(j + 1) / ln(w) (`log`) or j / w (`linear`) while
+ *   j < w; then max(0, n − j) / max(1, n − w).
+ * - `cosine` and `constant` are Transformers' `cosine` (`cosine_with_min_lr` where there is a minimum) and
+ *   `constant_with_warmup`: j = i; γ = j / w (`linear`, their only warm-up) or ln(j + 1) / ln(w) (`log`); then
+ *   ½ (1 + cos(π · (j − w) / max(1, n − w))), or 1. The cosine's warm-up begins at 0 and not at the minimum.
  */
 export function learningRateAt(step: number, options: ScheduleOptions): number {
-  const gamma = step < options.warmupSteps ? warmup(step, options) : decay(step, options)
-  return options.minimum + (options.peak - options.minimum) * gamma
+  const { scheduler, peak, minimum, warmupSteps } = options
+  const isDeepSpeeds = scheduler === 'warmup_decay'
+  const j = isDeepSpeeds ? Math.max(0, step - 1) : step
+  const warmup = isDeepSpeeds && warmupSteps > 0 ? Math.max(2, warmupSteps) : warmupSteps
+  if (j < warmup) {
+    const start = scheduler === 'cosine' ? 0 : minimum
+    return start + (peak - start) * warmupShare(j, warmup, options.warmupType)
+  }
+  return minimum + (peak - minimum) * decayShare(j, warmup, options)
 }
 
-function warmup(step: number, { warmupType, warmupSteps }: ScheduleOptions): number {
-  if (step === 0) return 0 // also where one step of warm-up would give ln 1 / ln 1
-  return warmupType === 'log' ? Math.log(step + 1) / Math.log(warmupSteps) : step / warmupSteps
+function warmupShare(j: number, warmup: number, type: ScheduleOptions['warmupType']): number {
+  if (j === 0) return 0 // also where one step of warm-up would give ln 1 / ln 1
+  return type === 'log' ? Math.log(j + 1) / Math.log(warmup) : j / warmup
 }
 
-function decay(step: number, { scheduler, warmupSteps, totalSteps }: ScheduleOptions): number {
-  const remaining = Math.max(0, totalSteps - step) / Math.max(1, totalSteps - warmupSteps)
+function decayShare(j: number, warmup: number, { scheduler, totalSteps }: ScheduleOptions): number {
+  const remaining = Math.max(0, totalSteps - j) / Math.max(1, totalSteps - warmup)
   if (scheduler === 'warmup_decay') return remaining
   if (scheduler === 'cosine') return (1 - Math.cos(Math.PI * remaining)) / 2
   return 1

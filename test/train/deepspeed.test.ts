@@ -88,6 +88,10 @@ describe('a DeepSpeed file', () => {
         scheduler: { type: 'WarmupCosineLR', params: { cos_min_ratio: 0.1, warmup_num_steps: 5 } },
       }).values,
     ).toEqual({ lr_scheduler: 'cosine', learning_rate: 1e-3, min_learning_rate: 1e-4, warmup_steps: 5 })
+    expect(scheduler('WarmupLR', {}).notes).toMatch(/WarmupLR: the warm-up is one update earlier than in DeepSpeed/)
+    expect(scheduler('WarmupDecayLR', {}).notes).toBe('')
+    const cosine = { optimizer: { params: { lr: 1e-3 } }, scheduler: { type: 'WarmupCosineLR' } }
+    expect(translate(cosine).values.min_learning_rate).toBeCloseTo(1e-7, 15)
     const oneCycle = scheduler('OneCycle', { cycle_min_lr: 1 })
     expect(oneCycle.values).toEqual({})
     expect(oneCycle.notes).toMatch(/scheduler OneCycle is not offered/)
