@@ -8,6 +8,7 @@ import { type BatchPlan, batchesFrom, splitValidation, totalSteps } from '../dat
 import { encodePrompt } from '../data/prompt.js'
 import { fileSource } from '../data/text-file.js'
 import { DataError, RecipeError, TokenizerError } from '../errors.js'
+import { withLocks } from '../io/lock.js'
 import { parameterCount } from '../model/layout.js'
 import type { TrainPass } from '../model/train-pass.js'
 import type { RankGroup } from '../parallel/group.js'
@@ -96,6 +97,7 @@ export class Trainer {
    * Trains to the end of the recipe, or until `signal` is aborted.
    * @throws {DataError} when the data cannot be used
    * @throws {CheckpointError} when a checkpoint cannot be read or written
+   * @throws {OpenAlpacaError} `IN_USE` when another process trains into the same `savePath`
    * @throws {NonFiniteError} when a loss or gradient is not finite; the weights are as before that step
    */
   async train(options: TrainOptions = {}): Promise<TrainResult> {
@@ -104,9 +106,13 @@ export class Trainer {
       for (const line of dataset.notes.lines()) process.emitWarning(line, 'DataWarning')
     }
     const data = await this.prepare({ ...dataset, ...(this.notes && { notes: this.notes }) })
-    if (this.recipe.offload === 'optimizer') await this.model.parameters.moveMastersToHost()
-    using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
-    return await run.train()
+    const { save_path: savePath, offload } = this.recipe
+    const isFirst = this.model.parameters.group.rank === 0 // the ranks of a run share its directory
+    return await withLocks(isFirst && savePath ? [savePath] : [], async () => {
+      if (offload === 'optimizer') await this.model.parameters.moveMastersToHost()
+      using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
+      return await run.train()
+    })
   }
 
   /** Tokenizes the data and holds out the validation set. */

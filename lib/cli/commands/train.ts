@@ -7,6 +7,7 @@ import { previewInstances } from '../../data/preview.js'
 import { answersToShow, scoreAnswers } from '../../data/quickstart/evaluate.js'
 import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
 import { fileSource } from '../../data/text-file.js'
+import { withLocks } from '../../io/lock.js'
 import { checkAddress } from '../../parallel/address.js'
 import { placeFromEnvironment } from '../../parallel/environment.js'
 import { RankGroup } from '../../parallel/group.js'
@@ -100,12 +101,22 @@ interface RankRun {
 }
 
 /** One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs. */
-async function trainRank({ asked, recipe, data, tokenizer, json, stop }: RankRun, group: RankGroup): Promise<void> {
-  const { signal } = stop
-  const isFirst = group.rank === 0
+async function trainRank(run: RankRun, group: RankGroup): Promise<void> {
+  const { recipe } = run
   const savePath = required(recipe.save_path, 'save_path is required', '--save_path DIR')
   const logPath = recipe.log_path ?? join(savePath, 'logs')
+  const isFirst = group.rank === 0
+  await withLocks(isFirst ? [savePath, logPath] : [], () => trainInto(savePath, logPath, run, group))
+}
 
+async function trainInto(
+  savePath: string,
+  logPath: string,
+  { asked, recipe, data, tokenizer, json, stop }: RankRun,
+  group: RankGroup,
+): Promise<void> {
+  const { signal } = stop
+  const isFirst = group.rank === 0
   const display: RunDisplay = json ? new EventLines() : new ProgressDisplay()
   const log = new TrainingLog(logPath)
   const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
