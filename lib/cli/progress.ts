@@ -23,6 +23,8 @@ export class ProgressDisplay implements RunDisplay {
   private lineAt = 0
   /** When the last steps ended, oldest first, in milliseconds. */
   private arrivals: number[] = []
+  /** The widest that each fact on the bar's line has been, so that the line keeps its columns. */
+  private widths: number[] = []
 
   constructor(private readonly stream: NodeJS.WriteStream = process.stdout) {
     if (!stream.isTTY) return
@@ -91,6 +93,7 @@ export class ProgressDisplay implements RunDisplay {
     if (event.step > 0) this.print(`resumed after step ${event.step}`)
     this.logEvery = recipe.log_every
     this.arrivals = [performance.now()]
+    this.widths = [2 * String(event.total_steps).length + 1]
     this.bar = this.bars?.create(event.total_steps, event.step, {})
   }
 
@@ -111,8 +114,10 @@ export class ProgressDisplay implements RunDisplay {
   private barLine(progress: number, step: StepEvent | undefined): string {
     const room = (this.stream.columns ?? 80) - percentWidth - shortestBar - 1
     let facts = step ? '' : 'starting'
-    for (const fact of step ? this.describe(step) : []) {
-      const longer = facts === '' ? fact : `${facts} · ${fact}`
+    for (const [i, fact] of (step ? this.describe(step) : []).entries()) {
+      const width = Math.max(this.widths[i] ?? 0, fact.length)
+      this.widths[i] = width
+      const longer = facts === '' ? fact.padEnd(width) : `${facts} · ${fact.padEnd(width)}`
       if (longer.length <= room) facts = longer
     }
     const width = Math.min(longestBar, shortestBar + Math.max(0, room - facts.length))
@@ -129,7 +134,7 @@ export class ProgressDisplay implements RunDisplay {
       `loss ${event.loss.toFixed(4)}`,
       `acc ${formatPercent(event.token_accuracy)}`,
       `${formatCount(event.tokens_per_second)} tok/s`,
-      ...(left > 0 ? [`${formatDuration(left).replace(/ \d\d s$/, '')} left`] : []),
+      ...(this.arrivals.length > 1 ? [timeLeft(left)] : []),
       ...(event.utilization === null ? [] : [`${formatPercent(event.utilization)} of peak`]),
       `epoch ${event.epoch.toFixed(2)}`,
     ]
@@ -168,4 +173,10 @@ export class ProgressDisplay implements RunDisplay {
     this.stopBar()
     this.stream.write('\x1b[?25h')
   }
+}
+
+/** In whole units: nobody needs tenths of a second of an estimate. */
+function timeLeft(seconds: number): string {
+  if (seconds < 0.5) return 'about to end'
+  return `${seconds < 9.5 ? `${Math.round(seconds)} s` : formatDuration(seconds).replace(/ \d\d s$/, '')} left`
 }

@@ -69,7 +69,7 @@ const nvidia = {
 export const gpus = {
   h100: {
     ...nvidia,
-    name: 'H100 SXM 80 GB',
+    name: 'H100 SXM',
     memory: 85 * GB,
     peak_flops: 989 * TFLOPS,
     matmul_flops: 660 * TFLOPS,
@@ -83,7 +83,7 @@ export const gpus = {
   },
   a100: {
     ...nvidia,
-    name: 'A100 SXM 80 GB',
+    name: 'A100 SXM',
     memory: 85 * GB,
     peak_flops: 312 * TFLOPS,
     matmul_flops: 220 * TFLOPS,

@@ -1,5 +1,5 @@
 import { PassThrough } from 'node:stream'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { ProgressDisplay } from '../../lib/cli/progress.js'
 import type { TrainEvent } from '../../lib/train/events.js'
 import { startEvent, stepEvent } from '../train/run.js'
@@ -92,7 +92,7 @@ describe('the progress of a run', () => {
     const lines = screen(text()).filter((line) => line !== '')
     const bars = lines.filter((line) => /[█░]/.test(line))
     expect(bars).toHaveLength(1)
-    expect(bars[0]).toMatch(/^ +3 % █?░+ 3\/100 · loss 3\.9400 · acc 1\.5 % · 2k tok\/s/)
+    expect(bars[0]).toMatch(/^ +3 % █?░+ 3\/100 +· loss 3\.9400 · acc 1\.5 % · 2k tok\/s/)
     expect(lines.filter((line) => !bars.includes(line))).toEqual(messages)
     expect(text().lastIndexOf(`${ESC}[?25h`)).toBeGreaterThan(text().lastIndexOf(`${ESC}[?25l`)) // the cursor is back
   })
@@ -106,5 +106,40 @@ describe('the progress of a run', () => {
       const bars = screen(text()).filter((line) => /[█░]/.test(line))
       expect(bars[0].length).toBeLessThanOrEqual(columns)
     }
+  })
+
+  test('keeps its columns while figures become shorter and longer', () => {
+    const display = new ProgressDisplay(capture(120).stream)
+    display.handle(run[0]!)
+    const bar = (step: number, tokens_per_second: number, token_accuracy: number) =>
+      // biome-ignore lint/complexity/useLiteralKeys: private, and drawn only a few times a second
+      display['barLine'](step / 100, { ...stepEvent(step), tokens_per_second, token_accuracy, utilization: 0.4 })
+    const bars = [bar(9, 12_345, 0.1), bar(10, 2000, 0.05), bar(11, 9999, 0.0996)]
+    display.close()
+    const columns = bars.map((bar) => [' loss ', ' acc ', ' of peak', '░ '].map((text) => bar.indexOf(text)))
+    expect(columns[0]!.every((column) => column > 0)).toBe(true)
+    expect(columns).toEqual([columns[0], columns[0], columns[0]])
+  })
+
+  test('gives the time left in whole units, and none before it can be known', () => {
+    const { stream, text } = capture()
+    const display = new ProgressDisplay(stream)
+    vi.useFakeTimers({ toFake: ['performance'] })
+    try {
+      display.handle(startEvent(0, { log_every: 1 }))
+      for (const [step, milliseconds] of [
+        [98, 2600],
+        [99, 2600],
+        [100, 1],
+      ] as const) {
+        vi.advanceTimersByTime(milliseconds)
+        display.handle(stepEvent(step))
+      }
+    } finally {
+      vi.useRealTimers()
+    }
+    display.close()
+    const shown = text().match(/\d+ s left|about to end|\d\.\d s left/g)
+    expect(shown).toEqual(['5 s left', '3 s left', 'about to end'])
   })
 })

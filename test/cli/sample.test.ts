@@ -1,4 +1,5 @@
 import path from 'node:path'
+import { Readable } from 'node:stream'
 import { afterEach, expect, it, vi } from 'vitest'
 import { runProgram } from '../../lib/cli/program.js'
 import { fixtures } from '../support/fixtures.js'
@@ -35,4 +36,26 @@ it('sample ends before a stop string', async () => {
   const { text } = JSON.parse(await sample('--greedy', '--json'))
   const stop = text.slice(5, 7)
   expect(await sample('--greedy', '--stop', stop)).toBe(`${text.slice(0, text.indexOf(stop))}\n`)
+})
+
+it('sample reads an instruction or an input from standard input', async () => {
+  const expected = JSON.parse(await sample('--greedy', '--json', '--input', 'Two lines.\nOf text.'))
+  const stdin = Object.getOwnPropertyDescriptor(process, 'stdin')!
+  const given = async (text: string, ...flags: string[]) => {
+    Object.defineProperty(process, 'stdin', { value: Readable.from([text]), configurable: true })
+    try {
+      return JSON.parse(await sample('--greedy', '--json', ...flags))
+    } finally {
+      Object.defineProperty(process, 'stdin', stdin)
+    }
+  }
+  const answer = ({ text, prompt_tokens }: { text: string; prompt_tokens: number }) => ({ text, prompt_tokens })
+  expect(answer(await given('Two lines.\nOf text.\n', '--input', '-'))).toEqual(answer(expected))
+  const input = ['--input', 'Two lines.\nOf text.']
+  expect(answer(await given('Name three colours.\r\n', '--instruction', '-', ...input))).toEqual(answer(expected))
+})
+
+it('sample refuses an empty instruction, and standard input for two texts', async () => {
+  await expect(sample('--instruction', ' ')).rejects.toThrow('the instruction is empty')
+  await expect(sample('--instruction', '-', '--input', '-')).rejects.toThrow('cannot both be read from standard input')
 })

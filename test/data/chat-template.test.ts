@@ -1,7 +1,6 @@
 import { copyFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { Template } from '@huggingface/jinja'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { alpacaChatTemplate } from '../../lib/data/chat-template.js'
 import { buildInstance } from '../../lib/data/instances.js'
@@ -23,13 +22,15 @@ interface Case {
 
 const read = (name: string): string => readFileSync(path.join(fixtures, 'chat_template', name), 'utf8')
 const { cases } = JSON.parse(read('rendered.json')) as { cases: Case[] }
-const template = new Template(alpacaChatTemplate)
 const tokens = { bos_token: '<s>', eos_token: '</s>' }
 
 let scratch: string
+let template: { render(values: Record<string, unknown>): string }
 const tokenizers = new Map<string, LlamaTokenizer>()
 
 beforeAll(async () => {
+  const { Template } = await import('@huggingface/jinja')
+  template = new Template(alpacaChatTemplate)
   scratch = mkdtempSync(path.join(tmpdir(), 'chat-template-'))
   for (const name of ['v1', 'v2']) {
     copyFileSync(path.join(fixtures, 'tokenizer', `${name}.model`), path.join(scratch, 'tokenizer.model'))

@@ -32,7 +32,33 @@ export interface SampleFlags {
 
 /** Prints one answer as it comes, or all of it as JSON; Ctrl-C ends it. Returns the exit code. */
 export function sample(flags: SampleFlags): Promise<number> {
-  return stoppable((signal) => answer(flags, signal))
+  return stoppable(async (signal) => answer(await withStandardInput(flags, signal), signal))
+}
+
+/** The flags with the text of standard input in the place of `-`. */
+async function withStandardInput(flags: SampleFlags, signal: AbortSignal): Promise<SampleFlags> {
+  const { instruction, input, raw_prompt: isRaw } = flags
+  if (instruction === '-' && input === '-') {
+    throw new UsageError('--instruction and --input cannot both be read from standard input: give one of them as text')
+  }
+  const read = async (value: string) => {
+    if (value !== '-') return value
+    const chunks: Buffer[] = []
+    for await (const chunk of process.stdin) {
+      signal.throwIfAborted()
+      chunks.push(Buffer.from(chunk))
+    }
+    return Buffer.concat(chunks)
+      .toString()
+      .replace(/\r?\n$/, '')
+  }
+  const texts = { instruction: await read(instruction), input: await read(input) }
+  if (!isRaw && texts.instruction.trim() === '') {
+    throw new UsageError(
+      'the instruction is empty: give it as --instruction TEXT, or as --instruction - on standard input',
+    )
+  }
+  return { ...flags, ...texts }
 }
 
 async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {

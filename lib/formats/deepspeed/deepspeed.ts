@@ -185,7 +185,8 @@ async function listFiles(directory: string): Promise<DeepSpeedFiles> {
   const complete = (found: Map<number, string>, kind: string) =>
     Array.from({ length: world }, (_, rank) => {
       const name = found.get(rank)
-      if (name === undefined) throw fail(`is missing the ${kind} states of rank ${rank} of ${world}: copy the files of all ranks`)
+      if (name === undefined)
+        throw fail(`is missing the ${kind} states of rank ${rank} of ${world}: copy the files of all ranks`)
       return name
     })
   return {
