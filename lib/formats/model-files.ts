@@ -62,7 +62,7 @@ export async function findModelFiles(directory: string): Promise<ModelFiles> {
     const shards = [...new Set(weightMap?.values() ?? [])].sort()
     if (there.has(whole) && weightMap && shards.some((shard) => shard !== whole)) {
       throw new CheckpointError(
-        `${directory} holds its weights twice, in ${whole} and in the shards of ${index}; remove those that are out of date`,
+        `${directory} contains its weights twice, in ${whole} and in the shards of ${index}; remove the outdated ones`,
       )
     }
     if (there.has(whole)) return { format, files: [whole], weightMap }
@@ -83,8 +83,8 @@ function whatIsThere(names: string[]): string {
   const stray = names.filter((name) => /^(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)$/.test(name))
   if (stray.length > 0) return `it has shards such as ${stray[0]}, but not the index that belongs to them`
   const other = names.find((name) => /\.(gguf|h5|msgpack|ckpt|pth?|bin|safetensors)$/.test(name))
-  const wanted = `${WEIGHT_FILES.safetensors.whole} or ${WEIGHT_FILES.bin.whole}, or shards with their index, are needed`
-  return other ? `${other} is not a form that is read here; ${wanted}` : wanted
+  const wanted = `${WEIGHT_FILES.safetensors.whole} or ${WEIGHT_FILES.bin.whole}, or shards with their index`
+  return other ? `${other} is not a supported format; ${wanted}` : wanted
 }
 
 /**
@@ -151,7 +151,7 @@ class ShardedSource implements WeightSource {
     for (const [name, file] of weightMap ?? []) {
       if (fileOf.get(name) === file) continue
       throw new CheckpointError(
-        `${path.join(directory, file)} lacks ${forError(name)}, which the index says is in it; download or copy it again`,
+        `${path.join(directory, file)} lacks ${forError(name)}, which its index lists; download or copy it again`,
       )
     }
     this.tensors = tensors
@@ -161,7 +161,7 @@ class ShardedSource implements WeightSource {
     const owner = this.#owner.get(name)
     return owner
       ? owner.read(name, byteOffset, into)
-      : Promise.reject(new RangeError(`There is no tensor ${name} to read`))
+      : Promise.reject(new RangeError(`there is no tensor ${name} to read`))
   }
 
   async close(): Promise<void> {

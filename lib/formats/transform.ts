@@ -40,7 +40,7 @@ export function tensorsToWrite(source: WeightSource, options: TransformOptions =
     }
   })
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
-  if (byName.size < tensors.length) throw new RangeError('Two tensors would be written under the same name')
+  if (byName.size < tensors.length) throw new RangeError('two tensors would be written under the same name')
   return sortAsStateDict([...byName.keys()]).map((name) => byName.get(name)!)
 }
 

@@ -147,7 +147,7 @@ export async function verifyWeights(
   const source: WeightSource = await open(where, new HandlePool(undefined, true))
   try {
     const fail = (what: string) =>
-      new CheckpointError(`${where} was not written rightly: ${forError(what)}; the disk or the memory may be faulty`)
+      new CheckpointError(`${where} was not written correctly: ${forError(what)}; the disk or the memory may be faulty`)
     if (source.tensors.size !== tensors.length) {
       throw fail(`it holds ${source.tensors.size} tensors instead of ${tensors.length}`)
     }
@@ -156,7 +156,7 @@ export async function verifyWeights(
       const expected = checksums.get(name) ?? checksums.get(sameAs!)
       const actual = source.tensors.get(name)
       const alike = actual?.dtype === expected?.dtype && actual?.shape.join() === expected?.shape.join()
-      if (!actual || !alike) throw fail(`${name} is not in it as it was written`)
+      if (!actual || !alike) throw fail(`${name} differs from what was written`)
       if (checksums.has(name) && (await checksumOf(source, name)) !== expected!.crc) {
         throw fail(`the values of ${name} are others`)
       }

@@ -77,7 +77,7 @@ async function downloadBlob(file: HubFile, blob: string, context: DownloadContex
     if (!isRight && resumed) isRight = await receive(file, partial, context)
     if (!isRight) {
       throw new HubError(
-        `${file.path} arrived with another checksum than ${context.endpoint} gives for it: download it again, or check ` +
+        `${file.path} has a different checksum than ${context.endpoint} gives for it: download it again, or check ` +
           'what is between here and there',
       )
     }
@@ -128,7 +128,7 @@ async function receive(file: HubFile, partial: string, context: DownloadContext)
         if (failures === fruitlessTries) {
           throw new HubError(
             `${file.path} cannot be downloaded from ${context.endpoint} (${networkReason(error)}): check the network and ` +
-              'try again, it goes on where it stopped',
+              'try again; the download continues where it stopped',
             { cause: error },
           )
         }

@@ -68,7 +68,7 @@ export async function fromHub<T>(
   const ask = async (url: string) => {
     const response = await get(url)
     if (response.ok) return response
-    throw await answerError(response, `${name} is no ${local} here, and as a ${what}`, endpoint)
+    throw await answerError(response, `${name} is not a local ${local}, and as a ${what}`, endpoint)
   }
   let commit: string
   let files: Map<string, HubFile>
@@ -84,11 +84,11 @@ export async function fromHub<T>(
       : `${endpoint} cannot be reached (${error instanceof HubError ? error.message : networkReason(error)})`
     const cached = await findCached()
     if (cached !== undefined) {
-      onNote?.(`${reason}; ${name} is taken from an earlier download`)
+      onNote?.(`${reason}; ${name} uses an earlier download`)
       return cached
     }
     const advice = isReached ? '' : ': check the network or the path'
-    throw new HubError(`${name} is no ${local} here, and ${reason}${advice}`, { cause: error })
+    throw new HubError(`${name} is not a local ${local}, and ${reason}${advice}`, { cause: error })
   }
   const context: DownloadContext = {
     fetch: get,
@@ -141,7 +141,7 @@ async function askCommit({ kind, name, revision }: Repository, endpoint: string,
   const response = await ask(`${endpoint}/api/${kind}/${name}/revision/${encodeURIComponent(revision)}`)
   const sha = ((await answerJson(response, endpoint)) as { sha?: unknown } | null)?.sha
   if (typeof sha === 'string' && /^[0-9a-f]{40}$/.test(sha)) return sha
-  throw new HubError(`${endpoint} gives no commit for ${name}: HF_ENDPOINT may name something else than a Hub`)
+  throw new HubError(`${endpoint} gives no commit for ${name}: check that HF_ENDPOINT is a Hub`)
 }
 
 interface TreeEntry {
@@ -166,9 +166,7 @@ async function listFiles(
     const response = await ask(url)
     const entries = await answerJson(response, endpoint)
     if (!Array.isArray(entries)) {
-      throw new HubError(
-        `${endpoint} gives no list of files for ${name}: HF_ENDPOINT may name something else than a Hub`,
-      )
+      throw new HubError(`${endpoint} gives no list of files for ${name}: check that HF_ENDPOINT is a Hub`)
     }
     for (const { type, path: file, size, oid, lfs } of entries as TreeEntry[]) {
       const checksum = lfs?.oid ?? oid

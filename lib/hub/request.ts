@@ -77,9 +77,9 @@ export async function answerError(response: Response, what: string, endpoint: st
   if (status === 401) {
     return explain(`not on ${endpoint}, or private: check the name, or set HF_TOKEN to a token that may read it`)
   }
-  if (status === 403) return explain(`your token has no right to do that on ${endpoint}${said && `: ${said}`}`)
+  if (status === 403) return explain(`your token has no permission to do that on ${endpoint}${said && `: ${said}`}`)
   if (status === 404) return explain(`not found on ${endpoint}: check the name and the revision`)
-  if (status === 429) return explain(`${endpoint} answers too many requests at the moment: try again in some minutes`)
+  if (status === 429) return explain(`${endpoint} received too many requests: try again in a few minutes`)
   return explain(`${endpoint} answered ${status}${said && `: ${said}`}`)
 }
 

@@ -65,12 +65,12 @@ export async function writeFileAtomically<T>(
 ): Promise<T> {
   const target = await realpath(file).catch(() => path.resolve(file))
   if (await isDirectory(target)) {
-    throw new CheckpointError(`Cannot save ${target}: a directory has that name; choose another place`)
+    throw new CheckpointError(`Cannot save ${target}: a directory has that name; choose another path`)
   }
   const parent = path.dirname(target)
   if (!makeDirectory && !existsSync(parent)) {
     throw new CheckpointError(
-      `Cannot save ${target}: there is no directory ${parent}; make it, or choose another place`,
+      `Cannot save ${target}: there is no directory ${parent}; create it, or choose another path`,
     )
   }
   const prefix = `${path.basename(target)}.tmp`
@@ -258,7 +258,7 @@ async function resolveTarget(directory: string): Promise<string> {
   const target = await realpath(directory).catch(() => path.resolve(directory))
   const stats = await stat(target).catch(() => undefined)
   if (stats && !stats.isDirectory()) {
-    throw new CheckpointError(`Cannot save ${target}: a file has that name; choose another place`)
+    throw new CheckpointError(`Cannot save ${target}: a file has that name; choose another path`)
   }
   return target
 }

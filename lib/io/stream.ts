@@ -50,7 +50,7 @@ export async function readAll(
 function* piecesOf(source: WeightSource, names: Iterable<string>, chunkBytes: number) {
   if (!(chunkBytes > 0 && chunkBytes % 8 === 0)) throw new RangeError(`chunkBytes ${chunkBytes} is not a multiple of 8`)
   const wanted = new Set(names)
-  for (const name of wanted) if (!source.tensors.has(name)) throw new RangeError(`There is no tensor ${name} to read`)
+  for (const name of wanted) if (!source.tensors.has(name)) throw new RangeError(`there is no tensor ${name} to read`)
   for (const { name, bytes } of source.tensors.values()) {
     if (!wanted.has(name)) continue
     for (let byteOffset = 0; byteOffset < bytes; byteOffset += chunkBytes) {

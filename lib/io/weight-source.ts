@@ -76,7 +76,7 @@ export function tensorForRead(
   length: number,
 ): TensorInfo {
   const info = tensors.get(name)
-  if (!info) throw new RangeError(`There is no tensor ${name} to read`)
+  if (!info) throw new RangeError(`there is no tensor ${name} to read`)
   const size = DTYPE_BYTES[info.dtype]
   if (!(byteOffset >= 0 && byteOffset % size === 0 && length % size === 0 && byteOffset + length <= info.bytes)) {
     throw new RangeError(

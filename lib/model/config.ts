@@ -92,7 +92,7 @@ export interface ConfigJson {
   num_attention_heads: number
   /** Key/value heads, a divisor of the query heads; as many as those when left out. */
   num_key_value_heads?: number | null
-  /** Size of a head; hidden_size / num_attention_heads when left out. */
+  /** Size of a head (default: hidden_size / num_attention_heads). */
   head_dim?: number | null
   /** Longest context, in tokens; 2048 when left out. */
   max_position_embeddings?: number

@@ -9,7 +9,7 @@ const alive = new Set<Communicator>()
 
 // Before the streams are abandoned (lib/native.ts), which waits for what is running on them.
 process.prependListener('exit', () => {
-  for (const communicator of alive) communicator.abort(new ParallelError('ABORTED', 'the process ends'))
+  for (const communicator of alive) communicator.abort(new ParallelError('ABORTED', 'the process is exiting'))
 })
 
 /** The library that carries collectives: NCCL between GPUs; Gloo over TCP, by way of the host's memory, on any device. */
@@ -117,7 +117,7 @@ async function chooseBackend(rendezvous: Rendezvous, device: Device, asked: Back
   if (asked === 'auto') return 'gloo'
   throw new ParallelError(
     'GPU_SHARED',
-    `ranks ${ids.indexOf(ids[second])} and ${second} of ${ids.length} have one GPU (${name}), which NCCL refuses: start ` +
+    `ranks ${ids.indexOf(ids[second])} and ${second} of ${ids.length} share one GPU (${name}), which NCCL refuses: start ` +
       'as many ranks as there are GPUs, or use --backend gloo, which is slower',
   )
 }

@@ -91,7 +91,7 @@ class Server {
     this.after(timeout, () => {
       const missing = [...this.sockets.keys()].filter((rank) => !this.sockets[rank])
       if (missing.length === 0) return
-      const refused = `${listed(missing)} of ${size} did not come to the rendezvous within ${timeout} s`
+      const refused = `${listed(missing)} of ${size} did not reach the rendezvous within ${timeout} s`
       for (const socket of this.sockets) if (socket) send(socket, { refused, code: 'NO_ANSWER' })
     })
   }
@@ -105,8 +105,8 @@ class Server {
       if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw cause
       throw new ParallelError(
         'PORT_IN_USE',
-        `port ${port} of this machine is in use, and rank 0 needs it to meet the other ranks: is another run going on? ` +
-          'Set MASTER_PORT to another one',
+        `port ${port} of this machine is in use, and rank 0 needs it to meet the other ranks: is another run active? ` +
+          'Set MASTER_PORT to another port',
         { cause },
       )
     }
@@ -334,7 +334,7 @@ export class Rendezvous {
     else if ('refused' in message) this.lose(new ParallelError(message.code, message.refused))
     else if ('values' in message) this.settle(message.key, message.values)
     else if ('missing' in message) {
-      const text = `${listed(message.missing)} of ${this.size} did not come to "${message.key}"`
+      const text = `${listed(message.missing)} of ${this.size} did not reach "${message.key}"`
       this.lose(new ParallelError('COLLECTIVE_TIMEOUT', `${text} within ${this.options.timeout ?? 300} s`))
     } else if ('silent' in message) {
       if (!this.judged.signal.aborted) this.judged.abort(this.inArrears(message.silent, message.complaint))
@@ -381,7 +381,7 @@ export class Rendezvous {
       throw new ParallelError(
         'RANKS_DISAGREE',
         `the ranks disagree on ${name}: rank 0 has ${all[0][name] || 'none'}, and rank ${rank} has ` +
-          `${all[rank][name] || 'none'}; start all of them with the same flags, files and version`,
+          `${all[rank][name] || 'none'}; start all of them with the same flags, files, and version`,
       )
     }
   }

@@ -22,7 +22,7 @@ export function ggufTokenizer(
   if (model.modelType !== ModelType.Bpe) {
     const name = ModelType[model.modelType] ?? model.modelType
     throw new TokenizerError(
-      `the tokenizer.model is a SentencePiece model of the kind ${name}; a GGUF file for LLaMA takes Bpe alone`,
+      `the tokenizer.model is a SentencePiece model of type ${name}; a GGUF file for LLaMA supports only BPE`,
     )
   }
   const [tokens, scores, types]: [string[], number[], PieceType[]] = [[], [], []]

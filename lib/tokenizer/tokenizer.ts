@@ -96,7 +96,7 @@ export class LlamaTokenizer {
     const bytes = await readFile(path).catch((cause) => {
       throw new TokenizerError(
         cause.code === 'ENOENT'
-          ? `${path} does not exist: name a model directory that holds the SentencePiece tokenizer.model (a tokenizer.json alone is not enough)`
+          ? `${path} does not exist: name a model directory that holds the SentencePiece tokenizer.model (a tokenizer.json is not enough)`
           : `${path} cannot be read: ${cause.message}`,
         { cause },
       )
@@ -106,7 +106,7 @@ export class LlamaTokenizer {
     }
     if (/^[A-Za-z0-9+/]+=* \d+\n/.test(bytes.subarray(0, 200).toString('latin1'))) {
       throw new TokenizerError(
-        `${path} is a tiktoken vocabulary, as Llama 3 has it, and only SentencePiece models are read: take a model with one, such as OpenLLaMA or Llama 2`,
+        `${path} is a tiktoken vocabulary, as Llama 3 has it, but only SentencePiece models are supported: use a model with one, such as OpenLLaMA or Llama 2`,
       )
     }
     const refuse = (why: string, cause?: unknown): TokenizerError =>

@@ -103,7 +103,7 @@ async function addonProblems({ code, message, cause }: Error & { code?: string }
     return [...(await missingTools()), { what, mend: addonAdvice(packageRoot, reason) }]
   }
   if (code === 'UNSUPPORTED_ISA') return [{ what: message, mend: 'unset OPENALPACA_CPU_ISA' }]
-  const report = 'report this, with all that "openalpaca doctor" prints'
+  const report = 'report this, with the output of "openalpaca doctor"'
   const mend = existsSync(setUp) ? `run "npm run setup" in ${packageRoot}; if it was up to date, ${report}` : report
   return [{ what: message, mend }]
 }
@@ -123,7 +123,7 @@ const gpuRemedies: Record<string, string> = {
     'sudo ubuntu-drivers install (Ubuntu), sudo apt-get install nvidia-driver (Debian), or docker run --gpus all',
   CUDA_DRIVER_TOO_OLD: 'sudo ubuntu-drivers install (Ubuntu), or a driver from https://www.nvidia.com/drivers',
   NO_CUDA_DEVICE: 'nvidia-smi, which must list the GPU; unset CUDA_VISIBLE_DEVICES, if it is set',
-  LIBRARY_NOT_FOUND: 'pip install --upgrade nvidia-cublas, and name its site-packages in OPENALPACA_CUDA_LIBRARIES',
+  LIBRARY_NOT_FOUND: 'pip install --upgrade nvidia-cublas, and set OPENALPACA_CUDA_LIBRARIES to its site-packages',
   DEVICE_UNAVAILABLE: 'node scripts/fetch-cuda.mjs && OPENALPACA_CUDA=ON npm run setup, in a clone',
 }
 
@@ -140,13 +140,13 @@ export function gpuProblems(backends: Backend[], nvidia: Diagnosis['nvidia']): P
   switch (cuda.libraries?.NCCL) {
     case 'not found': {
       const what = 'NCCL, with which several GPUs train together, was not found, or only one that is too old'
-      const mend = 'pip install --upgrade nvidia-nccl-cu13, and name its site-packages in OPENALPACA_CUDA_LIBRARIES'
+      const mend = 'pip install --upgrade nvidia-nccl-cu13, and set OPENALPACA_CUDA_LIBRARIES to its site-packages'
       return [{ what, mend }]
     }
     case 'not in this build':
       return [
         {
-          what: 'the addon was compiled without NCCL, with which several GPUs train together',
+          what: 'the addon was compiled without NCCL, which training on several GPUs needs',
           mend: 'node scripts/fetch-cuda.mjs && npm run setup',
         },
       ]
@@ -172,7 +172,7 @@ async function checkArithmetic(): Promise<void> {
     matmul(stream, { c, a, b })
     const result = new Float32Array(4)
     await stream.read(c, result)
-    if (result.join() !== '19,22,43,50') throw new Error(`the CPU says that [1 2; 3 4] · [5 6; 7 8] is [${result}]`)
+    if (result.join() !== '19,22,43,50') throw new Error(`the CPU computes [1 2; 3 4] · [5 6; 7 8] as [${result}]`)
   } finally {
     for (const tensor of [a, b, c]) tensor.dispose()
   }
@@ -225,7 +225,7 @@ function findCache(env: NodeJS.ProcessEnv, problems: Problem[]): Diagnosis['cach
     return { path: cacheDir, free: bavail * bsize }
   } catch {
     const what = `models from the Hub cannot be kept: ${existing} is not a directory that may be written to`
-    problems.push({ what, mend: 'export HF_HUB_CACHE=DIR with a directory of yours' })
+    problems.push({ what, mend: 'set HF_HUB_CACHE to a writable directory: export HF_HUB_CACHE=DIR' })
     return { path: cacheDir, free: null }
   }
 }

@@ -84,7 +84,7 @@ export async function refuseOccupied(output: string): Promise<void> {
   const stats = await stat(output).catch(() => undefined)
   if (!stats) return
   if (stats.isDirectory() && (await readdir(output)).length === 0) return
-  throw new CheckpointError(`${output} exists already; name another --output, or remove it`)
+  throw new CheckpointError(`${output} already exists; choose another --output, or remove it`)
 }
 
 export function countRenamed(names: Iterable<string>, rename: (name: string) => string): number {

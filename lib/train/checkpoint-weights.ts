@@ -18,7 +18,7 @@ export async function openCheckpointWeights(directory: string): Promise<WeightSo
     new CheckpointError(`${directory} is not whole: ${forError(what)}; use another checkpoint`)
   const files = Object.keys(manifest.files).filter((name) => /^rank-\d{5}-of-\d{5}\.safetensors$/.test(name))
   if (files.length !== manifest.world_size) {
-    throw fail(`its manifest lists the files of ${files.length} of its ${manifest.world_size} ranks`)
+    throw fail(`its manifest lists files of only ${files.length} of its ${manifest.world_size} ranks`)
   }
   const pool = new HandlePool()
   const ranks: WeightSource[] = []
@@ -33,7 +33,7 @@ export async function openCheckpointWeights(directory: string): Promise<WeightSo
       })
       return unit.parameters.map(({ name, shape, offset }): SegmentedTensor => {
         const bytes = tensorBytes(shape, 'float32')
-        if (bytes === undefined || !Number.isSafeInteger(4 * offset)) throw fail(`${name} is of an impossible size`)
+        if (bytes === undefined || !Number.isSafeInteger(4 * offset)) throw fail(`${name} has an impossible size`)
         try {
           return { name, dtype: 'float32', shape, bytes, segments: sliceOf(parts, 4 * offset, bytes) }
         } catch {

@@ -189,7 +189,7 @@ export async function resolveResume({ resume, save_path, overwrite }: Recipe): P
     const earlier = save_path ? await listCheckpoints(save_path) : []
     if (earlier.length > 0 && !overwrite) {
       throw new CheckpointError(
-        `${earlier[0]} is from an earlier run: go on from it with --resume auto, delete it with --overwrite, or choose ` +
+        `${earlier[0]} is from an earlier run: resume it with --resume auto, delete it with --overwrite, or choose ` +
           'another --save_path',
       )
     }
@@ -200,7 +200,7 @@ export async function resolveResume({ resume, save_path, overwrite }: Recipe): P
     await readManifest(resume)
     return resume
   }
-  if (!save_path) throw new CheckpointError('to resume, name the save_path of the run, or the checkpoint itself')
+  if (!save_path) throw new CheckpointError('to resume, pass the save_path of the run or the path of the checkpoint')
   for (const directory of await listCheckpoints(save_path)) {
     if (await readManifest(directory).catch(() => undefined)) return directory
   }
@@ -280,7 +280,7 @@ function checkBelongs(
 ): void {
   const refuse = (what: string) => new CheckpointError(`${directory} cannot be resumed: ${what}`)
   if (!isDeepStrictEqual(manifest.units, placement(parameters.layout))) {
-    throw refuse('it belongs to a model of other shapes')
+    throw refuse('its model has other shapes')
   }
   if (manifest.dtype !== parameters.dtype) {
     throw refuse(`it was trained in ${manifest.dtype}, and this run is in ${parameters.dtype}; set dtype`)

@@ -43,7 +43,7 @@ export function translateDeepSpeedConfig(config: Section, label: string): DeepSp
   set(values, 'max_grad_norm', reader.take('gradient_clipping'))
   set(values, 'log_every', reader.take('steps_per_print'))
   const unused = reader.unused()
-  if (unused.length > 0) notes.push(`not used, having no counterpart here: ${unused.join(', ')}`)
+  if (unused.length > 0) notes.push(`not used, no equivalent: ${unused.join(', ')}`)
   return { layer: { values, where: () => label }, notes }
 }
 
@@ -117,15 +117,13 @@ function translateNumbers(reader: Reader, values: Partial<RecipeInput>, notes: s
   const bf16Enabled = bf16.take(misspelt ? 'enable' : 'enabled')
   const fp16Enabled = fp16.take('enabled')
   if (misspelt) {
-    notes.push('bf16.enable is a misspelling of bf16.enabled, which DeepSpeed ignores; here it is taken as meant')
+    notes.push('bf16.enable is a misspelling of bf16.enabled, which DeepSpeed ignores; it is used here')
   }
   if (bf16Enabled === true || fp16Enabled === true) values.dtype = 'bfloat16'
   else if (bf16Enabled === false || fp16Enabled === false) values.dtype = 'float32'
   fp16.takeRest()
   if (fp16Enabled === true) {
-    notes.push(
-      'fp16 is not offered: training is in bfloat16 with float32 master weights, which needs none of the fp16 options',
-    )
+    notes.push('fp16 is not supported: training uses bfloat16 with float32 master weights, which needs no loss scaling')
   }
 }
 
@@ -133,7 +131,7 @@ function translateOptimizer(optimizer: Reader, values: Partial<RecipeInput>, not
   const type = optimizer.take('type')
   const params = optimizer.section('params')
   if (type !== undefined && !/^adamw?$/i.test(String(type))) {
-    notes.push(`optimizer ${String(type)} is not offered: AdamW takes its place, with the parameters that fit it`)
+    notes.push(`optimizer ${String(type)} is not supported: AdamW is used, with the parameters that apply`)
   }
   const betas = params.take('betas')
   const [beta1, beta2] = Array.isArray(betas) ? betas : [betas]
@@ -144,7 +142,7 @@ function translateOptimizer(optimizer: Reader, values: Partial<RecipeInput>, not
   set(values, 'weight_decay', params.take('weight_decay'))
   params.take('torch_adam')
   if (params.take('adam_w_mode') === false) {
-    notes.push('optimizer.params.adam_w_mode false is not offered: weight decay is decoupled, as in AdamW')
+    notes.push('optimizer.params.adam_w_mode false is not supported: weight decay is decoupled, as in AdamW')
   }
 }
 
@@ -160,7 +158,7 @@ function translateScheduler(scheduler: Reader, values: Partial<RecipeInput>, not
   if (type === undefined) return
   const kind = Object.hasOwn(schedulers, String(type)) ? schedulers[String(type)] : undefined
   if (kind === undefined) {
-    notes.push(`scheduler ${String(type)} is not offered; the recipe's lr_scheduler takes its place`)
+    notes.push(`scheduler ${String(type)} is not supported; the recipe's lr_scheduler is used`)
     return
   }
   values.lr_scheduler = kind
@@ -227,7 +225,7 @@ function translateOffload(zero: Reader, values: Partial<RecipeInput>, notes: str
   if (legacy || where === 'cpu' || where === 'nvme') values.offload = 'optimizer'
   else if (where === 'none') values.offload = 'none'
   if (where === 'nvme')
-    notes.push('offload_optimizer to nvme is not offered: masters and moments are in memory instead')
+    notes.push('offload_optimizer to nvme is not supported: master weights and moments stay in memory')
 }
 
 function isSection(value: unknown): value is Section {

@@ -6,14 +6,14 @@ export const byteSize = z.string().regex(/^\d+(\.\d+)?([KMGT]i?)?B$/)
 const count = (minimum: number) => z.int().min(minimum)
 
 const modelShape = {
-  vocab_size: count(1).optional().describe("Rows of the embedding; the tokenizer's vocabulary when left out"),
+  vocab_size: count(1).optional().describe("Rows of the embedding (default: the tokenizer's vocabulary)"),
   hidden_size: count(1).describe('Width of the residual stream'),
   intermediate_size: count(1).describe('Width of the feed-forward layer'),
   num_hidden_layers: count(1).describe('Transformer blocks'),
   num_attention_heads: count(1).describe('Query heads'),
-  num_key_value_heads: count(1).optional().describe('Key/value heads; as many as query heads when left out'),
-  head_dim: count(4).optional().describe('Size of a head; hidden_size / num_attention_heads when left out'),
-  max_position_embeddings: count(1).optional().describe('Longest context; max_length when left out'),
+  num_key_value_heads: count(1).optional().describe('Key/value heads (default: the number of query heads)'),
+  head_dim: count(4).optional().describe('Size of a head (default: hidden_size / num_attention_heads)'),
+  max_position_embeddings: count(1).optional().describe('Longest context (default: max_length)'),
   rms_norm_eps: z.number().positive().optional().describe('ε of the RMSNorm layers'),
   rope_theta: z.number().positive().optional().describe('Base of the rotary frequencies'),
   tie_word_embeddings: z.boolean().optional().describe('Use the embedding as the output projection too'),
@@ -35,21 +35,21 @@ export const recipeGroups = {
       .optional()
       .describe('The model to fine-tune: a Hugging Face directory, or a name on the Hub'),
     model: z.strictObject(modelShape).optional().describe('Configuration of a new model, trained from scratch'),
-    tokenizer_path: z.string().min(1).optional().describe('Directory with tokenizer.model; model_path when left out'),
+    tokenizer_path: z.string().min(1).optional().describe('Directory with tokenizer.model (default: model_path)'),
     save_path: z.string().min(1).optional().describe('Directory for checkpoints and the trained model'),
-    log_path: z.string().min(1).optional().describe('Directory for logs and the report; save_path/logs when left out'),
+    log_path: z.string().min(1).optional().describe('Directory for logs and the report (default: save_path/logs)'),
     resume: z
       .union([z.boolean(), z.string().min(1)])
       .default(false)
-      .describe("Go on from a checkpoint: its path, or 'auto' for the last one in save_path; false starts anew"),
+      .describe("Resume from a checkpoint: its path, or 'auto' for the last one in save_path; false starts over"),
     overwrite: z
       .boolean()
       .default(false)
-      .describe('Delete the checkpoints that an earlier run has left in save_path, instead of refusing to start'),
+      .describe('Delete checkpoints of an earlier run in save_path instead of refusing to start'),
     save_dtype: z
       .enum(['auto', 'bfloat16', 'float16', 'float32'])
       .default('auto')
-      .describe('Number format of the saved model; auto is that of the training'),
+      .describe('Number format of the saved model; auto keeps that of the training'),
     max_shard_size: byteSize.default('5GB').describe('Largest weight file of the saved model'),
   },
   Data: {
@@ -63,16 +63,16 @@ export const recipeGroups = {
     validation_size: z
       .union([z.number().min(0).lt(1), count(1)])
       .default(0)
-      .describe('Instances held out for validation, as a count or a fraction below 1; 0 holds out none'),
-    seed: count(0).default(0).describe('Seed of the data order, the validation split and the initial weights'),
+      .describe('Instances held out for validation, as a count or a fraction below 1; 0 for none'),
+    seed: count(0).default(0).describe('Seed of the data order, the validation split, and the initial weights'),
   },
   Batches: {
     epochs: z.number().positive().default(3).describe('Passes over the data'),
-    max_steps: count(1).optional().describe('Stop after so many optimizer steps, when that comes before epochs'),
+    max_steps: count(1).optional().describe('Stop after this many optimizer steps, even before the last epoch ends'),
     batch_size: count(1).default(64).describe('Instances per optimizer step'),
     max_tokens_per_micro_batch: count(2)
       .optional()
-      .describe('Tokens packed into one forward and backward pass; what fits max_length when left out'),
+      .describe('Tokens packed into one forward and backward pass (default: enough for max_length)'),
     loss_reduction: z
       .enum(['instance', 'token'])
       .default('instance')
@@ -84,7 +84,11 @@ export const recipeGroups = {
     adam_beta2: z.number().min(0).lt(1).default(0.95).describe('Decay of the second moment'),
     adam_epsilon: z.number().positive().default(1e-8).describe('ε in the denominator of the update'),
     weight_decay: z.number().min(0).default(0.001).describe('Decoupled weight decay, on every parameter'),
-    max_grad_norm: z.number().min(0).default(1).describe('Global norm that gradients are clipped to; 0 clips none'),
+    max_grad_norm: z
+      .number()
+      .min(0)
+      .default(1)
+      .describe('Global norm that gradients are clipped to; 0 disables clipping'),
   },
   'Learning-rate schedule': {
     lr_scheduler: z
@@ -93,55 +97,61 @@ export const recipeGroups = {
       .describe('After the warm-up: linear to the minimum, constant, or half a cosine to the minimum'),
     warmup_type: z.enum(['log', 'linear']).default('log').describe('Shape of the warm-up; log is that of DeepSpeed'),
     warmup_ratio: z.number().min(0).max(1).default(0.1).describe('Warm-up steps as a share of all steps, rounded down'),
-    warmup_min: count(0).default(10).describe('Fewest warm-up steps that warmup_ratio gives'),
-    warmup_steps: count(0).optional().describe('Warm-up steps, in place of warmup_ratio and warmup_min'),
-    min_learning_rate: z.number().min(0).default(0).describe('Where the warm-up begins and the decay ends'),
+    warmup_min: count(0).default(10).describe('Minimum number of warm-up steps with warmup_ratio'),
+    warmup_steps: count(0).optional().describe('Number of warm-up steps; replaces warmup_ratio and warmup_min'),
+    min_learning_rate: z
+      .number()
+      .min(0)
+      .default(0)
+      .describe('Learning rate at the start of the warm-up and the end of the decay'),
   },
   'Device and numbers': {
-    device: z.enum(['auto', 'cpu', 'cuda']).default('auto').describe('auto is cuda where there is one, else cpu'),
+    device: z.enum(['auto', 'cpu', 'cuda']).default('auto').describe('auto is cuda if a GPU is usable, otherwise cpu'),
     dtype: z
       .enum(['auto', 'bfloat16', 'float32'])
       .default('auto')
-      .describe('Weights and activations; auto is bfloat16 where the device has it in hardware'),
+      .describe('Weights and activations; auto is bfloat16 if the device supports it in hardware'),
     threads: count(1).optional().describe('CPU threads (default: one per core)'),
   },
   'Several GPUs or processes': {
-    gpus: count(1).optional().describe('Trains on so many GPUs of this machine, a process each'),
+    gpus: count(1).optional().describe('Number of GPUs of this machine to train on, one process each'),
     ranks: count(1)
       .optional()
-      .describe('Trains in so many processes on the CPU, or with device cuda on the GPUs there are'),
+      .describe('Number of processes to train in, on the CPU, or with device cuda on the available GPUs'),
     backend: z
       .enum(['auto', 'nccl', 'gloo'])
       .default('auto')
-      .describe('What carries collectives; auto is nccl where each rank has a GPU of its own, else gloo'),
+      .describe('Library for collectives; auto is nccl if each rank has its own GPU, otherwise gloo'),
     zero_stage: z
       .int()
       .min(0)
       .max(3)
       .default(3)
-      .describe('What the ranks share among them: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing'),
+      .describe('What is sharded across ranks: 1 optimizer state, 2 also gradients, 3 also weights; 0 nothing'),
     prefetch_blocks: count(0)
       .default(1)
-      .describe('Transformer blocks whose weights are fetched ahead in stage 3; each needs a buffer for a block'),
+      .describe('Transformer blocks whose weights are prefetched in stage 3; each needs a buffer of one block'),
     offload: z
       .enum(['none', 'optimizer'])
       .default('none')
       .describe("optimizer keeps master weights and moments in the CPU's memory, and updates them there"),
-    collective_timeout: z.number().positive().default(600).describe('Seconds that ranks wait for one that hangs'),
-    max_restarts: count(0).default(0).describe('How often a run that has lost a rank goes on from its last checkpoint'),
+    collective_timeout: z.number().positive().default(600).describe('Seconds to wait for a rank that hangs'),
+    max_restarts: count(0).default(0).describe('How often a run that lost a rank restarts from its last checkpoint'),
   },
   'During training': {
-    log_every: count(1).default(10).describe('Steps per printed line where output is no terminal (the log has all)'),
+    log_every: count(1)
+      .default(10)
+      .describe('Steps between printed lines if the output is not a terminal (the log has every step)'),
     validation_every: count(0).default(50).describe('Steps between validations; 0 validates at the end only'),
-    sample_every: count(0).default(0).describe('Steps between sample answers; 0 samples none'),
+    sample_every: count(0).default(0).describe('Steps between sample answers; 0 for none'),
     sample_prompts: z.array(samplePrompt).default([]).describe('Instructions to answer during training'),
-    sample_length: count(1).default(64).describe('Most tokens in a sample answer'),
-    checkpoint_every: count(0).default(100).describe('Steps between checkpoints; 0 writes none on the way'),
+    sample_length: count(1).default(64).describe('Maximum number of tokens in a sample answer'),
+    checkpoint_every: count(0).default(100).describe('Steps between checkpoints; 0 for none during the run'),
     checkpoint_in_background: z
       .boolean()
       .default(true)
-      .describe('Write checkpoints while training goes on, from a copy in host memory: 12 bytes a parameter'),
-    keep_last: count(1).default(2).describe('Checkpoints that are kept; older ones are deleted'),
+      .describe('Write checkpoints while training continues, from a copy in host memory: 12 bytes per parameter'),
+    keep_last: count(1).default(2).describe('Number of checkpoints to keep; older ones are deleted'),
   },
 } as const
 

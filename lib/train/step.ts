@@ -111,8 +111,8 @@ export async function trainStep(
     const what = unfinite.length > 0 ? `the loss of instance ${unfinite.join(', ')}` : 'the gradient'
     const all = instances.map(({ id }) => id).join(', ')
     throw new NonFiniteError(
-      `${what} is not finite at step ${options.step} (instances of the batch: ${all}); the weights are as before it. ` +
-        'Look at these rows, or lower the learning rate',
+      `${what} is not finite at step ${options.step} (instances of the batch: ${all}); the weights are unchanged since the previous step. ` +
+        'Check these rows, or lower the learning rate',
     )
   }
   await optimizer.step(pass.gradients, options.lr, clipScale(gradNorm, options.maxGradNorm))

@@ -79,11 +79,11 @@ export class Trainer {
     this.data = data && toDataset(data)
     this.notes = notes
     this.recipe = recipeFromOptions(options)
-    if (!data && !this.recipe.data_path) throw new RecipeError('data_path is missing: name a file of instructions')
+    if (!data && !this.recipe.data_path) throw new RecipeError('data_path is required: pass a file of instructions')
     if (tokenizer.vocabSize > model.config.vocabSize) {
       throw new TokenizerError(
         `the tokenizer has ${tokenizer.vocabSize} pieces and the model a vocabulary of ${model.config.vocabSize}: ` +
-          'they do not belong together',
+          'pass the tokenizer of this model',
       )
     }
     if (this.recipe.max_length > model.config.maxPositionEmbeddings) {

@@ -35,7 +35,7 @@ describe('doctor', () => {
     expect(diagnosis.problems).toEqual([
       {
         what: `models from the Hub cannot be kept: ${file} is not a directory that may be written to`,
-        mend: 'export HF_HUB_CACHE=DIR with a directory of yours',
+        mend: 'set HF_HUB_CACHE to a writable directory: export HF_HUB_CACHE=DIR',
       },
     ])
     expect(describeDiagnosis(diagnosis)).toMatch(/problem: models from the Hub.*\n {2}fix: export HF_HUB_CACHE/)

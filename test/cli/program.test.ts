@@ -151,7 +151,7 @@ describe('recipe flags', () => {
       adam_beta1: 0.1,
       adam_beta2: 0.95,
     })
-    expect(said).toEqual([expect.stringMatching(/ds\.json: fp16 is not offered/)])
+    expect(said).toEqual([expect.stringMatching(/ds\.json: fp16 is not supported/)])
   })
 
   test('of a model or data of one’s own take no built-in recipe', () => {

@@ -136,7 +136,7 @@ describe('process-dataset on a local file', () => {
       /Cannot save .*: a directory has that name/,
     )
     await expect(processDataset({ input, output: join(scratch, 'missing/x.json') })).rejects.toThrow(
-      /Cannot save .*x\.json: there is no directory .*missing; make it/,
+      /Cannot save .*x\.json: there is no directory .*missing; create it/,
     )
     expect((await readdir(scratch)).filter((name) => name.includes('.tmp') || name === 'missing')).toEqual([])
     await expect(processDataset({ input, output, maxWords: 0 })).rejects.toThrow(RangeError)

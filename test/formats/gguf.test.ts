@@ -150,7 +150,7 @@ describe('a damaged GGUF file', () => {
     ['another magic', changed(0, (b) => b.write('GGML')), /is not a GGUF file/],
     ['version 1', changed(4, (b, at) => b.writeUInt32LE(1, at)), /version 1 is not 2 or 3/],
     ['big-endian form', changed(4, (b, at) => b.writeUInt32BE(3, at)), /big-endian/],
-    ['too many tensors', changed(8, (b, at) => b.writeBigUInt64LE(2n ** 40n, at)), /1099511627776 tensors don't fit/],
+    ['too many tensors', changed(8, (b, at) => b.writeBigUInt64LE(2n ** 40n, at)), /1099511627776 tensors do not fit/],
     ['too many keys', changed(16, (b, at) => b.writeBigUInt64LE(2n ** 63n, at)), /number of metadata keys is 922/],
     [
       'a long text',
@@ -181,7 +181,7 @@ describe('a damaged GGUF file', () => {
     ['tensors over each other', changed('vector', (b, at) => b.writeBigUInt64LE(32n, at + 22)), /begins within/],
     ['an offset past the end', changed('vector', (b, at) => b.writeBigUInt64LE(2n ** 20n, at + 22)), /cut short/],
     ['a cut in the data', whole.subarray(0, whole.length - 40), /cut short/],
-    ['a cut in the header', whole.subarray(0, 100), /don't fit|cut short/],
+    ['a cut in the header', whole.subarray(0, 100), /do not fit|cut short/],
     ['nothing in it', Buffer.alloc(0), /cut short/],
   ])('with %s is refused by name', async (_what, bytes, message) => {
     const error = await rejection(opened(bytes))

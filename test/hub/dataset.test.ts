@@ -75,9 +75,7 @@ describe('a data set that is downloaded', () => {
     expect(await get('acme/chats', { endpoint: 'http://127.0.0.1:9', onNote: (note) => notes.push(note) })).toEqual(
       file,
     )
-    expect(notes).toEqual([
-      expect.stringMatching(/cannot be reached .*; acme\/chats is taken from an earlier download/),
-    ])
+    expect(notes).toEqual([expect.stringMatching(/cannot be reached .*; acme\/chats uses an earlier download/)])
     expect(hub.requests).toEqual([])
   })
 
@@ -150,11 +148,11 @@ describe('the file of a data set', () => {
     const message = async (text: string, options: DatasetOptions = {}) => (await failure(get(text, options))).message
     expect(await message('hf://datasets/acme/chats/x.json')).toMatch(/acme\/chats on http.* has no file x\.json/)
     for (const name of ['acme/no', 'acme/secret']) {
-      expect(await message(name)).toMatch(/is no file here, and as a data set: not on .*, or private: .* HF_TOKEN/)
+      expect(await message(name)).toMatch(/is not a local file, and as a data set: not on .*, or private: .* HF_TOKEN/)
     }
     expect(await message('acme/chats', { endpoint: 'http://127.0.0.1:9' })).toMatch(/cannot be reached .* network/)
     hub.faults = [({ path: asked }) => (asked === `/storage/${chatsId}` ? { cutAfter: 0 } : undefined)]
-    expect(await message('acme/chats')).toMatch(/chats\.jsonl cannot be downloaded .* goes on where it stopped/)
+    expect(await message('acme/chats')).toMatch(/chats\.jsonl cannot be downloaded .* continues where it stopped/)
   })
 })
 

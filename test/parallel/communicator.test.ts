@@ -169,7 +169,7 @@ describe('a rendezvous', () => {
     })
     expect(last(ends[0])).toMatchObject({
       code: 'NO_ANSWER',
-      message: expect.stringMatching(/rank 1 of 2 did not come/),
+      message: expect.stringMatching(/rank 1 of 2 did not reach/),
     })
   })
 

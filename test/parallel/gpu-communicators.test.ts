@@ -173,7 +173,7 @@ describe('the library that carries collectives', () => {
     const error = await failure(chosen((rank) => Math.min(rank, 1), 'nccl'))
     expect(error).toEqual({
       code: 'GPU_SHARED',
-      message: expect.stringMatching(/^ranks 1 and 2 of 3 have one GPU \(emulated GPU\), .*--backend gloo/),
+      message: expect.stringMatching(/^ranks 1 and 2 of 3 share one GPU \(emulated GPU\), .*--backend gloo/),
     })
   })
 })

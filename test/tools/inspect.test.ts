@@ -98,7 +98,7 @@ describe('inspect', () => {
         const file = path.join(at, 'pytorch_model.bin.index.json')
         writeFileSync(file, readFileSync(file, 'utf8').replace('lm_head', 'lm_hat'))
       },
-      /lacks lm_hat\.weight, which the index says/,
+      /lacks lm_hat\.weight, which its index lists/,
     ],
     [
       'the config is of another model',

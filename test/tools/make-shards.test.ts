@@ -205,7 +205,7 @@ describe('make-shards', () => {
 
   it('writes nothing into a directory that holds something, and nothing without a model', async () => {
     const modelPath = model()
-    expect((await rejection(makeShards({ modelPath, output: modelPath }))).message).toMatch(/exists already/)
+    expect((await rejection(makeShards({ modelPath, output: modelPath }))).message).toMatch(/already exists/)
     const output = path.join(root, 'never')
     expect((await rejection(makeShards({ modelPath: fresh(), output }))).message).toMatch(/no weights/)
     await expect(makeShards({ modelPath, output, maxShardSize: 'much' })).rejects.toThrow(RangeError)

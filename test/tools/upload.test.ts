@@ -114,7 +114,7 @@ describe('uploading a model', () => {
     hub.faults = [
       ({ path: asked }) => (asked === '/api/repos/create' ? { status: 403, body: '{"error":"read only"}' } : undefined),
     ]
-    expect(await failure(upload())).toMatch(/your token has no right to do that .*: read only/)
+    expect(await failure(upload())).toMatch(/your token has no permission to do that .*: read only/)
     expect(await failure(upload({ offline: true }))).toMatch(/HF_HUB_OFFLINE/)
     expect(await failure(upload({ endpoint: 'http://127.0.0.1:9' }))).toMatch(/cannot be uploaded .* check the network/)
     expect(await failure(upload({}, 'mine'))).toMatch(/owner\/name/)
@@ -125,7 +125,7 @@ describe('uploading a model', () => {
       path.join(model, 'model.safetensors.index.json'),
       '{"weight_map":{"a":"model-00001-of-00002.safetensors"}}',
     )
-    await expect(upload()).rejects.toThrow(/holds its weights twice/)
+    await expect(upload()).rejects.toThrow(/contains its weights twice/)
     model = path.join(model, 'checkpoint-5')
     await expect(upload()).rejects.toThrow(ConfigError)
     expect(hub.requests).toEqual([])

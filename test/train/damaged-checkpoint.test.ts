@@ -72,7 +72,7 @@ describe('a checkpoint', () => {
 
   it('of another model is refused', async () => {
     await expect(loadCheckpoint(checkpoint(2), await state(16, 0))).rejects.toThrow(
-      /checkpoint-2 cannot be resumed: it belongs to a model of other shapes/,
+      /checkpoint-2 cannot be resumed: its model has other shapes/,
     )
     expect(await loadCheckpoint(checkpoint(2), await state(8, 0))).toBe(2)
   })

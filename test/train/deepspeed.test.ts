@@ -51,7 +51,7 @@ describe('a DeepSpeed file', () => {
     })
     const said = notes.join('\n')
     expect(said).toMatch(/bf16\.enable is a misspelling/)
-    expect(said).toMatch(/fp16 is not offered/)
+    expect(said).toMatch(/fp16 is not supported/)
     expect(said).toMatch(/train_micro_batch_size_per_gpu/)
     expect(said).toMatch(/total_num_steps 10000 .*--warmup_steps 10/)
     expect(said).toMatch(/zero_optimization: contiguous_gradients are not used/)
@@ -94,7 +94,7 @@ describe('a DeepSpeed file', () => {
     expect(translate(cosine).values.min_learning_rate).toBeCloseTo(1e-7, 15)
     const oneCycle = scheduler('OneCycle', { cycle_min_lr: 1 })
     expect(oneCycle.values).toEqual({})
-    expect(oneCycle.notes).toMatch(/scheduler OneCycle is not offered/)
+    expect(oneCycle.notes).toMatch(/scheduler OneCycle is not supported/)
   })
 
   test('may give the peak twice, and the scheduler wins', () => {
@@ -153,7 +153,7 @@ describe('a DeepSpeed file', () => {
     expect(zero({ offload_optimizer: { device: 'none' } }).values).toEqual({ offload: 'none' })
     expect(zero({ offload_optimizer: { device: 'nvme', nvme_path: '/x' } })).toMatchObject({
       values: { offload: 'optimizer' },
-      notes: expect.stringContaining('nvme is not offered'),
+      notes: expect.stringContaining('nvme is not supported'),
     })
     expect(zero({ stage3_prefetch_bucket_size: 0 })).toMatchObject({ values: { prefetch_blocks: 0 }, notes: '' })
     expect(zero({ stage3_prefetch_bucket_size: 5e7 }).notes).toContain('prefetch_blocks of them')

@@ -24,7 +24,7 @@ export function modelCard(flags: ModelCardFlags): Promise<number> {
     if (!(await writeModelCard(directory, { ...options, logPath, baseModel }))) {
       throw new OpenAlpacaError(
         'CARD_KEPT',
-        `${file} was written or changed by someone else: move it away to have a new one`,
+        `${file} was written or changed by someone else: move it away to write a new one`,
       )
     }
     printResult({ file }, json, () => `model card: ${file}`)

@@ -20,7 +20,7 @@ export function runProcessDataset(flags: ProcessDatasetFlags): Promise<number> {
       processDataset({ input, output, maxWords, hub: { onProgress, onNote }, signal }),
     )
     const { written, leftOut } = counts
-    const rest = leftOut > 0 ? `; ${leftOut} with more than ${maxWords} words left out` : ''
+    const rest = leftOut > 0 ? `; ${leftOut} with more than ${maxWords} words skipped` : ''
     const result = { output, ...counts, ...notes.toJSON() }
     printResult(result, json, () => `${written} instances written to ${output}${rest}`)
     if (!json) printNotes(notes.lines())

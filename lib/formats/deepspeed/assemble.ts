@@ -45,7 +45,7 @@ export function assembleStages12(
     let offset = 0
     for (const [i, [name, shape]] of [...group].entries()) {
       const bytes = tensorBytes(shape, dtype)
-      if (bytes === undefined) throw fail(`${name} is of an impossible size`)
+      if (bytes === undefined) throw fail(`${name} has an impossible size`)
       if (offset + bytes > length) throw fail(`its parameters need more than the ${length} bytes of group ${g}`)
       tensors.push({ name, dtype, shape, bytes, segments: sliceOf(parts, offset, bytes) })
       offset += bytes + size * (padding?.[i] ?? 0)
@@ -82,7 +82,7 @@ export function assembleStage3(
   let offset = 0
   for (const [name, shape] of model.shapes.flatMap((group) => [...group])) {
     const bytes = tensorBytes(shape, dtype)
-    if (bytes === undefined) throw fail(`${name} is of an impossible size`)
+    if (bytes === undefined) throw fail(`${name} has an impossible size`)
     const part = Math.ceil(bytes / size / ranks.length) * size
     if (offset + part > held) throw fail(`its parameters need more than the ${held} bytes of each rank`)
     const parts = ranks.flatMap(({ groups }) => sliceOf(groups, offset, part))

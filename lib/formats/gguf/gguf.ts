@@ -98,7 +98,7 @@ export async function readGguf(path: string, pool?: HandlePool): Promise<GgufSou
       tensors,
       async read(name, byteOffset, into) {
         const info = tensors.get(name)
-        if (!info) throw new RangeError(`There is no tensor ${name} to read`)
+        if (!info) throw new RangeError(`there is no tensor ${name} to read`)
         if (!(byteOffset >= 0 && byteOffset + into.length <= info.bytes)) {
           throw new RangeError(
             `Bytes ${byteOffset} to ${byteOffset + into.length} are not within the ${info.bytes} bytes of ${name}`,
@@ -217,7 +217,7 @@ class HeaderReader {
   async count(what: string, leastBytes: number): Promise<number> {
     const count = await this.size(`the number of ${what}`)
     const room = Math.min(this.file.size, MAX_HEADER_BYTES) - this.position
-    if (count * leastBytes > room) throw this.fail(`${count} ${what} don't fit into the ${room} bytes that follow`)
+    if (count * leastBytes > room) throw this.fail(`${count} ${what} do not fit into the ${room} bytes that follow`)
     return count
   }
 

@@ -16,7 +16,7 @@ const WRAPPERS = ['state_dict', 'model_state_dict', 'model', 'module']
  */
 export function findStateDict(path: string, root: unknown): NamedTensor[] {
   if (root instanceof InertObject) throw refusal(path, root)
-  if (!(root instanceof Map)) throw new CheckpointError(`${path} holds something other than a dictionary of tensors`)
+  if (!(root instanceof Map)) throw new CheckpointError(`${path} contains no dictionary of tensors`)
   refusePartOfDeepSpeed(path, root)
   const stateDict = chooseDictionary(path, root)
   const tensors: NamedTensor[] = []
@@ -134,6 +134,6 @@ function refusal(path: string, object: InertObject): CheckpointError {
   }
   return new CheckpointError(
     `${path} asks for ${forError(className)}, which is neither a tensor nor a plain container, so it is refused; ` +
-      'have whoever made the file save the bare state_dict, best as safetensors',
+      'ask its author to save only the state_dict, preferably as safetensors',
   )
 }

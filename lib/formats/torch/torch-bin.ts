@@ -70,7 +70,7 @@ async function readTorchFile(file: WeightFile): Promise<TorchFile> {
   if (start.toString('latin1', 257, 262) === 'ustar') {
     throw new CheckpointError(`${file.path} is in torch's tar form of 2016; load and save it with torch before 2.6`)
   }
-  throw new CheckpointError(`${file.path} is not a file that torch.save has written; download or copy it again`)
+  throw new CheckpointError(`${file.path} was not written by torch.save; download or copy it again`)
 }
 
 async function readZipForm(file: WeightFile): Promise<TorchFile> {
@@ -216,7 +216,7 @@ class TorchSource implements WeightSource {
     const { start, length } = spanOf(tensor)
     if (length > constants.MAX_LENGTH) {
       throw new CheckpointError(
-        `${this.file.path} holds ${name} as a view of ${formatBytes(length)}, too much to reorder; save it contiguous`,
+        `${this.file.path} holds ${name} as a view of ${formatBytes(length)}, too much to reorder; save it as a contiguous tensor`,
       )
     }
     return readBytes(this.file, storageStart + start, length)
