@@ -1,8 +1,15 @@
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { nearest } from '../nearest.js'
 import { packageVersion } from '../version.js'
+import { explainUnknownFlag, recipeArgument, withArguments } from './arguments.js'
 import { normalizeArgv } from './argv.js'
+import type { ConvertFlags } from './commands/convert.js'
+import type { MakeShardsFlags } from './commands/convert-weights.js'
+import type { ModelCardFlags } from './commands/model-card.js'
 import type { PlanFlags } from './commands/plan.js'
+import type { ProcessDatasetFlags } from './commands/process-dataset.js'
+import type { PushFlags } from './commands/push.js'
+import type { SampleFlags } from './commands/sample.js'
 import { completionScript, type Shell, shells } from './completion.js'
 import { addExamples, exitCodes } from './examples.js'
 import { UsageError } from './failure.js'
@@ -49,6 +56,7 @@ function trainCommand(): Command {
   const command = new Command('train')
     .description('Trains a model as a recipe and flags say; without flags, runs the quickstart.')
     .usage('[--recipe NAME] [--RECIPE_KEY VALUE ...]')
+    .argument('[recipe]', 'the same as --recipe')
     .option('--recipe <name>', 'a built-in recipe, or the path of a YAML file')
     .option(
       '--deepspeed <file>',
@@ -63,7 +71,8 @@ function trainCommand(): Command {
       new Option('--json', 'print every event of the run as a line of JSON, as in its log').conflicts('preview'),
     )
   addRecipeFlags(command)
-  return command.action(async (flags: TrainFlags & { preview?: number; json?: boolean }) => {
+  return command.action(async (name: string | undefined, given: TrainFlags & { preview?: number; json?: boolean }) => {
+    const flags = { ...given, recipe: recipeArgument(name, given.recipe) }
     const say = flags.json ? console.error : console.log
     const recipe = recipeFromFlags(flags, (note) => process.env.RANK === undefined && say(note))
     const { train } = await import('./commands/train.js')
@@ -75,6 +84,7 @@ function planCommand(): Command {
   const command = new Command('plan')
     .description('Estimates the memory, time, and communication of a run; exits with 1 if it does not fit.')
     .usage('[--recipe NAME] --gpus N [--nodes M] [--RECIPE_KEY VALUE ...]')
+    .argument('[recipe]', 'the same as --recipe')
     .option('--recipe <name>', 'a built-in recipe, or the path of a YAML file')
     .option('--deepspeed <file>', 'take settings from a DeepSpeed JSON file')
     .option('--nodes <n>', 'machines with the same number of GPUs; --gpus is the total', positiveNumber, 1)
@@ -97,7 +107,8 @@ function planCommand(): Command {
     )
     .addOption(jsonOption())
   addRecipeFlags(command)
-  return command.action(async (flags: TrainFlags & PlanFlags) => {
+  return command.action(async (name: string | undefined, given: TrainFlags & PlanFlags) => {
+    const flags = { ...given, recipe: recipeArgument(name, given.recipe) }
     const recipe = recipeFromFlags(flags, (note) => console.error(note))
     const { runPlan } = await import('./commands/plan.js')
     process.exitCode = await runPlan(recipe, flags)
@@ -108,8 +119,10 @@ function sampleCommand(): Command {
   const devices = ['auto', 'cpu', 'cuda']
   return new Command('sample')
     .description('Answers an instruction, printing the answer as it is generated.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
-    .requiredOption('--instruction <text>', 'the instruction; - reads it from standard input')
+    .argument('[model_path]', 'the same as --model_path')
+    .argument('[instruction]', 'the same as --instruction')
+    .option('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
+    .option('--instruction <text>', 'the instruction; - reads it from standard input')
     .option('--input <text>', 'optional context for the instruction; - reads it from standard input', '')
     .option('--raw_prompt', 'use the instruction as the full prompt, without the template')
     .option('--generate_len <n>', 'maximum number of new tokens', positiveNumber, 128)
@@ -129,26 +142,29 @@ function sampleCommand(): Command {
     .addOption(new Option('--device <name>', 'where to run').choices(devices).default('auto'))
     .addOption(new Option('--dtype <name>', 'number format').choices(['auto', 'bfloat16', 'float32']).default('auto'))
     .option('--threads <n>', 'CPU threads (default: one per core)', positiveNumber)
-    .action(async (flags) => {
-      const { sample } = await import('./commands/sample.js')
-      process.exitCode = await sample(flags)
-    })
+    .action(
+      withArguments(async (flags: SampleFlags) => {
+        const { sample } = await import('./commands/sample.js')
+        process.exitCode = await sample(flags)
+      }),
+    )
 }
 
 function processDatasetCommand(): Command {
   return new Command('process-dataset')
     .description('Converts databricks-dolly-15k, or similar data, into a training file.')
-    .requiredOption(
-      '--input <file>',
-      'a JSON, JSON lines, or CSV file, or the name of a data set on the Hugging Face Hub',
-    )
-    .requiredOption('--output <file>', 'the file to write: JSON lines for .jsonl, otherwise a JSON list')
+    .argument('[input]', 'the same as --input')
+    .argument('[output]', 'the same as --output')
+    .option('--input <file>', 'a JSON, JSON lines, or CSV file, or the name of a data set on the Hugging Face Hub')
+    .option('--output <file>', 'the file to write: JSON lines for .jsonl, otherwise a JSON list')
     .option('--max_words <n>', 'skip instances with more words', positiveNumber, 2000)
     .addOption(jsonOption())
-    .action(async (flags) => {
-      const { runProcessDataset } = await import('./commands/process-dataset.js')
-      process.exitCode = await runProcessDataset(flags)
-    })
+    .action(
+      withArguments(async (flags: ProcessDatasetFlags) => {
+        const { runProcessDataset } = await import('./commands/process-dataset.js')
+        process.exitCode = await runProcessDataset(flags)
+      }),
+    )
 }
 
 const formatOption = () => new Option('--format <name>', 'format of the weight files').choices(['safetensors', 'bin'])
@@ -160,17 +176,20 @@ const weightTypes = ['float32', 'bfloat16', 'float16']
 function makeShardsCommand(): Command {
   return new Command('make-shards')
     .description('Splits the weights of a model as Hugging Face does, and converts their format or type.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
+    .argument('[model_path]', 'the same as --model_path')
+    .option('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
     .addOption(shardSizeOption())
     .addOption(formatOption())
     .addOption(new Option('--dtype <name>', 'convert the weights (default: keep their type)').choices(weightTypes))
     .option('--output <dir>', 'a new directory (default: --model_path with "-shards" added)')
     .option('--replace', 'replace the weights in --model_path by the shards, once they are written and checked')
     .addOption(jsonOption())
-    .action(async (flags) => {
-      const { runMakeShards } = await import('./commands/convert-weights.js')
-      process.exitCode = await runMakeShards(flags)
-    })
+    .action(
+      withArguments(async (flags: MakeShardsFlags) => {
+        const { runMakeShards } = await import('./commands/convert-weights.js')
+        process.exitCode = await runMakeShards(flags)
+      }),
+    )
 }
 
 function zeroToFp32Command(): Command {
@@ -210,38 +229,47 @@ function convertCommand(): Command {
   const dtypes = [...weightTypes, 'q8_0']
   return new Command('convert')
     .description('Writes a model in another format or number format: GGUF for llama.cpp, or a Hugging Face directory.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
-    .requiredOption('--output <path>', 'the .gguf file, or the directory to write')
+    .argument('[model_path]', 'the same as --model_path')
+    .argument('[output]', 'the same as --output')
+    .option('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
+    .option('--output <path>', 'the .gguf file, or the directory to write')
     .addOption(new Option('--to <format>', 'format').choices(['gguf', 'safetensors', 'bin']).default('gguf'))
     .addOption(new Option('--dtype <name>', 'number format (default: that of the model)').choices(dtypes))
     .addOption(shardSizeOption())
     .option('--name <text>', "for GGUF: the model's name (default: that of the directory)")
     .addOption(jsonOption())
-    .action(async (flags) => {
-      const { convert } = await import('./commands/convert.js')
-      process.exitCode = await convert(flags)
-    })
+    .action(
+      withArguments(async (flags: ConvertFlags) => {
+        const { convert } = await import('./commands/convert.js')
+        process.exitCode = await convert(flags)
+      }),
+    )
 }
 
 function pushCommand(): Command {
   return new Command('push')
     .description('Uploads a model directory to the Hugging Face Hub; HF_TOKEN must be a token with write access.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
-    .requiredOption('--repo <owner/name>', 'the repository; created if it does not exist')
+    .argument('[model_path]', 'the same as --model_path')
+    .argument('[repo]', 'the same as --repo')
+    .option('--model_path <dir>', 'Hugging Face directory of the model')
+    .option('--repo <owner/name>', 'the repository; created if it does not exist')
     .option('--private', 'create a new repository as private')
     .option('--revision <branch>', 'the branch to commit to; created if it does not exist', 'main')
     .option('--message <text>', 'the title of the commit')
     .addOption(jsonOption())
-    .action(async (flags) => {
-      const { push } = await import('./commands/push.js')
-      process.exitCode = await push(flags)
-    })
+    .action(
+      withArguments(async (flags: PushFlags) => {
+        const { push } = await import('./commands/push.js')
+        process.exitCode = await push(flags)
+      }),
+    )
 }
 
 function modelCardCommand(): Command {
   return new Command('model-card')
     .description('Writes a model card (README.md): how the model was trained, on which data, and how to use it.')
-    .requiredOption('--model_path <dir>', 'Hugging Face directory of the model')
+    .argument('[model_path]', 'the same as --model_path')
+    .option('--model_path <dir>', 'Hugging Face directory of the model')
     .option('--log_path <dir>', 'directory of the training log (default: logs in the model directory)')
     .option('--license <name>', 'license as the Hub names it, such as apache-2.0')
     .option('--datasets <names...>', 'data sets on the Hub that it was trained on')
@@ -249,10 +277,12 @@ function modelCardCommand(): Command {
     .option('--base_model <name>', 'the model on the Hub that it was fine-tuned from')
     .option('--name <text>', 'the title (default: the name of the directory)')
     .addOption(jsonOption())
-    .action(async (flags) => {
-      const { modelCard } = await import('./commands/model-card.js')
-      process.exitCode = await modelCard(flags)
-    })
+    .action(
+      withArguments(async (flags: ModelCardFlags) => {
+        const { modelCard } = await import('./commands/model-card.js')
+        process.exitCode = await modelCard(flags)
+      }),
+    )
 }
 
 function doctorCommand(): Command {
@@ -330,7 +360,8 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
     await program.parseAsync(normalizeArgv(argv, takesValue), { from: 'user' })
   } catch (error) {
     const lacksCommand = error instanceof CommanderError && error.code === 'commander.help' && error.exitCode !== 0
-    throw lacksCommand ? new UsageError('expected a command; "openalpaca --help" lists them') : error
+    if (lacksCommand) throw new UsageError('expected a command; "openalpaca --help" lists them')
+    throw explainUnknownFlag(error, command?.name() ?? '')
   }
 }
 

@@ -2,6 +2,7 @@ import { type Command, Option } from 'commander'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { readDeepSpeedConfig } from '../train/deepspeed.js'
+import { aliases } from '../train/foreign-keys.js'
 import { loadRecipe, type RecipeLayer } from '../train/recipe.js'
 import { expectation, modelKeys, type Recipe, recipeGroups, schemaOf } from '../train/recipe-schema.js'
 import { UsageError } from './failure.js'
@@ -12,6 +13,9 @@ export function addRecipeFlags(command: Command): void {
     for (const key of Object.keys(fields)) command.addOption(recipeOption(key, `${group}:`))
   }
   for (const key of modelKeys) command.addOption(recipeOption(`model.${key}`, 'A new model:'))
+  for (const [name, key] of Object.entries(aliases)) {
+    command.addOption(new Option(`--${name} ${placeholder(key, schemaOf(key)!)}`).hideHelp())
+  }
 }
 
 function recipeOption(key: string, group: string): Option {
@@ -51,25 +55,35 @@ function placeholder(key: string, schema: z.ZodType): string {
 export function recipeFlagLayer(options: Record<string, unknown>): RecipeLayer {
   const values: Record<string, unknown> = {}
   const model: Record<string, unknown> = {}
-  for (const [key, given] of Object.entries(options)) {
+  const flags = new Map<string, string>()
+  for (const [name, given] of Object.entries(options)) {
+    const key = Object.hasOwn(aliases, name) ? aliases[name] : name
     const schema = schemaOf(key)
     if (!schema) continue
-    const value = typedValue(key, schema, given)
+    const other = flags.get(key)
+    if (other !== undefined) throw new UsageError(`--${name} and --${other} are the same setting: keep one of them`)
+    flags.set(key, name)
+    const value = typedValue(name, key, schema, given)
     if (key.startsWith('model.')) model[key.slice('model.'.length)] = value
     else values[key] = value
   }
   if (Object.keys(model).length > 0) values.model = { ...(values.model as object | undefined), ...model }
-  return { values, where: (key) => `--${key}` }
+  return { values, where: (key) => `--${flags.get(key) ?? key}` }
 }
 
 /** A flag's text as its key wants it: texts as they are, numbers and maps read as YAML. */
-function typedValue(key: string, schema: z.ZodType, given: unknown): unknown {
+function typedValue(name: string, key: string, schema: z.ZodType, given: unknown): unknown {
   if (given === true) return key === 'resume' ? 'auto' : true
-  if (typeof given !== 'string' || jsonSchema(schema).type === 'string') return checked(key, schema, given)
-  if (key === 'resume') return given === 'true' || given === 'false' ? given === 'true' : checked(key, schema, given)
+  if (typeof given !== 'string' || jsonSchema(schema).type === 'string') return checked(name, schema, given)
+  if (key === 'resume') return given === 'true' || given === 'false' ? given === 'true' : checked(name, schema, given)
   const value = yamlValue(given)
+  if (key === 'model' && typeof value === 'string') {
+    throw new UsageError(
+      `--model is ${JSON.stringify(value)}; expected ${expectation(schema)}; for a model that exists, use --model_path ${value}`,
+    )
+  }
   // `null` goes back to the default; `model` may be given in part, over a recipe's.
-  return value === null || key === 'model' ? value : checked(key, schema, value)
+  return value === null || key === 'model' ? value : checked(name, schema, value)
 }
 
 function yamlValue(text: string): unknown {
@@ -80,9 +94,9 @@ function yamlValue(text: string): unknown {
   }
 }
 
-function checked(key: string, schema: z.ZodType, value: unknown): unknown {
+function checked(name: string, schema: z.ZodType, value: unknown): unknown {
   if (schema.safeParse(value).success) return value
-  throw new UsageError(`--${key} is ${JSON.stringify(value)}; expected ${expectation(schema)}`)
+  throw new UsageError(`--${name} is ${JSON.stringify(value)}; expected ${expectation(schema)}`)
 }
 
 export interface TrainFlags extends Record<string, unknown> {
@@ -104,6 +118,7 @@ export function recipeFromFlags(flags: TrainFlags, say: (note: string) => void):
     layers.unshift(layer)
   }
   // Who names a model or data of their own doesn't want the quickstart's settings.
-  const isOwn = flags.model_path !== undefined || flags.data_path !== undefined
+  const { model_path, data_path } = layers.at(-1)!.values
+  const isOwn = model_path !== undefined || data_path !== undefined
   return loadRecipe(flags.recipe ?? (isOwn ? undefined : 'quickstart'), layers)
 }

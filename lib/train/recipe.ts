@@ -4,6 +4,7 @@ import { isMap, isScalar, LineCounter, parseDocument, type YAMLMap } from 'yaml'
 import { RecipeError } from '../errors.js'
 import { nearest } from '../nearest.js'
 import { packageRoot } from '../version.js'
+import { adviceFor, aliases } from './foreign-keys.js'
 import {
   expectation,
   modelKeys,
@@ -55,7 +56,7 @@ const rivals: [RecipeKey, RecipeKey][] = [
 export function resolveRecipe(layers: RecipeLayer[]): Recipe {
   const merged: Record<string, unknown> = {}
   const origin = new Map<string, RecipeLayer>()
-  for (const layer of layers) {
+  for (const layer of layers.map(withOurNames)) {
     for (const [key, rival] of rivals) {
       if (layer.values[key] != null && layer.values[rival] == null) delete merged[rival]
     }
@@ -82,12 +83,31 @@ function withoutNulls(values: Record<string, unknown>): Record<string, unknown> 
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null && value !== undefined))
 }
 
+/** The layer with our names for the keys of other trainers that mean the same. */
+function withOurNames(layer: RecipeLayer): RecipeLayer {
+  const given = new Map<string, string>()
+  const entries: [string, unknown][] = []
+  for (const [name, value] of Object.entries(layer.values)) {
+    const key = Object.hasOwn(aliases, name) ? aliases[name] : name
+    const other = given.get(key)
+    if (other !== undefined) {
+      throw new RecipeError(`${layer.where(name)}: ${name} and ${other} are the same setting: keep one of them`)
+    }
+    given.set(key, name)
+    entries.push([key, value])
+  }
+  return { values: Object.fromEntries(entries), where: (key) => layer.where(given.get(key) ?? key) }
+}
+
 function checkKey(layer: RecipeLayer, key: string): void {
   const known = key.startsWith('model.') ? modelKeys.map((name) => `model.${name}`) : recipeKeys
   if ((known as string[]).includes(key)) return
   const near = nearest(key, known)
-  const hint = near ? `did you mean ${near}?` : 'openalpaca train --help lists them all'
-  throw new RecipeError(`${layer.where(key)}: unknown key ${key}; ${hint}`)
+  const hint =
+    adviceFor(key, (name) => name) ?? (near ? `did you mean ${near}?` : 'openalpaca train --help lists them all')
+  const others = Object.keys(layer.values).filter((other) => other !== key && !(known as string[]).includes(other))
+  const more = others.length > 0 && !key.startsWith('model.') ? `; also unknown: ${others.join(', ')}` : ''
+  throw new RecipeError(`${layer.where(key)}: unknown key ${key}; ${hint}${more}`)
 }
 
 /** What is wrong with the value at a path such as `['model', 'hidden_size']`. */
@@ -97,7 +117,9 @@ function explain(path: string[], values: Record<string, unknown>, origin: Map<st
   const value = isInner ? (values.model as Record<string, unknown>)[path[1]] : values[key]
   const layer = origin.get(key) ?? origin.get(path[0])
   const came = value === undefined ? 'is missing' : `is ${shown(value)}`
-  return `${layer!.where(value === undefined ? path[0] : key)}: ${key} ${came}; expected ${expectation(schemaOf(key)!)}`
+  const advice =
+    key === 'model' && typeof value === 'string' ? `; for a model that exists, use model_path: ${value}` : ''
+  return `${layer!.where(value === undefined ? path[0] : key)}: ${key} ${came}; expected ${expectation(schemaOf(key)!)}${advice}`
 }
 
 function shown(value: unknown): string {
@@ -170,6 +192,7 @@ export type RecipeOptions = {
 }
 
 const camelCase = (key: string) => key.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())
+const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 // `model`, the configuration of a new model, is left out: the trainer takes the model itself.
 const optionKeys = new Map(recipeKeys.filter((key) => key !== 'model').map((key) => [camelCase(key), key]))
 
@@ -179,8 +202,9 @@ export function recipeFromOptions(options: Partial<RecipeOptions>): Recipe {
   for (const [name, value] of Object.entries(options)) {
     const key = optionKeys.get(name)
     if (!key) {
+      const known = adviceFor(snakeCase(name), camelCase)
       const near = nearest(name, optionKeys.keys())
-      throw new RecipeError(`unknown option ${name}${near ? `; did you mean ${near}?` : ''}`)
+      throw new RecipeError(`unknown option ${name}${known ? `; ${known}` : near ? `; did you mean ${near}?` : ''}`)
     }
     values[key] = value
   }

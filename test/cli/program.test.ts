@@ -2,10 +2,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
+import { recipeArgument, withArguments } from '../../lib/cli/arguments.js'
 import { errorLine, exitCodeOf, UsageError } from '../../lib/cli/failure.js'
 import { createProgram, isHelp, runProgram } from '../../lib/cli/program.js'
 import { recipeFlagLayer, recipeFromFlags } from '../../lib/cli/recipe-flags.js'
 import { RecipeError } from '../../lib/errors.js'
+import { aliases } from '../../lib/train/foreign-keys.js'
 import { modelKeys, recipeKeys } from '../../lib/train/recipe-schema.js'
 
 const directory = mkdtempSync(join(tmpdir(), 'cli-'))
@@ -65,6 +67,137 @@ describe('a mistake on the command line', () => {
   test('that leaves out what is needed says so', async () => {
     const { line, code } = await failure('sample', '--model_path', 'x')
     expect([line, code]).toEqual(["error: required option '--instruction <text>' not specified", 2])
+  })
+})
+
+describe('a flag that is known from elsewhere', () => {
+  test('stands for ours where it means the same', () => {
+    const flags = {
+      lr: '1e-4',
+      num_train_epochs: '2',
+      output_dir: 'o',
+      data: 'd.json',
+      eval_steps: '7',
+      base_model: 'm',
+    }
+    expect(recipeFromFlags(flags, () => {})).toMatchObject({
+      name: 'run', // and no quickstart
+      learning_rate: 1e-4,
+      epochs: 2,
+      save_path: 'o',
+      data_path: 'd.json',
+      validation_every: 7,
+      model_path: 'm',
+    })
+    expect(recipeFlagLayer({ resume_from_checkpoint: true }).values).toEqual({ resume: 'auto' })
+    expect(recipeFlagLayer({ lr: '1' }).where('learning_rate')).toBe('--lr')
+    for (const [alias, key] of Object.entries(aliases)) {
+      expect(recipeKeys, alias).toContain(key)
+      expect([...recipeKeys, ...modelKeys], alias).not.toContain(alias)
+    }
+  })
+
+  test('is named in errors as it was typed', async () => {
+    expect((await failure('train', '--lr', 'fast')).line).toBe('error: --lr is "fast"; expected a number above 0')
+    expect(await failure('train', '--lr', '1', '--learning-rate', '2')).toEqual({
+      line: expect.stringMatching(/^error: --l\w+ and --l\w+ are the same setting: keep one of them$/),
+      code: 2,
+    })
+  })
+
+  test.each([
+    ['train', '--bf16', '--dtype'],
+    ['train', '--lora-r=8', 'LoRA'],
+    ['train', '--report_to', '--log_path'],
+    ['train', '--per_device_train_batch_size', '--batch_size'],
+    ['train', '--gradient-accumulation-steps', '--batch_size'],
+    ['plan', '--micro_batch_size', '--batch_size'],
+    ['train', '--gradient_checkpointing', '--max_tokens_per_micro_batch'],
+    ['train', '--lr_scheduler_type', '--lr_scheduler'],
+    ['train', '--push_to_hub', 'openalpaca push'],
+    ['sample', '--prompt', '--instruction'],
+    ['sample', '--max_new_tokens', '--generate_len'],
+    ['convert', '--outfile', '--output'],
+    ['convert', '--outtype', '--dtype'],
+    ['push', '--repo_id', '--repo'],
+    ['inspect', '--model_path', 'inspect PATH'],
+  ])('is answered with ours: %s %s', async (command, flag, ours) => {
+    const { line, code } = await failure(command, flag, '8')
+    const name = flag.replace(/=.*/, '').slice(2).replaceAll('-', '_')
+    expect(line.startsWith(`error: unknown option '--${name}': `), line).toBe(true)
+    expect(line).toContain(ours)
+    expect(line).not.toMatch(/[{}]/)
+    expect(code).toBe(2)
+  })
+
+  test('that takes a map in place of a model’s path is answered with the path’s', async () => {
+    expect(await failure('train', '--model', 'runs/quickstart')).toEqual({
+      line:
+        'error: --model is "runs/quickstart"; expected a map of keys and values; for a model that exists, use ' +
+        '--model_path runs/quickstart',
+      code: 2,
+    })
+  })
+})
+
+describe('an argument without a flag', () => {
+  /** The flags that a command gets. */
+  async function flagsOf(...argv: string[]): Promise<Record<string, unknown>> {
+    const program = createProgram()
+    let got: Record<string, unknown> = {}
+    const command = program.commands.find((candidate) => candidate.name() === argv[0])!
+    const run = withArguments(async (flags: Record<string, unknown>) => {
+      got = flags
+    })
+    command.action(run)
+    await program.parseAsync(argv, { from: 'user' })
+    return got
+  }
+
+  test('is the model, the text, or the file that a command needs', async () => {
+    expect(await flagsOf('sample', 'DIR', 'Say hi.')).toMatchObject({ model_path: 'DIR', instruction: 'Say hi.' })
+    expect(await flagsOf('sample', '--model_path', 'DIR', 'Say hi.')).toMatchObject({ instruction: 'Say hi.' })
+    expect(await flagsOf('sample', 'DIR', '--instruction', 'x')).toMatchObject({ model_path: 'DIR', instruction: 'x' })
+    expect(await flagsOf('convert', 'DIR', 'out.gguf')).toMatchObject({ model_path: 'DIR', output: 'out.gguf' })
+    expect(await flagsOf('process-dataset', 'in.csv', 'out.json')).toMatchObject({
+      input: 'in.csv',
+      output: 'out.json',
+    })
+    expect(await flagsOf('push', 'DIR', 'me/model')).toMatchObject({ model_path: 'DIR', repo: 'me/model' })
+    expect(await flagsOf('make-shards', 'DIR')).toMatchObject({ model_path: 'DIR' })
+    expect(await flagsOf('model-card', 'DIR')).toMatchObject({ model_path: 'DIR' })
+  })
+
+  test('that is missing, or one too many, is refused', async () => {
+    expect(await failure('sample', 'DIR')).toEqual({
+      line: "error: required option '--instruction <text>' not specified",
+      code: 2,
+    })
+    expect(await failure('convert', '--model_path', 'a', '--output', 'b', 'c')).toEqual({
+      line: 'error: unexpected argument "c": --model_path and --output are given already',
+      code: 2,
+    })
+    expect((await failure('sample', 'DIR', 'What', 'is', 'it?')).line).toMatch(/too many arguments for 'sample'/)
+  })
+
+  test('is the recipe of train and plan', () => {
+    expect(recipeArgument('my.yaml', undefined)).toBe('my.yaml')
+    expect(recipeArgument('openalpaca-3b', undefined)).toBe('openalpaca-3b')
+    expect(recipeArgument(undefined, 'my.yml')).toBe('my.yml')
+  })
+
+  test.each([
+    ['data.jsonl', '--data_path data.jsonl'],
+    ['openlm-research/open_llama_3b_v2', '--model_path openlm-research/open_llama_3b_v2'],
+    [directory, `--model_path ${directory}`],
+  ])('that is no recipe is answered with the flag that it may want: %s', async (argument, flag) => {
+    const { line, code } = await failure('train', argument)
+    expect(line).toBe(
+      'error: expected a recipe (a YAML file, or one of openalpaca-3b, openalpaca-7b, quickstart), got ' +
+        `"${argument}": use ${flag}`,
+    )
+    expect(code).toBe(2)
+    expect((await failure('plan', 'x.yaml', '--recipe', 'y.yaml')).line).toMatch(/--recipe is given already/)
   })
 })
 

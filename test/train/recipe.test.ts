@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
 import { RecipeError } from '../../lib/errors.js'
 import { editDistance, nearest } from '../../lib/nearest.js'
+import { adviceFor, adviceKeys } from '../../lib/train/foreign-keys.js'
 import {
   builtInRecipes,
   loadRecipe,
@@ -155,6 +156,56 @@ describe('mistyped keys', () => {
     expect(editDistance('sede', 'seed')).toBe(1)
     expect(nearest('Epoch', ['epochs', 'seed'])).toBe('epochs')
     expect(nearest('anything', [])).toBeUndefined()
+  })
+})
+
+describe('the keys of another trainer', () => {
+  const problem = (text: string) => {
+    try {
+      return JSON.stringify(resolveRecipe([parseRecipe(text, 'axolotl.yaml')]))
+    } catch (error) {
+      expect(error).toBeInstanceOf(RecipeError)
+      return (error as Error).message
+    }
+  }
+
+  test('stand for ours where they mean the same', () => {
+    const text =
+      'base_model: m\nsequence_len: 512\nnum_epochs: 2\noutput_dir: o\nval_set_size: 0.05\nsave_total_limit: 3\nlr: 1e-4\n'
+    expect(resolveRecipe([parseRecipe(text, 'axolotl.yaml')])).toMatchObject({
+      model_path: 'm',
+      max_length: 512,
+      epochs: 2,
+      save_path: 'o',
+      validation_size: 0.05,
+      keep_last: 3,
+      learning_rate: 1e-4,
+    })
+    expect(problem('name: a\nnum_epochs: few\n')).toMatch(/^axolotl\.yaml:2: epochs is "few"; expected a number/)
+    expect(problem('lr: 1\nlearning_rate: 2\n')).toBe(
+      'axolotl.yaml:2: learning_rate and lr are the same setting: keep one of them',
+    )
+  })
+
+  test('are answered with ours, and all that are unknown are listed', () => {
+    expect(problem('name: a\nmicro_batch_size: 2\ngradient_accumulation_steps: 4\nadapter: lora\nlora_r: 8\n')).toMatch(
+      /^axolotl\.yaml:2: unknown key micro_batch_size; use batch_size, .*; also unknown: gradient_accumulation_steps, adapter, lora_r$/,
+    )
+    expect(problem('bf16: auto\n')).toMatch(/^axolotl\.yaml:1: unknown key bf16; use dtype /)
+    expect(problem('model: runs/quickstart\n')).toMatch(
+      /model is "runs\/quickstart"; expected a map .*; for a model that exists, use model_path: runs\/quickstart$/,
+    )
+    expect(() => recipeFromOptions({ perDeviceTrainBatchSize: 4 } as object)).toThrow(/use batchSize, /)
+    expect(() => recipeFromOptions({ lr: 1e-4 } as object)).toThrow('unknown option lr; use learningRate')
+  })
+
+  test('have advice that names keys that there are', () => {
+    const names: string[] = []
+    for (const key of adviceKeys) adviceFor(key, (name) => `${names.push(name)}`)
+    expect(names.length).toBeGreaterThan(30)
+    expect(names.filter((name) => !(recipeKeys as string[]).includes(name))).toEqual([])
+    expect(adviceKeys.filter((key) => (recipeKeys as string[]).includes(key))).toEqual([])
+    expect(new Set(adviceKeys).size).toBe(adviceKeys.length)
   })
 })
 
