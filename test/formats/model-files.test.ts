@@ -128,7 +128,11 @@ describe('opening the weights of a model directory', () => {
     ['a directory that is not there', () => path.join(root, 'nowhere'), /Cannot read .*nowhere: there is no such file/],
     ['a file', () => path.join(fixtures, 'd100', whole), /is a file; give the directory/],
     ['an empty directory', emptyModel, /no weights that can be read: model\.safetensors or pytorch_model\.bin/],
-    ['a directory with GGUF weights alone', () => withFile('model.gguf', 'GGUF'), /model\.gguf is not a supported format/],
+    [
+      'a directory with GGUF weights alone',
+      () => withFile('model.gguf', 'GGUF'),
+      /model\.gguf is not a supported format/,
+    ],
     ['shards without their index', () => withFile('model-00001-of-00002.safetensors', ''), /but not the index/],
     [
       'a Git LFS pointer',
