@@ -7,7 +7,7 @@ import path from 'node:path'
 import { addonSources, isCompiled, nativeSources, typescriptParts } from './state.mjs'
 import { root } from './toolchain.mjs'
 
-const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
+const { name, version, repository } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
 const folder = path.join(root, 'prebuilds', 'linux-x64')
 
 const prebuild = 'npm run prebuild'
@@ -29,6 +29,9 @@ function problem() {
   if (!isCompiled(typescriptParts[0])) return ['dist/ is not made from these sources', prebuild]
 }
 
+if (!repository) {
+  console.error('pack: package.json has no "repository"; with it, npm and the messages of the package link there')
+}
 const found = problem()
 if (found) {
   console.error(`pack: ${found[0]}; type: ${found[1]}`)

@@ -34,7 +34,7 @@ const npm = process.env.npm_execpath?.endsWith('.js')
   : path.join(execFileSync('npm', ['root', '--global'], { encoding: 'utf8' }).trim(), 'npm', 'bin', 'npm-cli.js')
 
 const allowed =
-  /^(dist\/(?!bench\/|fuzz\/).*\.(js|mjs|d\.ts|d\.mts)|prebuilds\/linux-x64\/[^/]+|recipes\/.*|docs\/.*|package\.json|README\.md|LICENSE)$/
+  /^(dist\/(?!bench\/|fuzz\/).*\.(js|mjs|d\.ts|d\.mts)|prebuilds\/linux-x64\/[^/]+|recipes\/.*|docs\/(?!architecture).*|examples\/[\w-]+\.[cm]js|package\.json|README\.md|CHANGELOG\.md|LICENSE)$/
 
 /** The chips of the CUDA kernels; null where there are none. */
 const { cuda } = JSON.parse(readFileSync(path.join(root, 'prebuilds', 'linux-x64', 'build.json'), 'utf8'))
@@ -59,7 +59,7 @@ function pack(folder) {
     OpenMP: /\.so/,
     'notices of these libraries': /NOTICES|build\.json/,
     'JavaScript and types': /^dist/,
-    'recipes and docs': /^(recipes|docs|README|LICENSE|package\.json)/,
+    'recipes, docs, and examples': /^(recipes|docs|examples|README|CHANGELOG|LICENSE|package\.json)/,
   }
   for (const [what, pattern] of Object.entries(parts)) say(`  ${mebibytes(sum(pattern)).padStart(9)}  ${what}`)
   return path.join(folder, filename)
@@ -133,6 +133,7 @@ const filesOf = (folder) =>
     .filter((entry) => !entry.isDirectory())
     .map((entry) => path.relative(folder, path.join(entry.parentPath ?? entry.path, entry.name)))
 
+/** As a user does, with the dependencies of the day: their versions are ranges, and what the ranges give must work. */
 function install(tarball, app, bin) {
   const args = [npm, 'install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error']
   mkdirSync(app, { recursive: true })
@@ -188,8 +189,11 @@ function main() {
     use('require, import and backends', 'node', 'addon.cjs', baseLibraries.source, String(cuda !== null)),
   )
   process.stdout.write(use('worker threads and two copies', 'node', 'workers.cjs', ...copies))
-  const help = use('npx openalpaca --help', 'npx', '--offline', 'openalpaca', '--help')
-  if (!/train/.test(help)) throw new Error(`openalpaca --help printed ${help}`)
+  // The package's own name works outside of a project too, where npx takes a command for the name of a package.
+  for (const command of ['openalpaca', 'openalpaca-native']) {
+    const help = use(`npx ${command} --help`, 'npx', '--offline', command, '--help')
+    if (!/train/.test(help)) throw new Error(`${command} --help printed ${help}`)
+  }
   const training = ['train', '--max_steps', '4', '--validation_size', '0', '--device', 'cpu', '--save_path', 'model']
   use('a few steps of the quickstart', 'npx', '--offline', 'openalpaca', ...training)
   const sampling = ['sample', '--model_path', 'model', '--instruction', 'Calculate 91 + 68.', '--generate_len', '8']

@@ -108,6 +108,7 @@ describe('an addon that cannot be loaded', () => {
   const installed = join(directory, 'installed')
   const clone = join(directory, 'clone')
   mkdirSync(installed)
+  writeFileSync(join(installed, 'package.json'), '{ "name": "openalpaca-native" }')
   mkdirSync(join(clone, 'scripts'), { recursive: true })
   writeFileSync(join(clone, 'scripts', 'setup.mjs'), '')
 

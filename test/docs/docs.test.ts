@@ -16,7 +16,7 @@ import { normalizeArgv } from '../../lib/cli/argv.js'
 import { createProgram } from '../../lib/cli/program.js'
 import { recipeFromFlags } from '../../lib/cli/recipe-flags.js'
 import { compile, root } from '../support/typescript.js'
-import { anchors, commands, inlineCommands, links, pages, programs, read, words } from './markdown.js'
+import { anchors, commands, inlineCommands, isPacked, links, pages, programs, read, words } from './markdown.js'
 
 const scripts = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')).scripts as Record<string, string>
 
@@ -45,6 +45,7 @@ function parseCli(argv: string[]): void {
 let benchHelp: string | undefined
 function parseBench(argv: string[]): void {
   const main = path.join(root, 'dist', 'bench', 'main.js')
+  if (!existsSync(main)) throw new Error('the benchmarks are not compiled: type npm run setup -- --tests')
   benchHelp ??= execFileSync(process.execPath, [main, '--help'], { encoding: 'utf8' })
   for (const flag of argv.filter((word) => word.startsWith('--'))) {
     if (!benchHelp.includes(flag)) throw new Error(`npm run bench has no flag ${flag}`)
@@ -56,7 +57,7 @@ function parse(line: string): void {
   const all = words(line)
   const argv = all.filter((_, i) => all.slice(0, i + 1).some((before) => !/^[A-Z_]+=/.test(before)))
   if (argv.length === 0) return // variables for the lines that follow
-  const cli = argv.indexOf('openalpaca')
+  const cli = argv[0] === 'npx' && argv[1] === 'openalpaca-native' ? 1 : argv.indexOf('openalpaca')
   if (cli >= 0) {
     parseCli(argv.slice(cli + 1))
     return
@@ -101,6 +102,18 @@ describe.each(pages)('in %s', (page) => {
       if (anchor) expect(anchors(target), `${page} links to ${link}`).toContain(anchor)
     }
   })
+})
+
+it('no link of a page in the package leads to a file that the package lacks', () => {
+  const packed = pages.filter(isPacked)
+  expect(packed).toEqual(expect.arrayContaining(['README.md', 'docs/getting-started.md', 'docs/api.md']))
+  const dead = packed.flatMap((page) =>
+    links(page)
+      .map((link) => path.join(path.dirname(page), link.split('#')[0] || path.basename(page)))
+      .filter((target) => !isPacked(target))
+      .map((target) => `${page}: ${target}`),
+  )
+  expect(dead).toEqual([])
 })
 
 it('every program in the documentation compiles', async () => {

@@ -63,9 +63,12 @@ export function commands(page: string): Command[] {
 /** Commands within sentences, which are parsed and not run; those with a gap (…) or a stand-in (COMMAND) are none. */
 export function inlineCommands(page: string): Command[] {
   const text = read(page).replace(/^(```+)[\s\S]*?^\1$/gm, '')
-  return Array.from(text.matchAll(/`((?:npm run |npx openalpaca |node scripts\/)[^`]*)`/g), ([, command]) => {
-    return { where: page, text: command.replace(/\s+/g, ' '), isPart: true }
-  }).filter(({ text }) => !/…|\bCOMMAND\b|\bX\b/.test(text))
+  return Array.from(
+    text.matchAll(/`((?:npm run |npx openalpaca(?:-native)? |node scripts\/)[^`]*)`/g),
+    ([, command]) => {
+      return { where: page, text: command.replace(/\s+/g, ' '), isPart: true }
+    },
+  ).filter(({ text }) => !/…|\bCOMMAND\b|\bX\b/.test(text))
 }
 
 /** Splits a command line at its blanks, outside quotes. Variables stay as they are. */
@@ -86,6 +89,14 @@ export function links(page: string): string[] {
     .replace(/^(```+)[\s\S]*?^\1$/gm, '')
     .replace(/`[^`\n]*`/g, '')
   return Array.from(text.matchAll(/\]\(([^)\s]+)\)/g), ([, target]) => target).filter((target) => !/^\w+:/.test(target))
+}
+
+/** Whether a file goes into the package, by `files` of its package.json; npm adds the manifest, README, and LICENSE. */
+export function isPacked(file: string): boolean {
+  const { files } = JSON.parse(read('package.json')) as { files: string[] }
+  const holds = (entry: string) => file === entry || file.startsWith(`${entry}/`)
+  if (['package.json', 'README.md', 'LICENSE'].includes(file)) return true
+  return files.some((entry) => holds(entry)) && !files.some((entry) => entry.startsWith('!') && holds(entry.slice(1)))
 }
 
 /** The anchors of a page's headings, as GitHub makes them. */
