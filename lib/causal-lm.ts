@@ -12,10 +12,12 @@ import { type ConfigJson, type LlamaConfig, parseConfig, readConfig } from './mo
 import { ForwardPass } from './model/forward-pass.js'
 import { type ModelDType, Parameters } from './model/parameters.js'
 import { RopeCache } from './model/rope.js'
+import { resolveTies } from './model/ties.js'
 import { TrainPass } from './model/train-pass.js'
 import * as ops from './ops.js'
 import type { RankGroup } from './parallel/group.js'
-import { type SaveOptions, saveModel } from './save.js'
+import { type SaveOptions, type SaveResult, saveModel } from './save.js'
+import type { OnWarning } from './warnings.js'
 
 /** Where and how a model computes. */
 export interface ModelOptions {
@@ -27,6 +29,8 @@ export interface ModelOptions {
   masterWeights?: boolean
   /** @internal The ranks that train the model together, each with its share of it. */
   group?: RankGroup
+  /** Called with what is unusual about the model and no error; a warning of Node.js when left out. */
+  onWarning?: OnWarning
   /** Aborted: reading or downloading stops, and the promise rejects. */
   signal?: AbortSignal
 }
@@ -70,9 +74,11 @@ export class LlamaForCausalLM implements Disposable {
   static async fromPretrained(modelPath: string, options: ModelOptions = {}): Promise<LlamaForCausalLM> {
     const directory = await resolveModelPath(modelPath, { signal: options.signal })
     await finishInterruptedReplacement(directory)
-    const config = await readConfig(directory)
-    const weights = await openModelWeights(directory)
+    const read = await readConfig(directory)
+    const stored = await openModelWeights(directory)
     try {
+      const onWarning = (options.group?.rank ?? 0) === 0 ? options.onWarning : () => {}
+      const { config, weights } = await resolveTies(read, stored, directory, onWarning)
       const model = LlamaForCausalLM.create(config, options, path.resolve(directory))
       try {
         await model.parameters.load(weights, directory, options.signal)
@@ -82,7 +88,7 @@ export class LlamaForCausalLM implements Disposable {
       }
       return model
     } finally {
-      await weights.close()
+      await stored.close()
     }
   }
 
@@ -285,11 +291,13 @@ export class LlamaForCausalLM implements Disposable {
   /**
    * Writes a Hugging Face directory that Transformers reads: config, weights in shards, and the tokenizer's files where
    * the model has a directory that it was read from. It is there as a whole or not at all.
+   * @returns values that `dtype` cannot hold, such as weights beyond 65504 in float16; on rank 0 of a group
    * @throws {CheckpointError} when it cannot be written
+   * @throws {NonFiniteError} with `strict`, for values that `dtype` cannot hold; nothing is written then
    */
-  async savePretrained(directory: string, options: SaveOptions = {}): Promise<void> {
+  async savePretrained(directory: string, options: SaveOptions = {}): Promise<SaveResult> {
     this.checkUsable()
-    await saveModel(this.parameters, directory, options, this.directory)
+    return await saveModel(this.parameters, directory, options, this.directory)
   }
 
   private check(sequences: readonly (readonly number[])[]): void {

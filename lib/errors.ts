@@ -47,8 +47,8 @@ export class RecipeError extends OpenAlpacaError {
 }
 
 /**
- * A loss or a gradient that is not finite, and the weights are as they were before the step; or the logits of a
- * generation.
+ * A loss or a gradient that is not finite, and the weights are as they were before the step; the logits of a generation;
+ * or, under `strict`, weights that the type they are written in cannot hold.
  */
 export class NonFiniteError extends OpenAlpacaError {
   constructor(message: string, options?: ErrorOptions) {

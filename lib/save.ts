@@ -1,10 +1,14 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { configFor } from './formats/companions.js'
 import { writeModelDirectory } from './formats/model-directory.js'
+import { Overflows } from './formats/overflows.js'
 import type { WeightFormat } from './formats/shards.js'
 import { configJson, type LlamaConfig } from './model/config.js'
 import type { Parameters } from './model/parameters.js'
+import { CHAT_TEMPLATE_FILES } from './tokenizer/chat-templates.js'
 import type { LlamaTokenizer } from './tokenizer/tokenizer.js'
+import { emitWarning, type OnWarning } from './warnings.js'
 
 /** How a model is saved. */
 export interface SaveOptions {
@@ -16,6 +20,18 @@ export interface SaveOptions {
   dtype?: 'bfloat16' | 'float16' | 'float32'
   /** Its files are written too; those of the directory that the model was read from when left out. */
   tokenizer?: LlamaTokenizer
+  /** Makes values that `dtype` cannot hold an error, and nothing is written then; they are counted when left out. */
+  strict?: boolean
+  /** Called with what the conversion to `dtype` lost; a warning of Node.js when left out. */
+  onWarning?: OnWarning
+}
+
+/** What saving in another type has lost. */
+export interface SaveResult {
+  /** Finite values that became infinite. */
+  overflows: number
+  /** The same by tensor. */
+  overflowing: Record<string, number>
 }
 
 export const tokenizerFiles = [
@@ -23,6 +39,7 @@ export const tokenizerFiles = [
   'tokenizer_config.json',
   'special_tokens_map.json',
   'added_tokens.json',
+  ...CHAT_TEMPLATE_FILES,
 ] as const
 
 /** Small files of a model directory, those of `names` that it has. */
@@ -56,19 +73,25 @@ function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): objec
 export async function saveModel(
   parameters: Parameters,
   directory: string,
-  { format, maxShardSize, dtype = parameters.dtype, tokenizer }: SaveOptions,
+  options: SaveOptions,
   source?: string,
-): Promise<void> {
+): Promise<SaveResult> {
+  const { format, maxShardSize, dtype = parameters.dtype, tokenizer, strict, onWarning = emitWarning } = options
+  const overflows = new Overflows()
   await parameters.collect(async () => {
     const carried = source ? await readSmallFiles(source, tokenizerFiles) : []
     const [generation] = source ? await readSmallFiles(source, ['generation_config.json']) : []
     await writeModelDirectory(directory, {
-      config: configJson(parameters.config, dtype),
+      config: configFor(configJson(parameters.config, dtype), { plain: true, untied: false }),
       generationConfig: generation ? JSON.parse(generation.data.toString()) : generationConfig(parameters.config),
       tokenizerFiles: tokenizer ? tokenizer.files() : carried,
-      tensors: parameters.entries(dtype),
+      tensors: parameters.entries(dtype, overflows),
       maxShardSize,
       format,
+      onWritten: () => strict && overflows.refuse(dtype),
     })
   })
+  const lost = overflows.describe(dtype)
+  if (lost !== undefined) onWarning(`${directory}: ${lost}`)
+  return { overflows: overflows.total, overflowing: overflows.byTensor }
 }

@@ -172,6 +172,9 @@ const shardSizeOption = () => {
   return new Option('--max_shard_size <size>', 'largest weight file, such as 5GB or 300MB').default('5GB')
 }
 const weightTypes = ['float32', 'bfloat16', 'float16']
+function strictOption(): Option {
+  return new Option('--strict', 'fail, and write nothing, if --dtype cannot hold a value (default: warn)')
+}
 
 function makeShardsCommand(): Command {
   return new Command('make-shards')
@@ -183,6 +186,7 @@ function makeShardsCommand(): Command {
     .addOption(new Option('--dtype <name>', 'convert the weights (default: keep their type)').choices(weightTypes))
     .option('--output <dir>', 'a new directory (default: --model_path with "-shards" added)')
     .option('--replace', 'replace the weights in --model_path by the shards, once they are written and checked')
+    .addOption(strictOption())
     .addOption(jsonOption())
     .action(
       withArguments(async (flags: MakeShardsFlags) => {
@@ -201,6 +205,7 @@ function zeroToFp32Command(): Command {
     .argument('<output>', 'a .bin or .safetensors file, or a new Hugging Face directory')
     .option('--model_path <dir>', 'source of the config and tokenizer of an output directory')
     .addOption(new Option('--dtype <name>', 'number format of the output').choices(weightTypes).default('float32'))
+    .addOption(strictOption())
     .addOption(shardSizeOption())
     .addOption(formatOption())
     .addOption(jsonOption())
@@ -237,6 +242,7 @@ function convertCommand(): Command {
     .addOption(new Option('--dtype <name>', 'number format (default: that of the model)').choices(dtypes))
     .addOption(shardSizeOption())
     .option('--name <text>', "for GGUF: the model's name (default: that of the directory)")
+    .addOption(strictOption())
     .addOption(jsonOption())
     .action(
       withArguments(async (flags: ConvertFlags) => {

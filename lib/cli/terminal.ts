@@ -1,5 +1,6 @@
 import type { WriteStream } from 'node:tty'
 import { inspect } from 'node:util'
+import { forTerminal } from '../format.js'
 
 type Format = 'bold' | 'dim' | 'italic' | 'green' | 'red'
 
@@ -28,4 +29,9 @@ export function hasColors(stream: NodeJS.WriteStream): boolean {
   const { FORCE_COLOR, NO_COLOR } = process.env
   if (FORCE_COLOR !== undefined) return !/^(0|false)$/.test(FORCE_COLOR)
   return !NO_COLOR && stream.isTTY === true && (stream as WriteStream).hasColors()
+}
+
+/** On standard error, so that output for programs stays as it is. */
+export function printWarnings(warnings: readonly string[]): void {
+  for (const warning of warnings) console.error(`warning: ${forTerminal(warning)}`)
 }

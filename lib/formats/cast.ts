@@ -101,6 +101,20 @@ function countInfinite(bits: Int32Array): number {
   return infinite
 }
 
+/** Infinite values, and those that are not a number; none in types without them. */
+export function countNonFinite(bytes: Uint8Array, dtype: string): number {
+  const exponent = { float32: 0x7f800000, bfloat16: 0x7f80, float16: 0x7c00 }[dtype]
+  if (exponent === undefined) return 0
+  const { buffer, byteOffset, byteLength } = bytes
+  const numbers =
+    dtype === 'float32'
+      ? new Uint32Array(buffer, byteOffset, byteLength / 4)
+      : new Uint16Array(buffer, byteOffset, byteLength / 2)
+  let count = 0
+  for (let i = 0; i < numbers.length; i++) if ((numbers[i]! & exponent) === exponent) count++
+  return count
+}
+
 /** From here on nothing finite is nearest; above infinity lies what is not a number. */
 const BFLOAT16_OVERFLOWS = 0x7f7f8000
 

@@ -1,8 +1,8 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError } from '../errors.js'
-import { isWeightFile } from './model-directory.js'
-import { WEIGHT_FILES } from './shards.js'
+import { isLfsPointer, lfsAdvice, mayBeLfsPointer } from '../io/lfs.js'
+import { isWeightFile, WEIGHT_FILES } from './shards.js'
 
 /** A file to be written beside weights. */
 export interface CompanionFile {
@@ -35,22 +35,56 @@ export async function readCompanions(directory: string): Promise<CompanionFile[]
     const file = path.join(directory, name)
     const stats = await stat(file) // through symbolic links, which the Hub's cache consists of
     if (!stats.isFile() || stats.size > MAX_BYTES) continue
-    companions.push({ name, data: await readFile(file) })
+    const data = await readFile(file)
+    if (mayBeLfsPointer(data.length) && isLfsPointer(data)) throw new CheckpointError(lfsAdvice(file))
+    companions.push({ name, data })
   }
   return companions
 }
 
-/** The files with config.json saying which type the weights have now; the other keys stay as they were. */
-export function withDType(companions: readonly CompanionFile[], where: string, dtype: string): CompanionFile[] {
+/** What config.json is to say of the weights that are written next to it. */
+export interface WrittenForm {
+  /** Their type, where it has changed. */
+  readonly dtype?: string
+  /** Whether all of them are plain numbers of floating point, which no `quantization_config` describes. */
+  readonly plain: boolean
+  /** Whether they hold an output projection of their own in spite of `tie_word_embeddings`. */
+  readonly untied: boolean
+}
+
+/** Keys that describe how weights are quantized. */
+export const QUANTIZATION_KEYS = ['quantization_config', 'compression_config']
+
+/** config.json as parsed; undefined where there is none. @throws CheckpointError when it is not a JSON object */
+export function configOf(companions: readonly CompanionFile[], where: string): Record<string, unknown> | undefined {
+  const file = companions.find(({ name }) => name === 'config.json')
+  if (!file) return undefined
+  let config: unknown
+  try {
+    config = JSON.parse(file.data.toString())
+  } catch (cause) {
+    throw new CheckpointError(`${path.join(where, file.name)} is not JSON; download or copy it again`, { cause })
+  }
+  if (typeof config === 'object' && config !== null && !Array.isArray(config)) return config as Record<string, unknown>
+  throw new CheckpointError(`${path.join(where, file.name)} is not a JSON object; download or copy it again`)
+}
+
+/** The config.json to write; the keys that say nothing of the weights stay as they were. */
+export function configFor(config: Record<string, unknown>, { dtype, plain, untied }: WrittenForm) {
+  const kept = Object.entries(config).filter(([key]) => !(plain && QUANTIZATION_KEYS.includes(key)))
+  return {
+    ...Object.fromEntries(kept),
+    ...(dtype !== undefined && { ['dtype' in config ? 'dtype' : 'torch_dtype']: dtype }),
+    ...(untied && { tie_word_embeddings: false }),
+  }
+}
+
+/** The files with a config.json that fits what is written. Its bytes stay where nothing is to change. */
+export function companionsFor(companions: readonly CompanionFile[], where: string, form: WrittenForm): CompanionFile[] {
   return companions.map(({ name, data }) => {
     if (name !== 'config.json') return { name, data }
-    let config: unknown
-    try {
-      config = JSON.parse(data.toString())
-    } catch (cause) {
-      throw new CheckpointError(`${path.join(where, name)} is not JSON; download or copy it again`, { cause })
-    }
-    const key = typeof config === 'object' && config !== null && 'dtype' in config ? 'dtype' : 'torch_dtype'
-    return { name, data: Buffer.from(`${JSON.stringify({ ...(config as object), [key]: dtype }, null, 2)}\n`) }
+    const config = configOf(companions, where)!
+    const json = JSON.stringify(configFor(config, form), null, 2)
+    return { name, data: json === JSON.stringify(config, null, 2) ? data : Buffer.from(`${json}\n`) }
   })
 }

@@ -2,7 +2,7 @@ import { stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { replaceFilesAtomically, writeDirectoryAtomically } from '../io/atomic.js'
 import type { TensorToWrite } from '../io/file-sink.js'
-import { DEFAULT_MAX_SHARD_SIZE, WEIGHT_FILES, type WeightFormat } from './shards.js'
+import { DEFAULT_MAX_SHARD_SIZE, isWeightFile, WEIGHT_FILES, type WeightFormat } from './shards.js'
 import { planWeights, verifyWeights, writeWeights } from './weight-writer.js'
 
 export interface ModelDirectoryContents {
@@ -22,6 +22,8 @@ export interface ModelDirectoryContents {
   verify?: boolean
   /** Weight files of the directory that go when the new ones come, besides those of the same format. */
   replaces?: readonly string[]
+  /** Called when everything is written, and before anything has its final name; when it throws, nothing has changed. */
+  onWritten?(): void
   signal?: AbortSignal
 }
 
@@ -36,7 +38,7 @@ export interface ModelDirectoryContents {
  * that cannot be understood
  */
 export async function writeModelDirectory(directory: string, contents: ModelDirectoryContents): Promise<void> {
-  const { config, generationConfig, tokenizerFiles = [], tensors, verify, replaces = [], signal } = contents
+  const { config, generationConfig, tokenizerFiles = [], tensors, verify, replaces = [], onWritten, signal } = contents
   const { format = 'safetensors', maxShardSize = DEFAULT_MAX_SHARD_SIZE } = contents
   if (new Set(tensors.map(({ name }) => name)).size < tensors.length) {
     throw new RangeError('Two tensors have the same name')
@@ -53,6 +55,7 @@ export async function writeModelDirectory(directory: string, contents: ModelDire
   const produce = async (temporary: string) => {
     for (const [name, data] of texts) await writeFile(path.join(temporary, name), data)
     const { checksums } = await writeWeights(temporary, tensors, { format, maxShardSize })
+    onWritten?.()
     if (verify) await verifyWeights(temporary, tensors, checksums, { signal })
   }
   if (!(await stat(directory).catch(() => undefined))?.isDirectory()) {
@@ -69,12 +72,6 @@ export async function writeModelDirectory(directory: string, contents: ModelDire
       }),
     entryPoints: [whole, index, WEIGHT_FILES.safetensors.index, WEIGHT_FILES.bin.index],
   })
-}
-
-/** Whether a file has the name of weights in this format, whole or a shard. */
-export function isWeightFile(name: string, format: WeightFormat): boolean {
-  const { whole } = WEIGHT_FILES[format]
-  return name === whole || name.replace(/-\d{5}-of-\d{5}\./, '.') === whole
 }
 
 /** JSON as Hugging Face libraries write it: sorted keys, two spaces, a newline at the end. */

@@ -3,9 +3,11 @@ import path from 'node:path'
 import { CheckpointError } from '../errors.js'
 import { forError } from '../format.js'
 import { finishInterruptedReplacement } from '../io/atomic.js'
+import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
 import type { TensorInfo, WeightSource } from '../io/weight-source.js'
+import { huggingFaceNames, type Renaming, renamedSource } from './names.js'
 import { openSafetensors } from './safetensors/safetensors.js'
-import { WEIGHT_FILES, type WeightFormat } from './shards.js'
+import { isWeightFile, WEIGHT_FILES, type WeightFormat } from './shards.js'
 import { openTorchBin } from './torch/torch-bin.js'
 import { HandlePool, readError } from './weight-file.js'
 
@@ -18,23 +20,32 @@ export interface ModelFiles {
   readonly weightMap: ReadonlyMap<string, string> | undefined
 }
 
+/** The tensors of a model directory. */
+export interface ModelWeights extends WeightSource {
+  /** How the names differ from those in the files. */
+  readonly renaming: Renaming
+}
+
 /** Far more than any index needs. */
 const MAX_INDEX_BYTES = 100_000_000
 
 /**
  * Opens the weights of a Hugging Face model directory, whatever the form: safetensors before torch `.bin`, whole or in
- * shards. Headers are read and checked at once; the files are opened again as tensors are read, a few at a time. What
- * is listed is what the files hold, with the `rotary_emb.inv_freq` of old checkpoints, which a model has no use for.
+ * shards. Headers are read and checked at once; the files are opened again as tensors are read, a few at a time. The
+ * tensors have Hugging Face's names, whatever wrappers left in those of the files. The `rotary_emb.inv_freq` of old
+ * checkpoints, which a model has no use for, are among them.
  * @throws CheckpointError when there are no weights, a shard or a tensor is missing or met twice, or a file is damaged
  */
-export async function openModelWeights(directory: string, pool = new HandlePool()): Promise<WeightSource> {
+export async function openModelWeights(directory: string, pool = new HandlePool()): Promise<ModelWeights> {
   await finishInterruptedReplacement(directory)
   const { files, weightMap } = await findModelFiles(directory)
   const opened = await Promise.allSettled(files.map((name) => openWeightFile(path.join(directory, name), pool)))
   const sources = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
   try {
     for (const result of opened) if (result.status === 'rejected') throw result.reason
-    return new ShardedSource(directory, files, sources, weightMap)
+    const sharded = new ShardedSource(directory, files, sources, weightMap)
+    const renaming = huggingFaceNames(sharded.tensors.keys(), directory)
+    return { ...renamedSource(sharded, renaming.names), renaming }
   } catch (error) {
     await Promise.all(sources.map((source) => source.close()))
     throw error
@@ -76,6 +87,7 @@ export async function findModelFiles(directory: string): Promise<ModelFiles> {
     }
     return { format, files: shards, weightMap }
   }
+  if (isPeftAdapter(names)) throw new CheckpointError(peftAdvice(directory))
   throw new CheckpointError(`${directory} has no weights that can be read: ${whatIsThere(names)}`)
 }
 
@@ -85,6 +97,25 @@ function whatIsThere(names: string[]): string {
   const other = names.find((name) => /\.(gguf|h5|msgpack|ckpt|pth?|bin|safetensors)$/.test(name))
   const wanted = `${WEIGHT_FILES.safetensors.whole} or ${WEIGHT_FILES.bin.whole}, or shards with their index`
   return other ? `${other} is not a supported format; ${wanted}` : wanted
+}
+
+/** Whether a directory with these files holds a PEFT adapter and no model. */
+export function isPeftAdapter(names: readonly string[]): boolean {
+  const isOf = (format: WeightFormat) => names.some((name) => isWeightFile(name, format))
+  return (
+    names.some((name) => /^adapter_(config\.json|model\.(safetensors|bin))$/.test(name)) &&
+    !isOf('safetensors') &&
+    !isOf('bin')
+  )
+}
+
+/** What an adapter is, and how it becomes a model. */
+export function peftAdvice(directory: string): string {
+  const merge = `AutoPeftModelForCausalLM.from_pretrained("${directory}").merge_and_unload().save_pretrained("merged")`
+  return (
+    `${directory} holds a PEFT adapter, not a model: merge it into the model that it was trained on with ` +
+    `python -c 'from peft import AutoPeftModelForCausalLM; ${merge}'`
+  )
 }
 
 /**
@@ -98,9 +129,7 @@ export async function readIndex(file: string): Promise<Map<string, string>> {
     const { size } = await stat(file)
     if (size > MAX_INDEX_BYTES) throw fail(`has ${size} bytes, too many for an index of shards`)
     const text = await readFile(file, 'utf8')
-    if (text.startsWith('version https://git-lfs')) {
-      throw fail('is a Git LFS pointer, not the index; run "git lfs pull" in its directory')
-    }
+    if (isLfsPointer(text)) throw new CheckpointError(lfsAdvice(file))
     index = JSON.parse(text)
   } catch (error) {
     if (error instanceof CheckpointError) throw error

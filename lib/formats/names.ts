@@ -1,4 +1,7 @@
 /** What is known of the names of tensors in checkpoints of the LLaMA architecture. */
+import { CheckpointError } from '../errors.js'
+import { forError } from '../format.js'
+import type { TensorInfo, WeightSource } from '../io/weight-source.js'
 
 /** Within a block, in the order of Transformers' modules, which decides what goes into which shard. */
 const BLOCK = [
@@ -41,19 +44,126 @@ function placeOf(name: string): [section: number, layer: number, inBlock: number
   return section < 0 || inBlock < 0 ? undefined : [section, Number(layer ?? 0), inBlock]
 }
 
-const PREFIX = 'model.'
+/** Segments that wrappers put into names, wherever they wrap: nobody else calls a module so. */
+const WRAPPERS: ReadonlySet<string> = new Set([
+  '_orig_mod', // torch.compile
+  '_fsdp_wrapped_module', // FullyShardedDataParallel
+  '_fpw_module', // the same in older versions
+  '_checkpoint_wrapped_module', // activation checkpointing
+  '_forward_module', // Lightning Fabric
+])
+/** Wrappers' segments that other architectures may use: dropped where the rest is a LLaMA. */
+const LLAMA_WRAPPERS: ReadonlySet<string> = new Set([
+  'module', // DistributedDataParallel, DataParallel, DeepSpeed
+  'base_model', // PEFT
+  'base_layer', // PEFT, around the layers that an adapter was merged into
+])
+const OF_BASE_MODEL = ['embed_tokens', 'layers', 'norm', 'rotary_emb']
+const LLAMA = /^model\.(embed_tokens\.weight$|layers\.\d+\.(self_attn|mlp|input_layernorm|post_attention_layernorm)\.)/
+const UNMERGED = /(^|\.)(lora_|ia3_l|oft_|boft_|hada_|vera_lambda_|modules_to_save\.|original_module\.)/
 
-/**
- * Whether every name has one leading `model.` too many, as in the checkpoints of OpenAlpaca, whose trainer kept the
- * model in a field of that name.
- */
-export function hasExtraPrefix(names: Iterable<string>): boolean {
-  const list = [...names]
-  const inner = [`${PREFIX}${PREFIX}`, `${PREFIX}lm_head.`]
-  return list.length > 0 && list.every((name) => inner.some((prefix) => name.startsWith(prefix)))
+/** How the names in a checkpoint differ from Hugging Face's. */
+export interface Renaming {
+  /** Hugging Face's name of each stored name. */
+  readonly names: ReadonlyMap<string, string>
+  /** Names that differ. */
+  readonly count: number
+  /** What they had too many: segments with their dot, such as `module.`. */
+  readonly removed: readonly string[]
+  /** Whether the leading `model.` was missing, as in the state dict of a bare LlamaModel. */
+  readonly added: boolean
 }
 
-/** A function that gives the names that Hugging Face uses, for all of a checkpoint's names. */
-export function huggingFaceNames(names: Iterable<string>): (name: string) => string {
-  return hasExtraPrefix(names) ? (name) => name.slice(PREFIX.length) : (name) => name
+/**
+ * Names as Transformers gives them, of what torch.compile, DistributedDataParallel, FSDP, activation checkpointing, PEFT,
+ * and OpenAlpaca's trainer left: segments of wrappers anywhere, in any nesting, and a `model.` too many or too few. The
+ * names of other architectures keep what only LLaMA lacks.
+ * @param where names the checkpoint in errors
+ * @throws CheckpointError when two names stand for the same tensor, or adapters are not merged
+ */
+export function huggingFaceNames(stored: Iterable<string>, where: string): Renaming {
+  const list = [...stored]
+  const unmerged = list.find((name) => UNMERGED.test(name))
+  if (unmerged !== undefined) {
+    throw new CheckpointError(
+      `${where} holds a PEFT adapter next to its model, not merged into it (${forError(unmerged)}): in Python, save ` +
+        'model.merge_and_unload().save_pretrained(DIR)',
+    )
+  }
+  const llama = list.map(llamaName)
+  const names = llama.some((name) => LLAMA.test(name)) ? llama : foreignNames(list)
+  const owners = new Map<string, string>()
+  names.forEach((name, i) => {
+    const other = owners.get(name)
+    if (other !== undefined) {
+      throw new CheckpointError(
+        `${where} holds ${forError(name)} twice, as ${forError(other)} and as ${forError(list[i]!)}: save the model alone`,
+      )
+    }
+    owners.set(name, list[i]!)
+  })
+  const changed = list.map((name, i) => [name.split('.'), names[i]!.split('.')] as const)
+  const removed = new Set(changed.flatMap(([before, after]) => surplus(before, after)))
+  return {
+    names: new Map(list.map((name, i) => [name, names[i]!])),
+    count: list.filter((name, i) => name !== names[i]).length,
+    removed: [...removed].map((segment) => `${segment}.`),
+    added: changed.some(([before, after]) => surplus(after, before).includes('model')),
+  }
+}
+
+/** A sentence about a renaming, for people; undefined where no name has changed. */
+export function describeRenaming({ count, removed, added }: Renaming): string | undefined {
+  if (count === 0) return undefined
+  const parts = [
+    ...(removed.length > 0 ? [`without ${removed.map((segment) => `"${segment}"`).join(', ')}`] : []),
+    ...(added ? ['with the missing "model."'] : []),
+  ]
+  return `${count} ${count === 1 ? 'tensor is' : 'tensors are'} read under Hugging Face's names: ${parts.join(' and ')}`
+}
+
+function llamaName(name: string): string {
+  const segments = name.split('.').filter((segment) => !WRAPPERS.has(segment) && !LLAMA_WRAPPERS.has(segment))
+  const start = segments.findIndex((segment) => segment !== 'model')
+  const core = start < 0 ? segments : segments.slice(start)
+  if (core[0] === 'lm_head') return core.join('.')
+  return (OF_BASE_MODEL.includes(core[0]!) ? ['model', ...core] : segments).join('.')
+}
+
+/** Without what all of them have too many. */
+function foreignNames(names: readonly string[]): string[] {
+  const bare = names.map((name) => name.split('.').filter((segment) => !WRAPPERS.has(segment)))
+  const strip = (hasIt: (segments: string[]) => boolean): boolean => {
+    if (bare.length === 0 || !bare.every(hasIt)) return false
+    for (const segments of bare) segments.shift()
+    return true
+  }
+  while (strip((segments) => segments[0] === 'module' && segments.length > 1));
+  while (strip(([first, second]) => first === 'model' && (second === 'model' || second === 'lm_head')));
+  return bare.map((segments) => segments.join('.'))
+}
+
+/** Segments of which `before` has more than `after`. */
+function surplus(before: readonly string[], after: readonly string[]): string[] {
+  const rest = [...after]
+  return before.filter((segment) => {
+    const at = rest.indexOf(segment)
+    if (at < 0) return true
+    rest.splice(at, 1)
+    return false
+  })
+}
+
+/** A source under other names. Closing it closes the source. */
+export function renamedSource(source: WeightSource, names: ReadonlyMap<string, string>): WeightSource {
+  const stored = new Map([...names].map(([name, given]) => [given, name]))
+  const tensors = [...source.tensors.values()].map(({ name, sameAs, ...info }): [string, TensorInfo] => {
+    const given = names.get(name)!
+    return [given, { ...info, name: given, ...(sameAs !== undefined && { sameAs: names.get(sameAs)! }) }]
+  })
+  return {
+    tensors: new Map(tensors),
+    read: (name, byteOffset, into) => source.read(stored.get(name) ?? name, byteOffset, into),
+    close: () => source.close(),
+  }
 }

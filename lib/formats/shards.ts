@@ -58,6 +58,12 @@ export function planShards(
   return { files, totalSize, index: files.length > 1 ? indexJson(files, totalSize) : undefined }
 }
 
+/** Whether a file has the name of weights in this format, whole or a shard. */
+export function isWeightFile(name: string, format: WeightFormat): boolean {
+  const { whole } = WEIGHT_FILES[format]
+  return name === whole || name.replace(/-\d{5}-of-\d{5}\./, '.') === whole
+}
+
 function shardName(format: WeightFormat, index: number, count: number): string {
   const { whole } = WEIGHT_FILES[format]
   if (count === 1) return whole

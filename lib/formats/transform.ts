@@ -5,6 +5,7 @@ import { tensorChunks } from '../io/stream.js'
 import type { WeightDType, WeightSource } from '../io/weight-source.js'
 import { type CastDType, type CastLosses, castChunks, isCastable } from './cast.js'
 import { sortAsStateDict } from './names.js'
+import type { Overflows } from './overflows.js'
 
 export interface TransformOptions {
   /** For tensors of floating point; others keep theirs. Each keeps its own when left out. */
@@ -15,8 +16,8 @@ export interface TransformOptions {
   dropTied?(name: string): boolean
   /** Writes tied tensors apart, for forms that cannot share a storage. */
   untie?: boolean
-  /** Counts what conversions lost. */
-  losses?: CastLosses
+  /** Counts what conversions lost, under the names that are written. */
+  overflows?: Overflows
   signal?: AbortSignal
 }
 
@@ -36,7 +37,7 @@ export function tensorsToWrite(source: WeightSource, options: TransformOptions =
       dtype: targetDType(dtype, options.dtype),
       shape,
       ...(tie !== undefined && { sameAs: tie }),
-      data: () => convertedChunks(source, name, options),
+      data: () => convertedChunks(source, name, written, options),
     }
   })
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
@@ -49,11 +50,18 @@ export function targetDType(dtype: WeightDType, wanted: CastDType | undefined): 
   return wanted !== undefined && isCastable(dtype) ? wanted : dtype
 }
 
-async function* convertedChunks(source: WeightSource, name: string, { dtype, losses, signal }: TransformOptions) {
+async function* convertedChunks(
+  source: WeightSource,
+  name: string,
+  written: string,
+  { dtype, overflows, signal }: TransformOptions,
+) {
   const from = source.tensors.get(name)!.dtype
   const chunks = tensorChunks(source, name)
+  const losses: CastLosses = { overflows: 0 }
   for await (const chunk of dtype && isCastable(from) ? castChunks(chunks, from, dtype, losses) : chunks) {
     signal?.throwIfAborted()
     yield chunk
   }
+  overflows?.add(written, losses.overflows)
 }

@@ -1,6 +1,7 @@
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { CheckpointError } from '../errors.js'
 import { DirectReader } from '../io/direct-io.js'
+import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
 
 /** An open file. */
 interface Reader {
@@ -87,9 +88,9 @@ export class WeightFile {
     })
     if (!stats.isFile()) throw new CheckpointError(`${path} is not a file; weights were expected in it`)
     const file = new WeightFile(path, stats.size, stats.mtimeMs, pool)
-    if ((await file.readStart(POINTER_START.length)).equals(POINTER_START)) {
+    if (isLfsPointer(await file.readStart(64))) {
       await file.close()
-      throw new CheckpointError(`${path} is a Git LFS pointer, not the weights; run "git lfs pull" in its directory`)
+      throw new CheckpointError(lfsAdvice(path))
     }
     return file
   }
@@ -146,8 +147,6 @@ export class WeightFile {
     throw new CheckpointError(`${this.path} was changed by another program while it was read; try again`)
   }
 }
-
-const POINTER_START = Buffer.from('version https://git-lfs')
 
 /** A system error on reading, told as one sentence that names the file. */
 export function readError(path: string, cause: NodeJS.ErrnoException): CheckpointError {

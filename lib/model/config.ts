@@ -1,8 +1,10 @@
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { z } from 'zod'
 import { ConfigError } from '../errors.js'
 import { forError } from '../format.js'
+import { isPeftAdapter, peftAdvice } from '../formats/model-files.js'
+import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
 import { parseRope, type RopeJson, type RopeScaling, ropeSchema } from './rope-config.js'
 
 /** What the computation needs to know of a model; `parseConfig` makes it from a config.json. */
@@ -186,6 +188,8 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
 
 /** Reads `config.json` of a model directory. */
 export async function readConfig(directory: string): Promise<LlamaConfig> {
+  const names = await readdir(directory).catch((): string[] => [])
+  if (!names.includes('config.json') && isPeftAdapter(names)) throw new ConfigError(peftAdvice(directory))
   return await readConfigFile(
     path.join(directory, 'config.json'),
     '--model_path must name a Hugging Face model directory',
@@ -200,6 +204,7 @@ export async function readConfigFile(file: string, advice: string): Promise<Llam
   } catch (error) {
     throw new ConfigError(`${file} cannot be read; ${advice}`, { cause: error })
   }
+  if (isLfsPointer(text)) throw new ConfigError(lfsAdvice(file))
   let json: unknown
   try {
     json = JSON.parse(text)

@@ -2,7 +2,8 @@
 
 import type { Device } from '../device.js'
 import { CheckpointError } from '../errors.js'
-import { isRotaryBuffer } from '../formats/names.js'
+import type { CastLosses } from '../formats/cast.js'
+import type { Overflows } from '../formats/overflows.js'
 import { type ElementRange, sliceSource } from '../formats/slice.js'
 import type { TensorInfo, WeightSource } from '../io/weight-source.js'
 import * as ops from '../ops.js'
@@ -11,6 +12,7 @@ import { ShardedWeights } from '../parallel/sharded.js'
 import type { Layout, Parameter } from '../parallel/units.js'
 import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
+import { checkFit } from './fit.js'
 import { type Layers, layersOf } from './layers.js'
 import { layoutOf } from './layout.js'
 import { loadableDTypes, readPieces, uploadTensors } from './transfer.js'
@@ -179,22 +181,29 @@ export class Parameters implements Disposable {
     await this.device.stream.synchronize()
   }
 
-  /** Every weight as bytes of `dtype`, for a writer: from the masters where they exist, else from the weights. */
+  /**
+   * Every weight as bytes of `dtype`, for a writer: from the masters where they exist, else from the weights.
+   * @param overflows counts finite values that `dtype` cannot hold, when their tensor has been read
+   */
   entries(
     dtype: ModelDType | 'float16',
+    overflows?: Overflows,
   ): (TensorInfo & { dtype: typeof dtype; data: () => AsyncIterable<Uint8Array> })[] {
     return [...this.places.values()].map((place) => ({
       name: place.parameter.name,
       dtype,
       shape: place.parameter.shape,
       bytes: numel(place.parameter.shape) * bytesPerElement(dtype),
-      data: () => this.pieces(place, dtype),
+      data: () => this.pieces(place, dtype, overflows),
     }))
   }
 
-  private async *pieces({ unit, parameter: { shape, offset } }: Place, dtype: DType): AsyncGenerator<Uint8Array> {
+  private async *pieces(place: Place, dtype: DType, overflows?: Overflows): AsyncGenerator<Uint8Array> {
+    const { unit, parameter } = place
     const whole = await this.fetch(unit)
-    yield* readPieces(whole.view([numel(shape)], offset), dtype)
+    const losses: CastLosses = { overflows: 0 }
+    yield* readPieces(whole.view([numel(parameter.shape)], parameter.offset), dtype, losses)
+    overflows?.add(parameter.name, losses.overflows)
   }
 
   /** A parameter within whole buffers of this layout, flat. */
@@ -306,23 +315,11 @@ export class Parameters implements Disposable {
   }
 
   private check(source: WeightSource, where: string): void {
-    for (const [name, { parameter }] of this.places) {
-      const info = source.tensors.get(name)
-      if (!info) throw new CheckpointError(`${where}: the weights have no tensor ${name}, which config.json asks for`)
-      if (info.shape.join() !== parameter.shape.join()) {
-        throw new CheckpointError(
-          `${where}: ${name} has shape [${info.shape.join(', ')}], but config.json asks for [${parameter.shape.join(', ')}]`,
-        )
-      }
-      if (!loadableDTypes.includes(info.dtype)) {
-        throw new CheckpointError(`${where}: ${name} is ${info.dtype}; weights must be ${loadableDTypes.join(', ')}`)
-      }
-    }
-    for (const name of source.tensors.keys()) {
-      const tied = this.config.tieWordEmbeddings && name === 'lm_head.weight'
-      if (!this.places.has(name) && !tied && !isRotaryBuffer(name)) {
-        throw new CheckpointError(`${where}: the architecture that config.json describes has no tensor ${name}`)
-      }
+    checkFit(this.config, source.tensors.values(), where)
+    for (const name of this.places.keys()) {
+      const { dtype } = source.tensors.get(name)!
+      if (loadableDTypes.includes(dtype)) continue
+      throw new CheckpointError(`${where}: ${name} is ${dtype}; weights must be ${loadableDTypes.join(', ')}`)
     }
   }
 

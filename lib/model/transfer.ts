@@ -1,6 +1,7 @@
 /** Moves tensors between weight files and device memory in pieces, so that the host holds no more than a few of them. */
 
 import type { Stream } from '../device.js'
+import { type CastLosses, countNonFinite } from '../formats/cast.js'
 import { readAll } from '../io/stream.js'
 import type { WeightSource } from '../io/weight-source.js'
 import * as ops from '../ops.js'
@@ -44,10 +45,14 @@ export async function uploadTensors(
   }
 }
 
-/** A flat tensor's elements in a dtype, piece by piece. */
+/**
+ * A flat tensor's elements in a dtype, piece by piece.
+ * @param losses is added to: finite values that became infinite
+ */
 export async function* readPieces(
   tensor: Tensor,
   dtype: DType,
+  losses: CastLosses = { overflows: 0 },
   stream = tensor.device.stream,
 ): AsyncGenerator<Uint8Array> {
   const { device } = tensor
@@ -56,9 +61,15 @@ export async function* readPieces(
   for (let start = 0; start < tensor.length; start += pieceLength) {
     const count = Math.min(pieceLength, tensor.length - start)
     const piece = stage.view([count])
-    ops.cast(stream, { dst: piece, src: tensor.view([count], start) })
+    const source = tensor.view([count], start)
+    ops.cast(stream, { dst: piece, src: source })
     const bytes = new Uint8Array(count * bytesPerElement(dtype))
     await stream.read(piece, bytes)
+    if (countNonFinite(bytes, dtype) > 0) {
+      const before = new Uint8Array(source.byteLength)
+      await stream.read(source, before)
+      losses.overflows += countNonFinite(bytes, dtype) - countNonFinite(before, tensor.dtype)
+    }
     yield bytes
   }
 }

@@ -1,5 +1,6 @@
 import { TokenizerError } from '../errors.js'
 import type { GgufValue } from '../formats/gguf/gguf-writer.js'
+import type { ChatTemplates } from './chat-templates.js'
 import { ModelType, PieceType } from './sentencepiece-model.js'
 import type { LlamaTokenizer } from './tokenizer.js'
 
@@ -18,7 +19,7 @@ export function ggufTokenizer(
   vocabSize: number,
   eosTokenIds: readonly number[],
 ): Map<string, GgufValue> {
-  const { model, addedTokens, specialIds, addBosToken, addEosToken, chatTemplate } = tokenizer.contents
+  const { model, addedTokens, specialIds, addBosToken, addEosToken, chatTemplates } = tokenizer.contents
   if (model.modelType !== ModelType.Bpe) {
     const name = ModelType[model.modelType] ?? model.modelType
     throw new TokenizerError(
@@ -57,8 +58,27 @@ export function ggufTokenizer(
     ['tokenizer.ggml.add_eos_token', flag(addEosToken)],
     ['tokenizer.ggml.add_space_prefix', flag(model.addDummyPrefix)],
     ['tokenizer.ggml.remove_extra_whitespaces', flag(model.removeExtraWhitespaces)],
-    ...(chatTemplate === undefined
-      ? []
-      : [['tokenizer.chat_template', { type: 'string', value: chatTemplate }] as const]),
+    ...chatTemplateKeys(chatTemplates),
   ])
+}
+
+/** As gguf-py writes them: the default one, and the others under their names with characters that keys have. */
+function chatTemplateKeys(templates: ChatTemplates): [string, GgufValue][] {
+  const value = (template: string): GgufValue => ({ type: 'string', value: template })
+  const main = templates.get('default')
+  const named = [...templates]
+    .filter(([name]) => name !== '' && name !== 'default')
+    .map(([name, template]) => [name.replace(/[^a-zA-Z0-9]/g, '_'), template] as const)
+  return [
+    ...named.map(([name, template]): [string, GgufValue] => [`tokenizer.chat_template.${name}`, value(template)]),
+    ...(named.length > 0
+      ? [
+          ['tokenizer.chat_templates', { type: 'array', of: 'string', value: named.map(([name]) => name) }] as [
+            string,
+            GgufValue,
+          ],
+        ]
+      : []),
+    ...(main === undefined ? [] : [['tokenizer.chat_template', value(main)] as [string, GgufValue]]),
+  ]
 }

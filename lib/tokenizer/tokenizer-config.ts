@@ -3,6 +3,8 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { TokenizerError } from '../errors.js'
 import { forError } from '../format.js'
+import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
+import { type ChatTemplateFiles, type ChatTemplates, readChatTemplates, templatesIn } from './chat-templates.js'
 
 // A special token is its text, or an object that adds how Transformers strips around it. Old conversions of LLaMA
 // write '' for "the one in tokenizer.model".
@@ -30,6 +32,12 @@ export interface TokenizerConfig {
   listedTokens: Map<number, string>
   /** Those of the listed ids that the files call special. */
   specialAddedIds: Set<number>
+  /** By name, from the files that Transformers reads them from. */
+  chatTemplates: ChatTemplates
+  /** The files with chat templates alone, as they were. */
+  chatTemplateFiles: ChatTemplateFiles['files']
+  /** Whether some of the templates come from a directory. */
+  hasTemplateDirectory: boolean
 }
 
 /** Reads what there is of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`. */
@@ -39,6 +47,8 @@ export async function readTokenizerConfig(dir: string): Promise<TokenizerConfig>
   const map = (await readJson(join(dir, 'special_tokens_map.json'), SpecialTokens)) ?? {}
   const added = (await readJson(join(dir, 'added_tokens.json'), AddedTokensFile)) ?? {}
   const decoder = Object.entries(config.added_tokens_decoder ?? {})
+  const { files, hasDirectory, jinja, json } = await readChatTemplates(dir)
+  const ownTemplates = templatesIn(config.chat_template)
   return {
     addBosToken: config.add_bos_token ?? true,
     addEosToken: config.add_eos_token ?? false,
@@ -54,6 +64,9 @@ export async function readTokenizerConfig(dir: string): Promise<TokenizerConfig>
       ...decoder.map(([id, token]): [number, string] => [Number(id), token.content]),
     ]),
     specialAddedIds: new Set(decoder.filter(([, token]) => token.special).map(([id]) => Number(id))),
+    chatTemplates: [jinja, ownTemplates, json].find(({ size }) => size > 0) ?? new Map(),
+    chatTemplateFiles: files,
+    hasTemplateDirectory: hasDirectory,
   }
 }
 
@@ -83,6 +96,7 @@ async function readJson<Schema extends z.ZodType>(path: string, schema: Schema):
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw new TokenizerError(`${path} cannot be read: ${(cause as Error).message}`, { cause })
   }
+  if (isLfsPointer(text)) throw new TokenizerError(lfsAdvice(path))
   let value: unknown
   try {
     value = JSON.parse(text)

@@ -4,6 +4,8 @@ import { SentencePieceProcessor } from '@agnai/sentencepiece-js'
 import { checkOptions, checkText, shown } from '../arguments.js'
 import { TokenizerError } from '../errors.js'
 import { resolveModelPath } from '../hub/download.js'
+import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
+import type { ChatTemplates } from './chat-templates.js'
 import { DecodeStream, type DecodeTable } from './decode-stream.js'
 import { PieceType, readSentencePieceModel, type SentencePieceModel } from './sentencepiece-model.js'
 import { addedTokens, readTokenizerConfig, specialToken, type TokenizerConfig } from './tokenizer-config.js'
@@ -101,9 +103,7 @@ export class LlamaTokenizer {
         { cause },
       )
     })
-    if (bytes.subarray(0, 40).toString('latin1').startsWith('version https://git-lfs')) {
-      throw new TokenizerError(`${path} is a Git LFS pointer and not the file itself: run "git lfs pull" in ${dir}`)
-    }
+    if (isLfsPointer(bytes)) throw new TokenizerError(lfsAdvice(path))
     if (/^[A-Za-z0-9+/]+=* \d+\n/.test(bytes.subarray(0, 200).toString('latin1'))) {
       throw new TokenizerError(
         `${path} is a tiktoken vocabulary, as Llama 3 has it, but only SentencePiece models are supported: use a model with one, such as OpenLLaMA or Llama 2`,
@@ -166,15 +166,21 @@ export class LlamaTokenizer {
   }
 
   /** @internal Everything that the files say, for those who write the tokenizer in another form. */
-  get contents(): DecodeTable & { addBosToken: boolean; addEosToken: boolean; chatTemplate: string | undefined } {
-    const { addBosToken, addEosToken, source } = this.#config
-    const { chat_template: template } = source
-    return {
-      ...this.#table,
-      addBosToken,
-      addEosToken,
-      chatTemplate: typeof template === 'string' ? template : undefined,
-    }
+  get contents(): DecodeTable & { addBosToken: boolean; addEosToken: boolean; chatTemplates: ChatTemplates } {
+    const { addBosToken, addEosToken, chatTemplates } = this.#config
+    return { ...this.#table, addBosToken, addEosToken, chatTemplates }
+  }
+
+  /**
+   * Rows that an embedding needs for whatever training and generating put in front of it: the ids of texts, BOS, and EOS.
+   * Ids beyond, such as that of a padding token, never occur.
+   */
+  get requiredRows(): number {
+    const inText = [PieceType.Normal, PieceType.Unknown, PieceType.UserDefined, PieceType.Byte]
+    const { pieces } = this.#table.model
+    let rows = pieces.length
+    while (rows > 0 && !inText.includes(pieces[rows - 1].type)) rows--
+    return Math.max(rows, this.bosTokenId + 1, this.eosTokenId + 1)
   }
 
   /** The files that Transformers expects of this tokenizer, by name. */
@@ -189,12 +195,16 @@ export class LlamaTokenizer {
     }
     // Keys that mean nothing here (chat_template, legacy, …) are kept, except those that name files which stay behind.
     const { auto_map, tokenizer_file, ...kept } = this.#config.source
+    const { chatTemplateFiles, hasTemplateDirectory, chatTemplates } = this.#config
+    const templates = [...chatTemplates].map(([name, template]) => ({ name, template }))
     const config = {
       sp_model_kwargs: {},
       ...kept,
       add_bos_token: this.#config.addBosToken,
       add_eos_token: this.#config.addEosToken,
       ...tokens,
+      // A directory of templates in the form that one file can have.
+      ...(hasTemplateDirectory && { chat_template: templates }),
       clean_up_tokenization_spaces: false,
       tokenizer_class: 'LlamaTokenizer',
     }
@@ -204,6 +214,7 @@ export class LlamaTokenizer {
       { name: 'special_tokens_map.json', data: json(tokens) },
       { name: 'tokenizer_config.json', data: json(config) },
       ...(this.#table.addedTokens.size > 0 ? [{ name: 'added_tokens.json', data: json(added) }] : []),
+      ...(hasTemplateDirectory ? [] : chatTemplateFiles),
     ]
   }
 
@@ -212,4 +223,14 @@ export class LlamaTokenizer {
     await mkdir(dir, { recursive: true })
     for (const { name, data } of this.files()) await writeFile(join(dir, name), data)
   }
+}
+
+/** What of a tokenizer the rows of an embedding are too few for, as a sentence; undefined where they suffice. */
+export function describeSurplus(tokenizer: LlamaTokenizer, rows: number): string | undefined {
+  const { requiredRows, bosTokenId, eosTokenId, contents } = tokenizer
+  if (requiredRows <= rows) return undefined
+  const pieces = contents.model.pieces.length
+  if (pieces > rows) return `the tokenizer.model has ${pieces} pieces, and the embedding ${rows} rows`
+  const [name, id] = eosTokenId >= rows ? ['eos_token', eosTokenId] : ['bos_token', bosTokenId]
+  return `the ${name} has the id ${id}, and the embedding ${rows} rows`
 }

@@ -1,12 +1,14 @@
 import path from 'node:path'
 import { CheckpointError, OpenAlpacaError } from '../errors.js'
 import { openModelWeights } from '../formats/model-files.js'
+import { Overflows } from '../formats/overflows.js'
 import type { WeightFormat } from '../formats/shards.js'
 import type { WeightSource } from '../io/weight-source.js'
 import { readConfig } from '../model/config.js'
-import { LlamaTokenizer } from '../tokenizer/tokenizer.js'
-import { type GgufModelType, writeGgufModel } from './gguf-export.js'
-import { makeShards } from './make-shards.js'
+import { resolveTies } from '../model/ties.js'
+import { describeSurplus, LlamaTokenizer } from '../tokenizer/tokenizer.js'
+import { DTYPE_NAMES, type GgufModelType, writeGgufModel } from './gguf-export.js'
+import { type ConversionFindings, findingsOf, makeShards } from './make-shards.js'
 
 const GGUF_TYPES = { float32: 'F32', float16: 'F16', bfloat16: 'BF16', q8_0: 'Q8_0' } as const satisfies Record<
   string,
@@ -24,6 +26,8 @@ export interface ConvertOptions {
   dtype?: ConvertDType
   /** For a directory: bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
+  /** Makes values that `dtype` cannot hold an error, and nothing is written then; they are counted when left out. */
+  strict?: boolean
   /** For people, in a GGUF file; the directory's name when left out. */
   name?: string
   /** For GGUF: bytes of the model that were read, and all of them. */
@@ -37,24 +41,40 @@ export interface ConvertOptions {
  * not depend on the size of the model; the output is there as a whole or not at all, and the source stays as it is.
  * @param output a `.gguf` file, or a new directory
  * @throws {ConfigError} {CheckpointError} {TokenizerError} for a source that cannot be read, or has no form there
+ * @throws {NonFiniteError} with `strict`, for values that `dtype` cannot hold
  */
-export async function convertModel(directory: string, output: string, options: ConvertOptions): Promise<void> {
-  const { to, dtype, maxShardSize, signal } = options
+export async function convertModel(
+  directory: string,
+  output: string,
+  options: ConvertOptions,
+): Promise<ConversionFindings> {
+  const { to, dtype, maxShardSize, strict, signal } = options
   if (to === 'gguf') return await convertToGguf(directory, output, options)
   if (dtype === 'q8_0') throw new OpenAlpacaError('USAGE', `q8_0 is only available for GGUF, got ${to}`)
-  await makeShards({ modelPath: directory, output, format: to, dtype, maxShardSize, signal })
+  const { overflows, overflowing, warnings } = await makeShards({
+    ...{ modelPath: directory, output, format: to, dtype, maxShardSize, strict, signal },
+  })
+  return { overflows, overflowing, warnings }
 }
 
-async function convertToGguf(directory: string, output: string, options: ConvertOptions): Promise<void> {
-  const config = await readConfig(directory)
-  const weights = await openModelWeights(directory)
+async function convertToGguf(directory: string, output: string, options: ConvertOptions): Promise<ConversionFindings> {
+  const warnings: string[] = []
+  const read = await readConfig(directory)
+  const stored = await openModelWeights(directory)
   try {
+    const onWarning = (message: string) => void warnings.push(message)
+    const { config, weights } = await resolveTies(read, stored, directory, onWarning)
     const tokenizer = await LlamaTokenizer.fromPretrained(directory)
+    const surplus = describeSurplus(tokenizer, config.vocabSize)
+    if (surplus !== undefined) warnings.push(`${directory}: ${surplus}; they are left out of the file`)
     const type = options.dtype ? GGUF_TYPES[options.dtype] : mainType(weights, directory)
-    const { name = path.basename(path.resolve(directory)), onProgress, signal } = options
-    await writeGgufModel(output, { config, weights, tokenizer, type, name, onProgress, signal }, directory)
+    const { name = path.basename(path.resolve(directory)), strict, onProgress, signal } = options
+    const overflows = new Overflows()
+    const model = { config, weights, tokenizer, type, name, overflows, strict, onProgress, signal }
+    await writeGgufModel(output, model, directory)
+    return findingsOf(overflows, DTYPE_NAMES[type], warnings)
   } finally {
-    await weights.close()
+    await stored.close()
   }
 }
 

@@ -3,13 +3,15 @@
  */
 import { CheckpointError, ConfigError } from '../errors.js'
 import { formatCount } from '../format.js'
-import { type CastDType, castChunks, isCastable } from '../formats/cast.js'
+import { type CastDType, type CastLosses, castChunks, isCastable } from '../formats/cast.js'
 import type { GgufTensorType } from '../formats/gguf/gguf-format.js'
 import { type GgufTensorToWrite, type GgufValue, writeGguf } from '../formats/gguf/gguf-writer.js'
 import { Q8_0_BLOCK, quantizeQ8_0 } from '../formats/gguf/q8_0.js'
+import { Overflows } from '../formats/overflows.js'
 import { tensorChunks } from '../io/stream.js'
 import { DTYPE_BYTES, type TensorInfo, type WeightSource } from '../io/weight-source.js'
 import type { LlamaConfig } from '../model/config.js'
+import { checkFit } from '../model/fit.js'
 import { layoutOf, parameterCount } from '../model/layout.js'
 import { inverseFrequencies } from '../model/rope.js'
 import type { RopeScaling } from '../model/rope-config.js'
@@ -24,6 +26,13 @@ export type GgufModelType = (typeof GGUF_MODEL_TYPES)[number]
 /** llama.cpp's `general.file_type`. */
 const FILE_TYPES: Readonly<Record<GgufModelType, number>> = { F32: 0, F16: 1, BF16: 32, Q8_0: 7 }
 const QUANTIZATION_VERSION = 2
+/** The types under the names of `--dtype`. */
+export const DTYPE_NAMES: Readonly<Record<GgufModelType, string>> = {
+  F32: 'float32',
+  F16: 'float16',
+  BF16: 'bfloat16',
+  Q8_0: 'q8_0',
+}
 
 export interface GgufModel {
   config: LlamaConfig
@@ -32,6 +41,10 @@ export interface GgufModel {
   type: GgufModelType
   /** For people, in `general.name`. */
   name: string
+  /** Counts values that the type cannot hold. */
+  overflows?: Overflows
+  /** Makes such values an error, and writes nothing then. */
+  strict?: boolean
   onProgress?: (bytesRead: number, total: number) => void
   signal?: AbortSignal
 }
@@ -42,12 +55,14 @@ export interface GgufModel {
  * @param where names the weights in errors
  * @returns the size of the file in bytes
  * @throws {CheckpointError} for a tensor that is missing or not of floating point, or a disk that is full
+ * @throws {NonFiniteError} for values that the type cannot hold, where that is to be an error
  * @throws {TokenizerError} for a tokenizer that GGUF has no form for
  */
 export async function writeGgufModel(path: string, model: GgufModel, where: string): Promise<number> {
-  const { config, weights, type, onProgress, signal } = model
+  const { config, weights, type, overflows = new Overflows(), strict, onProgress, signal } = model
   const parameters = layoutOf(config).units.flatMap((unit) => unit.parameters)
-  const infos = parameters.map((parameter) => checkedTensor(parameter, weights, where))
+  checkFit(config, weights.tensors.values(), where)
+  const infos = parameters.map((parameter) => castableTensor(parameter, weights, where))
   const total = infos.reduce((sum, { bytes }) => sum + bytes, 0)
   let done = 0
   const onRead = (bytes: number) => {
@@ -55,7 +70,7 @@ export async function writeGgufModel(path: string, model: GgufModel, where: stri
     done += bytes
     onProgress?.(done, total)
   }
-  const tensors = infos.map((info) => tensorToWrite(info, weights, config, type, onRead))
+  const tensors = infos.map((info) => tensorToWrite(info, model, onRead, overflows))
   return await writeGguf(path, {
     metadata: new Map([
       ...architecture(model),
@@ -63,17 +78,12 @@ export async function writeGgufModel(path: string, model: GgufModel, where: stri
       ['general.quantization_version', { type: 'uint32', value: QUANTIZATION_VERSION }],
     ]),
     tensors: [...ropeFactors(config), ...tensors],
+    onWritten: () => strict && overflows.refuse(DTYPE_NAMES[type]),
   })
 }
 
-function checkedTensor({ name, shape }: Parameter, weights: WeightSource, where: string): TensorInfo {
-  const info = weights.tensors.get(name)
-  if (!info) throw new CheckpointError(`${where}: the weights have no tensor ${name}, which config.json asks for`)
-  if (info.shape.join() !== shape.join()) {
-    throw new CheckpointError(
-      `${where}: ${name} has shape [${info.shape.join(', ')}], but config.json asks for [${shape.join(', ')}]`,
-    )
-  }
+function castableTensor({ name }: Parameter, weights: WeightSource, where: string): TensorInfo {
+  const info = weights.tensors.get(name)!
   if (isCastable(info.dtype)) return info
   throw new CheckpointError(`${where}: ${name} is ${info.dtype}; only weights of floating point can be converted`)
 }
@@ -167,10 +177,9 @@ export function ggufName(name: string): string {
 
 function tensorToWrite(
   info: TensorInfo,
-  weights: WeightSource,
-  { headDim }: LlamaConfig,
-  modelType: GgufModelType,
+  { config: { headDim }, weights, type: modelType }: GgufModel,
   onRead: (bytes: number) => void,
+  overflows: Overflows,
 ): GgufTensorToWrite {
   const type = storedType(info.shape, modelType)
   const isRotated = /\.(q|k)_proj\.weight$/.test(info.name)
@@ -178,12 +187,16 @@ function tensorToWrite(
     name: ggufName(info.name),
     type,
     shape: info.shape,
-    data() {
+    async *data() {
+      const losses: CastLosses = { overflows: 0 }
       const pieces = isRotated ? interleavedHeads(weights, info, headDim) : tensorChunks(weights, info.name)
       const plain = PLAIN_DTYPES[type]
       const from = info.dtype as CastDType
       const counted = counting(pieces, onRead)
-      return plain ? castChunks(counted, from, plain) : quantized(castChunks(counted, from, 'float32'))
+      yield* plain
+        ? castChunks(counted, from, plain, losses)
+        : quantized(castChunks(counted, from, 'float32', losses), losses)
+      overflows.add(info.name, losses.overflows)
     },
   }
 }
@@ -202,10 +215,10 @@ function storedType(shape: readonly number[], type: GgufModelType): GgufTensorTy
 
 const PLAIN_DTYPES: Partial<Record<GgufTensorType, CastDType>> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
 
-async function* quantized(floats: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* quantized(floats: AsyncIterable<Uint8Array>, losses: CastLosses): AsyncGenerator<Uint8Array> {
   for await (const piece of floats) {
     const aligned = piece.byteOffset % 4 === 0 ? piece : piece.slice()
-    yield quantizeQ8_0(new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4))
+    yield quantizeQ8_0(new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4), losses)
   }
 }
 

@@ -28,7 +28,7 @@ export async function isGguf(file: string): Promise<boolean> {
  */
 export async function inspectGguf(file: string): Promise<Inspection> {
   const files = [{ name: path.basename(file), bytes: (await stat(file)).size }]
-  const nothing = { path: file, kind: 'GGUF file' as const, files, checksums: null }
+  const nothing = { path: file, kind: 'GGUF file' as const, files, checksums: null, notes: [] }
   let source: GgufSource
   try {
     source = await readGguf(file)

@@ -1,14 +1,27 @@
-import { readdir, stat } from 'node:fs/promises'
+import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError, OpenAlpacaError } from '../errors.js'
+import { isCastable } from '../formats/cast.js'
+import { QUANTIZATION_KEYS } from '../formats/companions.js'
 import { deepSpeedNames, findDeepSpeedFiles, openDeepSpeed } from '../formats/deepspeed/deepspeed.js'
-import { findModelFiles, openModelWeights } from '../formats/model-files.js'
+import {
+  findModelFiles,
+  isPeftAdapter,
+  type ModelWeights,
+  openModelWeights,
+  openWeightFile,
+  peftAdvice,
+} from '../formats/model-files.js'
+import { describeRenaming } from '../formats/names.js'
 import { openSafetensors } from '../formats/safetensors/safetensors.js'
 import { openTorchBin } from '../formats/torch/torch-bin.js'
 import { findDamagedEntries } from '../formats/torch/zip.js'
 import { readError } from '../formats/weight-file.js'
-import type { WeightSource } from '../io/weight-source.js'
-import { type ConfigJson, readConfig } from '../model/config.js'
+import { isLfsPointer, lfsAdvice, mayBeLfsPointer } from '../io/lfs.js'
+import type { WeightDType, WeightSource } from '../io/weight-source.js'
+import { type LlamaConfig, readConfig } from '../model/config.js'
+import { resolveTies } from '../model/ties.js'
+import { describeSurplus, type LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { openCheckpointWeights } from '../train/checkpoint-weights.js'
 import { hashFile, manifestName, parseManifest } from '../train/manifest.js'
 import { inspectGguf, isGguf } from './inspect-gguf.js'
@@ -24,6 +37,8 @@ export interface InspectOptions {
 type Findings = Pick<Inspection, 'kind' | 'checksums' | 'training'> & {
   fileNames: string[]
   directory: string
+  /** Why this is nothing that can be used, whatever its files hold. */
+  problem?: string
   open(): Promise<WeightSource>
   /** Compares checksums, and gives what is wrong. */
   verify(): Promise<string[]>
@@ -42,13 +57,20 @@ export async function inspect(where: string, { checksums = true }: InspectOption
   const findings = stats.isDirectory() ? await recognise(where) : weightFile(where)
   const { directory, fileNames } = findings
   const problems: string[] = []
-  const tensors = (await attempt(problems, () => listTensors(findings))) ?? []
+  const notes: string[] = []
+  if (findings.problem !== undefined) problems.push(findings.problem)
   const isDirectory = findings.kind !== 'weight file'
-  const config = isDirectory ? await attempt(problems, () => optionalConfig(where)) : undefined
-  const tokenizer = isDirectory ? await attempt(problems, () => optionalTokenizer(where)) : undefined
+  const stored = isDirectory ? await attempt(problems, () => optionalConfig(where)) : undefined
+  const opened = await attempt(problems, () => listTensors(findings, stored, where, notes))
+  const { tensors = [], config = stored } = opened ?? {}
+  const read = isDirectory ? await attempt(problems, () => optionalTokenizer(where)) : undefined
+  const tokenizer = read && { file: 'tokenizer.model', vocabSize: read.vocabSize }
   if (config && tensors.length > 0 && findings.kind !== 'DeepSpeed checkpoint') {
     problems.push(...((await attempt(problems, () => compareWithConfig(config, tensors, where))) ?? []))
   }
+  if (config && read) compareWithTokenizer(config, read, problems, notes)
+  if (config && findings.kind === 'model directory') notes.push(...leftOvers(config, tensors))
+  if (isDirectory) problems.push(...(await findLfsPointers(where)).filter((problem) => !problems.includes(problem)))
   if (checksums && problems.length === 0) problems.push(...((await attempt(problems, findings.verify)) ?? []))
 
   const files: Inspection['files'] = []
@@ -62,11 +84,12 @@ export async function inspect(where: string, { checksums = true }: InspectOption
     files,
     tensors,
     ...totalsOf(tensors),
-    ...(config && { config }),
+    ...(config && { config: config.json }),
     ...(tokenizer && { tokenizer }),
     ...(findings.training && { training: findings.training }),
     checksums: checksums ? findings.checksums : null,
     problems,
+    notes,
     whole: problems.length === 0,
   }
 }
@@ -87,6 +110,7 @@ async function recognise(where: string): Promise<Findings> {
   if (names.includes(manifestName)) return trainingCheckpoint(where)
   const ofDeepSpeed = deepSpeedNames(names).length > 0 || names.includes('latest') || names.includes('latest_universal')
   if (ofDeepSpeed) return deepSpeed(where)
+  if (isPeftAdapter(names)) return peftAdapter(where, names)
   if (
     names.some((name) => name === 'config.json' || /^(model|pytorch_model)\b.*\.(safetensors|bin|json)$/.test(name))
   ) {
@@ -107,6 +131,22 @@ function weightFile(file: string): Findings {
     checksums: format === 'bin' ? 'CRC-32' : null,
     open: () => (format === 'bin' ? openTorchBin(file) : openSafetensors(file)),
     verify: async () => (format === 'bin' ? damagedEntries(file) : []),
+  }
+}
+
+function peftAdapter(directory: string, names: string[]): Findings {
+  const name = names.find((name) => /^adapter_model\.(safetensors|bin)$/.test(name))
+  return {
+    kind: 'PEFT adapter',
+    directory,
+    fileNames: name === undefined ? [] : [name],
+    problem: peftAdvice(directory),
+    checksums: name?.endsWith('.bin') ? 'CRC-32' : null,
+    open: () => {
+      if (name !== undefined) return openWeightFile(path.join(directory, name))
+      throw new CheckpointError(`${directory} has an adapter_config.json and no adapter_model.safetensors`)
+    },
+    verify: async () => (name?.endsWith('.bin') ? damagedEntries(path.join(directory, name)) : []),
   }
 }
 
@@ -188,31 +228,84 @@ async function deepSpeed(directory: string): Promise<Findings> {
   return findings
 }
 
-async function listTensors({ open }: Findings): Promise<InspectedTensor[]> {
-  const source = await open()
-  const tensors = [...source.tensors.values()].map(({ name, dtype, shape, bytes, sameAs }) => {
-    return { name, dtype, shape, bytes, ...(sameAs !== undefined && { sameAs }) }
-  })
-  await source.close()
-  return tensors
+/** The tensors, and the config with what they say about it. */
+async function listTensors(
+  { open, kind }: Findings,
+  stored: LlamaConfig | undefined,
+  where: string,
+  notes: string[],
+): Promise<{ tensors: InspectedTensor[]; config?: LlamaConfig }> {
+  const source: WeightSource & Partial<ModelWeights> = await open()
+  try {
+    const renaming = source.renaming && describeRenaming(source.renaming)
+    if (renaming !== undefined) notes.push(renaming)
+    const { config, weights } =
+      stored && kind === 'model directory'
+        ? await resolveTies(stored, source, where, (warning) => void notes.push(warning))
+        : { config: stored, weights: source }
+    const tensors = [...weights.tensors.values()].map(({ name, dtype, shape, bytes, sameAs }) => {
+      return { name, dtype, shape, bytes, ...(sameAs !== undefined && { sameAs }) }
+    })
+    return { tensors, config }
+  } finally {
+    await source.close()
+  }
 }
 
-async function optionalConfig(directory: string): Promise<ConfigJson | undefined> {
+async function optionalConfig(directory: string): Promise<LlamaConfig | undefined> {
   const there = await stat(path.join(directory, 'config.json')).catch(() => undefined)
-  return there ? (await readConfig(directory)).json : undefined
+  return there ? await readConfig(directory) : undefined
 }
 
-async function optionalTokenizer(directory: string): Promise<Inspection['tokenizer']> {
+async function optionalTokenizer(directory: string): Promise<LlamaTokenizer | undefined> {
   const file = path.join(directory, 'tokenizer.model')
   if (!(await stat(file).catch(() => undefined))) return undefined
   const { LlamaTokenizer } = await import('../tokenizer/tokenizer.js')
-  return { file: 'tokenizer.model', vocabSize: (await LlamaTokenizer.fromPretrained(directory)).vocabSize }
+  return await LlamaTokenizer.fromPretrained(directory)
 }
 
-async function compareWithConfig(config: ConfigJson, tensors: InspectedTensor[], where: string): Promise<string[]> {
+function compareWithTokenizer(
+  { vocabSize }: LlamaConfig,
+  tokenizer: LlamaTokenizer,
+  problems: string[],
+  notes: string[],
+): void {
+  const surplus = describeSurplus(tokenizer, vocabSize)
+  if (surplus !== undefined) problems.push(`${surplus}: use the tokenizer of this model`)
+  else if (tokenizer.vocabSize > vocabSize) {
+    notes.push(
+      `the tokenizer has ${tokenizer.vocabSize} ids, and the embedding ${vocabSize} rows: the ids beyond, such as that of ` +
+        'a padding token, occur neither in texts nor as BOS or EOS',
+    )
+  }
+}
+
+/** Keys of a config.json that say what is not so. */
+function leftOvers({ json }: LlamaConfig, tensors: readonly InspectedTensor[]): string[] {
+  const key = QUANTIZATION_KEYS.find((key) => key in json)
+  if (key === undefined || !tensors.every(({ dtype }) => isCastable(dtype as WeightDType))) return []
+  return [
+    `config.json has a ${key}, and the weights are not quantized: what is written from this model goes without it`,
+  ]
+}
+
+/** Files in a directory that "git lfs pull" is yet to fetch: one sentence each. */
+async function findLfsPointers(directory: string): Promise<string[]> {
+  const problems: string[] = []
+  for (const name of (await readdir(directory)).sort()) {
+    const file = path.join(directory, name)
+    const stats = await stat(file).catch(() => undefined)
+    if (!stats?.isFile() || !mayBeLfsPointer(stats.size)) continue
+    if (isLfsPointer(await readFile(file))) problems.push(lfsAdvice(file))
+  }
+  return problems
+}
+
+async function compareWithConfig(config: LlamaConfig, tensors: InspectedTensor[], where: string): Promise<string[]> {
   const file = path.join(where, 'config.json')
-  const { misfits } = await import('./fit.js')
-  const problems = misfits(config, tensors, file)
+  // Loaded late: what knows a model's layout knows the addon too.
+  const { misfits } = await import('../model/fit.js')
+  const problems = misfits(config, tensors)
   const shown = problems.slice(0, 5)
   const more = problems.length - shown.length
   return [...shown, ...(more > 0 ? [`${more} more tensors do not fit`] : [])].map((problem) => `${file}: ${problem}`)

@@ -8,6 +8,7 @@ export type InspectedKind =
   | 'weight file'
   | 'model directory'
   | 'training checkpoint'
+  | 'PEFT adapter'
   | 'DeepSpeed checkpoint'
   | 'GGUF file'
 
@@ -53,6 +54,8 @@ export interface Inspection {
   checksums: 'SHA-256' | 'CRC-32' | null
   /** Whatever is missing, damaged or does not fit, one sentence each. */
   problems: string[]
+  /** What is unusual and does no harm, one sentence each. */
+  notes: string[]
   /** Whether there is no problem. */
   whole: boolean
 }

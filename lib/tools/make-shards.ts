@@ -1,11 +1,13 @@
 import { readdir, stat } from 'node:fs/promises'
 import { CheckpointError } from '../errors.js'
-import type { CastDType, CastLosses } from '../formats/cast.js'
-import { readCompanions, withDType } from '../formats/companions.js'
+import { type CastDType, isCastable } from '../formats/cast.js'
+import { type CompanionFile, companionsFor, configOf, readCompanions } from '../formats/companions.js'
 import { writeModelDirectory } from '../formats/model-directory.js'
 import { findModelFiles, openModelWeights } from '../formats/model-files.js'
-import { huggingFaceNames } from '../formats/names.js'
+import { describeRenaming } from '../formats/names.js'
+import { Overflows } from '../formats/overflows.js'
 import { DEFAULT_MAX_SHARD_SIZE, type ShardPlan, WEIGHT_FILES, type WeightFormat } from '../formats/shards.js'
+import { hasOwnOutput, OUTPUT, ownOutputWarning } from '../formats/ties.js'
 import { tensorsToWrite } from '../formats/transform.js'
 import { planWeights } from '../formats/weight-writer.js'
 
@@ -23,22 +25,34 @@ export interface MakeShardsOptions {
   format?: WeightFormat
   /** Of tensors of floating point; their own when left out. */
   dtype?: CastDType
+  /** Makes values that `dtype` cannot hold an error; they are counted when left out. */
+  strict?: boolean
   /** Aborted: what was begun is removed, and the promise rejects. */
   signal?: AbortSignal
 }
 
+/** What a conversion lost and found. */
+export interface ConversionFindings {
+  /** Finite values that the new type cannot hold, and that became infinite or not a number. */
+  overflows: number
+  /** The same by tensor. */
+  overflowing: Record<string, number>
+  /** What is unusual about the source or was lost, one sentence each. */
+  warnings: string[]
+}
+
 /** What was written. */
-export interface ConvertedWeights {
+export interface ConvertedWeights extends ConversionFindings {
   /** The directory or file that was written. */
   output: string
   /** Of the weight files, in the order of the shards. */
   files: ShardPlan['files']
   /** Bytes of all tensors. */
   totalSize: number
-  /** Tensors whose names lost the leading `model.` that they had too many. */
+  /** Tensors whose names were not Hugging Face's. */
   renamed: number
-  /** Finite values that `dtype` has no number for, and that became infinite. */
-  overflows: number
+  /** What their names had too many or too few, as a sentence; left out where none was renamed. */
+  renaming?: string
 }
 
 /**
@@ -46,10 +60,11 @@ export interface ConvertedWeights {
  * written under another name, read back and compared, and then takes its final name; the sources are only removed with
  * `replace`, after that. Memory is that of a few pieces, unless a torch file holds large transposed views.
  * @throws CheckpointError when the model cannot be read, or the output not be written; nothing has changed then
+ * @throws NonFiniteError with `strict`, for values that `dtype` cannot hold; nothing has changed then
  * @throws RangeError for a shard size that cannot be understood
  */
 export async function makeShards(options: MakeShardsOptions): Promise<ConvertedWeights> {
-  const { modelPath, replace = false, dtype, signal } = options
+  const { modelPath, replace = false, dtype, strict, signal } = options
   const maxShardSize = options.maxShardSize ?? DEFAULT_MAX_SHARD_SIZE
   const output = replace ? modelPath : (options.output ?? `${modelPath.replace(/(?<=[^/])\/+$/, '')}-shards`)
   if (!replace) await refuseOccupied(output)
@@ -58,24 +73,44 @@ export async function makeShards(options: MakeShardsOptions): Promise<ConvertedW
     const found = await findModelFiles(modelPath)
     const format = options.format ?? found.format
     const companions = await readCompanions(modelPath)
-    const losses: CastLosses = { overflows: 0 }
-    const rename = huggingFaceNames(source.tensors.keys())
+    const overflows = new Overflows()
     const tensors = tensorsToWrite(source, {
-      ...{ dtype, rename, losses, signal },
+      ...{ dtype, overflows, signal },
       untie: format === 'safetensors',
-      dropTied: (name) => name === 'lm_head.weight' && tiesOutput(companions),
+      dropTied: (name) => name === OUTPUT && tiesOutput(companions, modelPath),
     })
+    const untied = tiesOutput(companions, modelPath) && (await hasOwnOutput(source))
+    const form = { dtype, untied, plain: tensors.every((tensor) => isCastable(tensor.dtype)) }
+    const adapted = companionsFor(companions, modelPath, form)
     await writeModelDirectory(output, {
-      tokenizerFiles: dtype ? withDType(companions, modelPath, dtype) : replace ? [] : companions,
+      tokenizerFiles: replace ? adapted.filter((file, i) => file.data !== companions[i]!.data) : adapted,
       tensors,
       ...{ format, maxShardSize, signal },
       verify: true,
       replaces: replace ? [...found.files, WEIGHT_FILES[found.format].index] : [],
+      onWritten: () => strict && overflows.refuse(dtype ?? ''),
     })
     const { files, totalSize } = planWeights(tensors, { format, maxShardSize })
-    return { output, files, totalSize, renamed: countRenamed(source.tensors.keys(), rename), ...losses }
+    return {
+      ...{ output, files, totalSize, renamed: source.renaming.count, renaming: describeRenaming(source.renaming) },
+      ...findingsOf(overflows, dtype, untied ? [ownOutputWarning(modelPath)] : []),
+    }
   } finally {
     await source.close()
+  }
+}
+
+/** @param warnings about the source */
+export function findingsOf(
+  overflows: Overflows,
+  dtype: string | undefined,
+  warnings: readonly string[],
+): ConversionFindings {
+  const lost = overflows.describe(dtype ?? '')
+  return {
+    overflows: overflows.total,
+    overflowing: overflows.byTensor,
+    warnings: [...warnings, ...(lost === undefined ? [] : [lost])],
   }
 }
 
@@ -87,16 +122,7 @@ export async function refuseOccupied(output: string): Promise<void> {
   throw new CheckpointError(`${output} already exists; choose another --output, or remove it`)
 }
 
-export function countRenamed(names: Iterable<string>, rename: (name: string) => string): number {
-  return [...names].filter((name) => rename(name) !== name).length
-}
-
 /** Whether the config says that the output projection is the embedding. */
-export function tiesOutput(companions: readonly { name: string; data: Buffer }[]): boolean {
-  const config = companions.find(({ name }) => name === 'config.json')
-  try {
-    return JSON.parse(config?.data.toString() ?? '{}')?.tie_word_embeddings === true
-  } catch {
-    return false
-  }
+export function tiesOutput(companions: readonly CompanionFile[], where: string): boolean {
+  return configOf(companions, where)?.tie_word_embeddings === true
 }

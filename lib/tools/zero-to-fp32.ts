@@ -1,20 +1,23 @@
 import { readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError } from '../errors.js'
-import type { CastDType, CastLosses } from '../formats/cast.js'
-import { type CompanionFile, readCompanions, withDType } from '../formats/companions.js'
+import { type CastDType, isCastable } from '../formats/cast.js'
+import { companionsFor, configFor, configOf, readCompanions } from '../formats/companions.js'
 import { openDeepSpeed } from '../formats/deepspeed/deepspeed.js'
 import { writeModelDirectory } from '../formats/model-directory.js'
-import { huggingFaceNames, isRotaryBuffer } from '../formats/names.js'
+import { describeRenaming, huggingFaceNames, isRotaryBuffer, renamedSource } from '../formats/names.js'
+import { Overflows } from '../formats/overflows.js'
 import { DEFAULT_MAX_SHARD_SIZE, type WeightFormat } from '../formats/shards.js'
+import { hasOwnOutput, OUTPUT, ownOutputWarning } from '../formats/ties.js'
 import { tensorsToWrite } from '../formats/transform.js'
 import { planWeights, verifyWeights, writeWeightFile } from '../formats/weight-writer.js'
 import { writeFileAtomically } from '../io/atomic.js'
 import type { TensorToWrite } from '../io/file-sink.js'
 import type { WeightSource } from '../io/weight-source.js'
+import type { ConfigJson } from '../model/config.js'
 import { openCheckpointWeights } from '../train/checkpoint-weights.js'
 import { manifestName } from '../train/manifest.js'
-import { type ConvertedWeights, countRenamed, refuseOccupied, tiesOutput } from './make-shards.js'
+import { type ConvertedWeights, findingsOf, refuseOccupied, tiesOutput } from './make-shards.js'
 
 /** What `zeroToFp32` puts together, and into what. */
 export interface ZeroToFp32Options {
@@ -30,6 +33,8 @@ export interface ZeroToFp32Options {
   maxShardSize?: number | string
   /** Of an output directory; safetensors when left out. */
   format?: WeightFormat
+  /** Makes values that `dtype` cannot hold an error; they are counted when left out. */
+  strict?: boolean
   /** Aborted: what was begun is removed, and the promise rejects. */
   signal?: AbortSignal
 }
@@ -67,65 +72,70 @@ function formatOfFile(output: string): WeightFormat | undefined {
 async function writeFile(
   source: WeightSource,
   format: WeightFormat,
-  { output, dtype = 'float32', signal }: ZeroToFp32Options,
+  { output, dtype = 'float32', strict, signal }: ZeroToFp32Options,
 ): Promise<ConvertedWeights> {
-  const losses: CastLosses = { overflows: 0 }
-  const tensors = tensorsToWrite(source, { dtype, losses, signal, untie: format === 'safetensors' })
+  const overflows = new Overflows()
+  const tensors = tensorsToWrite(source, { dtype, overflows, signal, untie: format === 'safetensors' })
   const { totalSize } = planWeights(tensors, { format, maxShardSize: Number.MAX_SAFE_INTEGER })
   await writeFileAtomically(
     output,
     async (temporary) => {
       const checksums = await writeWeightFile(temporary, tensors, format)
+      if (strict) overflows.refuse(dtype)
       await verifyWeights(temporary, tensors, checksums, { format, signal })
     },
     { bytesNeeded: totalSize },
   )
   const files = [{ name: path.basename(output), tensors: tensors.map(({ name }) => name), bytes: totalSize }]
-  return { output, files, totalSize, renamed: 0, ...losses }
+  return { output, files, totalSize, renamed: 0, ...findingsOf(overflows, dtype, []) }
 }
 
-async function writeDirectory(source: WeightSource, options: ZeroToFp32Options): Promise<ConvertedWeights> {
-  const { output, dtype = 'float32', maxShardSize = DEFAULT_MAX_SHARD_SIZE, format = 'safetensors', signal } = options
+async function writeDirectory(stored: WeightSource, options: ZeroToFp32Options): Promise<ConvertedWeights> {
+  const { output, dtype = 'float32', maxShardSize = DEFAULT_MAX_SHARD_SIZE, format = 'safetensors' } = options
+  const { strict, signal } = options
   await refuseOccupied(output)
   const model = options.modelPath ?? options.checkpoint
-  const companions = withDType(await readCompanions(model), model, dtype)
-  if (!companions.some(({ name }) => name === 'config.json')) {
+  const companions = await readCompanions(model)
+  if (!configOf(companions, model)) {
     throw new CheckpointError(
       `${model} has no config.json for the model directory ${output}; name the directory of the model that was trained ` +
         'with --model_path, or an output that ends in .safetensors or .bin',
     )
   }
-  const losses: CastLosses = { overflows: 0 }
-  const rename = huggingFaceNames(source.tensors.keys())
-  const tied = tiesOutput(companions)
+  const overflows = new Overflows()
+  const renaming = huggingFaceNames(stored.tensors.keys(), options.checkpoint)
+  const source = renamedSource(stored, renaming.names)
+  const tied = tiesOutput(companions, model)
+  const untied = tied && (await hasOwnOutput(source))
   const tensors = tensorsToWrite(source, {
-    ...{ dtype, losses, signal },
-    rename: (name) => (isRotaryBuffer(name) ? undefined : rename(name)),
+    ...{ dtype, overflows, signal },
+    rename: (name) => (isRotaryBuffer(name) ? undefined : name),
     untie: format === 'safetensors',
-    dropTied: (name) => tied && name === 'lm_head.weight',
+    dropTied: (name) => tied && name === OUTPUT,
   })
-  await checkAgainstConfig(tensors, companions, model)
+  const form = { dtype, untied, plain: tensors.every((tensor) => isCastable(tensor.dtype)) }
+  await checkAgainstConfig(tensors, configFor(configOf(companions, model)!, form), path.join(model, 'config.json'))
   await writeModelDirectory(output, {
-    tokenizerFiles: companions,
+    tokenizerFiles: companionsFor(companions, model, form),
     tensors,
     ...{ format, maxShardSize, signal },
     verify: true,
+    onWritten: () => strict && overflows.refuse(dtype),
   })
   const { files, totalSize } = planWeights(tensors, { format, maxShardSize })
-  return { output, files, totalSize, renamed: countRenamed(source.tensors.keys(), rename), ...losses }
+  return {
+    ...{ output, files, totalSize, renamed: renaming.count, renaming: describeRenaming(renaming) },
+    ...findingsOf(overflows, dtype, untied ? [ownOutputWarning(options.checkpoint)] : []),
+  }
 }
 
 /** @throws CheckpointError when the weights are not those of the model that the config describes */
-async function checkAgainstConfig(
-  tensors: readonly TensorToWrite[],
-  companions: readonly CompanionFile[],
-  where: string,
-): Promise<void> {
+async function checkAgainstConfig(tensors: readonly TensorToWrite[], json: object, file: string): Promise<void> {
   // Loaded late: what knows a model's layout knows the addon too.
-  const { misfits } = await import('./fit.js')
-  const config = companions.find(({ name }) => name === 'config.json')!
-  const [first, ...others] = misfits(JSON.parse(config.data.toString()), tensors, path.join(where, 'config.json'))
+  const { misfits } = await import('../model/fit.js')
+  const { parseConfig } = await import('../model/config.js')
+  const [first, ...others] = misfits(parseConfig(json as ConfigJson, file), tensors)
   if (first === undefined) return
   const more = others.length > 0 ? `, and ${others.length} more` : ''
-  throw new CheckpointError(`The checkpoint does not fit ${path.join(where, 'config.json')}: ${first}${more}`)
+  throw new CheckpointError(`The checkpoint does not fit ${file}: ${first}${more}`)
 }

@@ -133,7 +133,7 @@ async function writeShard(
     name,
     dtype: 'float32' as const,
     shape: tensor.shape,
-    data: () => readPieces(tensor, 'float32', copy?.stream),
+    data: () => readPieces(tensor, 'float32', undefined, copy?.stream),
   }))
   const written = await writeSafetensors(path.join(directory, file), tensors, { checksum: true })
   return { [file]: { bytes: written.bytes, sha256: written.sha256! } }

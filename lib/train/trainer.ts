@@ -12,7 +12,7 @@ import { withLocks } from '../io/lock.js'
 import { parameterCount } from '../model/layout.js'
 import type { TrainPass } from '../model/train-pass.js'
 import type { RankGroup } from '../parallel/group.js'
-import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
+import { describeSurplus, type LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
 import { type CheckpointState, loadCheckpoint, resolveResume } from './checkpoint.js'
 import { CheckpointWriter } from './checkpoint-writer.js'
@@ -80,12 +80,8 @@ export class Trainer {
     this.notes = notes
     this.recipe = recipeFromOptions(options)
     if (!data && !this.recipe.data_path) throw new RecipeError('data_path is required: pass a file of instructions')
-    if (tokenizer.vocabSize > model.config.vocabSize) {
-      throw new TokenizerError(
-        `the tokenizer has ${tokenizer.vocabSize} pieces and the model a vocabulary of ${model.config.vocabSize}: ` +
-          'pass the tokenizer of this model',
-      )
-    }
+    const surplus = describeSurplus(tokenizer, model.config.vocabSize)
+    if (surplus !== undefined) throw new TokenizerError(`${surplus}: pass the tokenizer of this model`)
     if (this.recipe.max_length > model.config.maxPositionEmbeddings) {
       throw new RecipeError(
         `max_length ${this.recipe.max_length} is longer than the model's context of ${model.config.maxPositionEmbeddings}`,

@@ -27,7 +27,7 @@ it('train with --json prints the events of its log, alone, and every command aft
   expect(result('zero-to-fp32', path.join(run, 'checkpoint-2'), at('merged'))).toMatchObject(weights)
   const shards = result('make-shards', '--model_path', run, '--output', at('shards'), '--max_shard_size', '600KB')
   expect(shards).toMatchObject({ output: at('shards'), files: { length: 5 } })
-  const gguf = { output: at('model.gguf'), format: 'gguf' }
+  const gguf = { output: at('model.gguf'), format: 'gguf', overflows: 0, overflowing: {}, warnings: [] }
   expect(result('convert', '--model_path', run, '--output', gguf.output)).toEqual(gguf)
   expect(result('inspect', gguf.output)).toMatchObject({ whole: true })
   expect(result('model-card', '--model_path', run)).toEqual({ file: path.join(run, 'README.md') })

@@ -8,8 +8,8 @@ import { unpickle } from '#lib/formats/torch/pickle.js'
 import { TorchObjects } from '#lib/formats/torch/torch-objects.js'
 import type { WeightSource } from '#lib/io/weight-source.js'
 import { readConfig } from '#lib/model/config.js'
+import { misfits } from '#lib/model/fit.js'
 import { readTokenizerConfig } from '#lib/tokenizer/tokenizer-config.js'
-import { misfits } from '#lib/tools/fit.js'
 import { inspect } from '#lib/tools/inspect.js'
 import { makeShards } from '#lib/tools/make-shards.js'
 import { openShardedCheckpoint, zeroToFp32 } from '#lib/tools/zero-to-fp32.js'
@@ -158,8 +158,7 @@ export function createTargets(fixtures: string): Record<string, Target> {
       },
       async use(directory, _output, dice) {
         if (dice.below(3) === 0) return readTokenizerConfig(directory)
-        const { json } = await readConfig(directory)
-        return misfits(json, [], path.join(directory, 'config.json'))
+        return misfits(await readConfig(directory), [])
       },
     },
     manifest: {

@@ -106,7 +106,7 @@ describe('inspect', () => {
         const file = path.join(at, 'config.json')
         writeFileSync(file, readFileSync(file, 'utf8').replace('"intermediate_size": 144', '"intermediate_size": 145'))
       },
-      /mlp\.gate_proj\.weight has shape \[144, 200\] instead of \[145, 200\]/,
+      /mlp\.gate_proj\.weight has shape \[144, 200\], but config\.json asks for \[145, 200\]/,
     ],
     ['the config is damaged', (at) => writeFileSync(path.join(at, 'config.json'), '{'), /config\.json is not JSON/],
     ['the tokenizer is damaged', (at) => writeFileSync(path.join(at, 'tokenizer.model'), 'x'), /tokenizer\.model/],

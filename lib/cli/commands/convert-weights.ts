@@ -6,7 +6,7 @@ import { zeroToFp32 } from '../../tools/zero-to-fp32.js'
 import { UsageError } from '../failure.js'
 import { hubTitle, modelDirectory } from '../model-path.js'
 import { stoppable } from '../signals.js'
-import { printResult } from '../terminal.js'
+import { printResult, printWarnings } from '../terminal.js'
 
 /** The flags of `make-shards`, spelled as on the command line. */
 export interface MakeShardsFlags {
@@ -14,6 +14,7 @@ export interface MakeShardsFlags {
   max_shard_size: string
   format?: WeightFormat
   dtype?: CastDType
+  strict?: boolean
   output?: string
   replace?: boolean
   json?: boolean
@@ -25,12 +26,13 @@ export interface ZeroToFp32Flags {
   max_shard_size: string
   format?: WeightFormat
   dtype: CastDType
+  strict?: boolean
   json?: boolean
 }
 
 /** Splits a model's weights. Returns the exit code. */
 export function runMakeShards(flags: MakeShardsFlags): Promise<number> {
-  const { model_path: modelPath, output, replace, format, dtype } = flags
+  const { model_path: modelPath, output, replace, format, dtype, strict } = flags
   if (replace && output !== undefined) {
     throw new UsageError('--replace puts the shards into --model_path itself: leave out --output, or --replace')
   }
@@ -40,16 +42,16 @@ export function runMakeShards(flags: MakeShardsFlags): Promise<number> {
     const isOnHub = directory !== modelPath // and what lies in the cache is not to be changed
     if (isOnHub && replace) throw new UsageError(`--replace is for a directory, and ${modelPath} is a model on the Hub`)
     const target = output ?? (isOnHub ? `${hubTitle(modelPath)}-shards` : undefined)
-    return makeShards({ modelPath: directory, output: target, replace, format, dtype, maxShardSize, signal })
+    return makeShards({ modelPath: directory, output: target, replace, format, dtype, strict, maxShardSize, signal })
   })
 }
 
 /** Puts a sharded training checkpoint together. Returns the exit code. */
 export function runZeroToFp32(checkpoint: string, output: string, flags: ZeroToFp32Flags): Promise<number> {
-  const { model_path: modelPath, format, dtype } = flags
+  const { model_path: modelPath, format, dtype, strict } = flags
   const maxShardSize = shardSize(flags.max_shard_size)
   return convert(flags.json, (signal) =>
-    zeroToFp32({ checkpoint, output, modelPath, format, dtype, maxShardSize, signal }),
+    zeroToFp32({ checkpoint, output, modelPath, format, dtype, strict, maxShardSize, signal }),
   )
 }
 
@@ -68,15 +70,11 @@ function convert(json: boolean | undefined, task: (signal: AbortSignal) => Promi
 
 function report(converted: ConvertedWeights, json: boolean | undefined): void {
   printResult(converted, json, () => describe(converted))
-  const { overflows } = converted
-  if (overflows > 0) {
-    console.error(`warning: ${overflows} values are outside the range of the new dtype and became infinite`)
-  }
+  printWarnings(converted.warnings)
 }
 
-function describe({ output, files, totalSize, renamed }: ConvertedWeights): string {
+function describe({ output, files, totalSize, renaming }: ConvertedWeights): string {
   const what = files.length === 1 ? files[0]!.name : `${files.length} shards and their index`
   const written = `${output}: ${what}, ${formatBytes(totalSize)}, read back and compared`
-  if (renamed === 0) return written
-  return `${written}\nremoved the extra "model." prefix from all ${renamed} tensor names`
+  return renaming === undefined ? written : `${written}\n${renaming}`
 }

@@ -1,4 +1,4 @@
-import { forError, formatBytes, formatCount } from '../../format.js'
+import { forError, formatBytes, formatCount, forTerminal } from '../../format.js'
 import { inspect } from '../../tools/inspect.js'
 import type { InspectedTensor, Inspection } from '../../tools/inspection.js'
 import { paint, printResult } from '../terminal.js'
@@ -42,7 +42,8 @@ function describe(inspection: Inspection, flags: InspectFlags): string {
     inspection.whole ? 'green' : 'red',
     inspection.whole ? 'complete' : 'damaged or incomplete',
   )
-  lines.push(`  ${whole}`, ...inspection.problems.map((problem) => `    ${forError(problem)}`))
+  lines.push(`  ${whole}`, ...inspection.problems.map((problem) => `    ${sentence(problem)}`))
+  lines.push(...inspection.notes.map((note) => `  note: ${sentence(note)}`))
   return lines.join('\n')
 }
 
@@ -71,4 +72,9 @@ function describeChecksums({ checksums, whole }: Inspection, { quick }: InspectF
 function describeTensor({ name, dtype, shape, bytes, sameAs }: InspectedTensor): string {
   const tie = sameAs === undefined ? '' : `, tied to ${forError(sameAs)}`
   return `    ${forError(name)}  ${dtype} [${shape.join(', ')}]  ${formatBytes(bytes)}${tie}`
+}
+
+/** On one line and in full, as it may end with a command. */
+function sentence(text: string): string {
+  return forTerminal(text).replace(/[\n\t]/g, ' ')
 }

@@ -8,7 +8,7 @@ import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
 import { modelDirectory } from '../model-path.js'
 import { stoppable } from '../signals.js'
-import { printResult } from '../terminal.js'
+import { printResult, printWarnings } from '../terminal.js'
 
 /** The flags of `sample`, spelled as on the command line. */
 export interface SampleFlags {
@@ -67,7 +67,10 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
   const { device, dtype } = flags
   const opened = openDevice(device)
   if (flags.threads) opened.setThreads(flags.threads)
-  using model = await LlamaForCausalLM.fromPretrained(directory, { device: opened, dtype, signal })
+  using model = await LlamaForCausalLM.fromPretrained(directory, {
+    ...{ device: opened, dtype, signal },
+    onWarning: (message) => printWarnings([message]),
+  })
   const ids = flags.raw_prompt ? tokenizer.encode(flags.instruction) : encodePrompt(tokenizer, flags)
   const context = model.config.maxPositionEmbeddings
   if (ids.length >= context) {

@@ -120,6 +120,7 @@ async function trainInto(
   const display: RunDisplay = json ? new EventLines() : new ProgressDisplay()
   const log = new TrainingLog(logPath)
   const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
+  const onWarning = (message: string) => display.print(`warning: ${message}`)
   const sayStopping = () => isFirst && display.print('stopping after this step; press Ctrl-C again to quit immediately')
   signal.addEventListener('abort', sayStopping)
   stop.onQuit = () => display.close()
@@ -127,7 +128,7 @@ async function trainInto(
   let saved = false
   try {
     if (isFirst) printNotes(data.notes.lines(), (line) => display.print(line))
-    using model = await createModel(recipe, tokenizer, group, signal)
+    using model = await createModel(recipe, tokenizer, group, signal, onWarning)
     const trainer = new Trainer({ model, tokenizer, data: data.train, notes: data.notes, ...optionsFromRecipe(asked) })
     const result = await trainer.train({ subscribers, signal, onStep: () => (trained = true) })
     if (result.reason === 'completed') {
@@ -135,6 +136,7 @@ async function trainInto(
         dtype: recipe.save_dtype === 'auto' ? undefined : recipe.save_dtype,
         maxShardSize: recipe.max_shard_size,
         tokenizer,
+        onWarning,
       })
       saved = isFirst
       if (isFirst) display.print(`model saved in ${savePath}`)
@@ -208,9 +210,13 @@ async function createModel(
   tokenizer: LlamaTokenizer,
   group: RankGroup,
   signal: AbortSignal,
+  onWarning: (message: string) => void,
 ): Promise<LlamaForCausalLM> {
   const { device, dtype, seed, model_path: path } = recipe
-  if (path) return await LlamaForCausalLM.fromPretrained(path, { device, dtype, group, signal, masterWeights: true })
+  if (path) {
+    const options = { device, dtype, group, signal, onWarning, masterWeights: true }
+    return await LlamaForCausalLM.fromPretrained(path, options)
+  }
   const config = required(recipe.model, 'no model to train', '--model_path DIR')
   const { bosTokenId, eosTokenId, padTokenId } = tokenizer
   const tokens = { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: padTokenId }

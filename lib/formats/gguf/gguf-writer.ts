@@ -32,6 +32,8 @@ export interface GgufTensorToWrite {
 export interface GgufContents {
   readonly metadata: ReadonlyMap<string, GgufValue>
   readonly tensors: readonly GgufTensorToWrite[]
+  /** Called when everything is written, and before the file has its name; when it throws, nothing has changed. */
+  onWritten?(): void
 }
 
 /**
@@ -41,7 +43,7 @@ export interface GgufContents {
  * @throws RangeError for a tensor of an impossible shape, before anything is written
  * @throws CheckpointError when the disk is full, or a tensor gives more or fewer bytes than its shape asks for
  */
-export async function writeGguf(path: string, { metadata, tensors }: GgufContents): Promise<number> {
+export async function writeGguf(path: string, { metadata, tensors, onWritten }: GgufContents): Promise<number> {
   const placed = placeTensors(tensors)
   const header = buildHeader(metadata, placed)
   const total = header.length + placed.reduce((sum, { bytes }) => sum + align(bytes, DEFAULT_ALIGNMENT), 0)
@@ -51,6 +53,7 @@ export async function writeGguf(path: string, { metadata, tensors }: GgufContent
       await writeTensorData(sink, tensor, bytes)
       await sink.write(Buffer.alloc(align(bytes, DEFAULT_ALIGNMENT) - bytes))
     }
+    onWritten?.()
   }
   const options = { bytesNeeded: total }
   await writeFileAtomically(path, (temporary) => writeFlushed(temporary, produce, options), options)

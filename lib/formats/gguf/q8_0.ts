@@ -1,4 +1,4 @@
-import { castBytes } from '../cast.js'
+import { type CastLosses, castBytes } from '../cast.js'
 
 /** Numbers that share a scale. */
 export const Q8_0_BLOCK = 32
@@ -8,8 +8,9 @@ const BLOCK_BYTES = 2 + Q8_0_BLOCK
  * ggml's Q8_0: blocks of 32 numbers, each a float16 scale d = max|x| / 127 and 32 bytes round(x / d), halves away from
  * zero. The same bits as `quantize_row_q8_0_ref` of ggml-quants.c, which multiplies by 1/d in float32.
  * @param values a multiple of 32 of them
+ * @param losses is added to: finite values in blocks whose scale is beyond float16, which makes all of them infinite or NaN
  */
-export function quantizeQ8_0(values: Float32Array): Uint8Array {
+export function quantizeQ8_0(values: Float32Array, losses: CastLosses = { overflows: 0 }): Uint8Array {
   if (values.length % Q8_0_BLOCK !== 0) throw new RangeError(`${values.length} numbers are not whole blocks of 32`)
   const scales = new Float32Array(values.length / Q8_0_BLOCK)
   const result = new Uint8Array(scales.length * BLOCK_BYTES)
@@ -31,6 +32,14 @@ export function quantizeQ8_0(values: Float32Array): Uint8Array {
   for (let block = 0; block < scales.length; block++) {
     result[block * BLOCK_BYTES] = halves[2 * block]!
     result[block * BLOCK_BYTES + 1] = halves[2 * block + 1]!
+    const isLost = (halves[2 * block + 1]! & 0x7c) === 0x7c // the five bits of the exponent
+    if (isLost) losses.overflows += countFinite(values.subarray(block * Q8_0_BLOCK, (block + 1) * Q8_0_BLOCK))
   }
   return result
+}
+
+function countFinite(values: Float32Array): number {
+  let count = 0
+  for (const value of values) if (Number.isFinite(value)) count++
+  return count
 }

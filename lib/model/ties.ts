@@ -1,0 +1,29 @@
+import { renamedSource } from '../formats/names.js'
+import { EMBEDDING, hasOwnOutput, OUTPUT, ownOutputWarning } from '../formats/ties.js'
+import type { WeightSource } from '../io/weight-source.js'
+import { emitWarning, type OnWarning } from '../warnings.js'
+import type { LlamaConfig } from './config.js'
+
+/**
+ * What a config that ties the output projection to the embedding means for the weights that are there, as Transformers 5
+ * takes it: an output projection with other values unties the two, and one without an embedding is the embedding.
+ */
+export async function resolveTies(
+  config: LlamaConfig,
+  weights: WeightSource,
+  where: string,
+  onWarning: OnWarning = emitWarning,
+): Promise<{ config: LlamaConfig; weights: WeightSource }> {
+  const { tensors } = weights
+  if (!config.tieWordEmbeddings || !tensors.has(OUTPUT)) return { config, weights }
+  if (!tensors.has(EMBEDDING)) {
+    const names = [...tensors.keys()].map((name): [string, string] => [name, name === OUTPUT ? EMBEDDING : name])
+    return { config, weights: renamedSource(weights, new Map(names)) }
+  }
+  if (!(await hasOwnOutput(weights))) return { config, weights }
+  onWarning(ownOutputWarning(where))
+  return {
+    config: { ...config, tieWordEmbeddings: false, json: { ...config.json, tie_word_embeddings: false } },
+    weights,
+  }
+}
