@@ -19,7 +19,7 @@ function problem() {
   const build = JSON.parse(readFileSync(manifest, 'utf8'))
   const files = [`${name}.glibc.node`, 'THIRD-PARTY-NOTICES.txt', ...build.libraries.map((library) => library.name)]
   const lacking = files.filter((file) => !existsSync(path.join(folder, file)))
-  if (lacking.length > 0) return [`prebuilds/linux-x64 lacks ${lacking.join(', ')}`, prebuild]
+  if (lacking.length > 0) return [`prebuilds/linux-x64 is missing ${lacking.join(', ')}`, prebuild]
   if (build.cuda === null && process.env.OPENALPACA_CUDA !== 'OFF') {
     const remedy = `${prebuild} (with OPENALPACA_CUDA=OFF it is packed as it is)`
     return ['the prebuilt addon has no CUDA device', remedy]

@@ -81,7 +81,7 @@ export async function findModelFiles(directory: string): Promise<ModelFiles> {
     const missing = shards.filter((shard) => !there.has(shard))
     if (missing.length > 0) {
       throw new CheckpointError(
-        `${directory} lacks ${missing.length} of the ${shards.length} shards that ${index} names: ` +
+        `${directory} is missing ${missing.length} of the ${shards.length} shards that ${index} names: ` +
           `${forError(missing.join(', '))}; download or copy them again`,
       )
     }
@@ -145,7 +145,9 @@ export async function readIndex(file: string): Promise<Map<string, string>> {
   for (const [tensor, shard] of Object.entries(map)) {
     if (typeof shard !== 'string') throw fail(`gives no file name for ${forError(tensor)}`)
     if (shard !== path.basename(shard) || !/\.(safetensors|bin)$/.test(shard) || /[\\\0]/.test(shard)) {
-      throw fail(`puts ${forError(tensor)} in "${forError(shard)}", which is not the name of a weight file beside it`)
+      throw fail(
+        `puts ${forError(tensor)} in "${forError(shard)}", which is not the name of a weight file in the same directory`,
+      )
     }
     weightMap.set(tensor, shard)
   }
@@ -180,7 +182,7 @@ class ShardedSource implements WeightSource {
     for (const [name, file] of weightMap ?? []) {
       if (fileOf.get(name) === file) continue
       throw new CheckpointError(
-        `${path.join(directory, file)} lacks ${forError(name)}, which its index lists; download or copy it again`,
+        `${path.join(directory, file)} is missing ${forError(name)}, which its index lists; download or copy it again`,
       )
     }
     this.tensors = tensors

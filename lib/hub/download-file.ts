@@ -160,7 +160,7 @@ async function request(file: HubFile, from: number, context: DownloadContext): P
   const [, start] = /^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '') ?? []
   if (response.status === 206 && Number(start) !== from) {
     await response.body?.cancel()
-    throw new Error(`${from} was asked for, and ${start} came`)
+    throw new Error(`expected bytes from ${from}, got ${start}`)
   }
   return response
 }

@@ -92,7 +92,7 @@ async function weightFiles(
     const shards = [...new Set((await readIndex(path.join(snapshot, index))).values())]
     const missing = shards.filter((shard) => !listed.has(shard))
     if (missing.length === 0) return shards
-    throw new HubError(`${name} on ${context.endpoint} lacks ${missing.join(', ')}, which its ${index} names`)
+    throw new HubError(`${name} on ${context.endpoint} is missing ${missing.join(', ')}, which its ${index} names`)
   }
   throw new HubError(
     `${name} on ${context.endpoint} has no weights as safetensors or torch .bin; ${[...listed.keys()].slice(0, 20).join(', ')} are there`,

@@ -194,8 +194,8 @@ async function carryOut(directory: string, complete: string): Promise<void> {
     await remove(complete)
   } catch (cause) {
     throw new CheckpointError(
-      `The new files for ${directory} are whole in ${path.basename(complete)} there, and could not be put in place ` +
-        `(${(cause as Error).message}); save or load it again when that is put right`,
+      `The new files for ${directory} are complete in its ${path.basename(complete)}, but could not be moved into place ` +
+        `(${(cause as Error).message}): fix this, then save or load it again`,
       { cause },
     )
   }

@@ -15,7 +15,7 @@ import { readManifest } from './manifest.js'
 export async function openCheckpointWeights(directory: string): Promise<WeightSource> {
   const manifest = await readManifest(directory)
   const fail = (what: string) =>
-    new CheckpointError(`${directory} is not whole: ${forError(what)}; use another checkpoint`)
+    new CheckpointError(`${directory} is incomplete or damaged: ${forError(what)}; use another checkpoint`)
   const files = Object.keys(manifest.files).filter((name) => /^rank-\d{5}-of-\d{5}\.safetensors$/.test(name))
   if (files.length !== manifest.world_size) {
     throw fail(`its manifest lists files of only ${files.length} of its ${manifest.world_size} ranks`)

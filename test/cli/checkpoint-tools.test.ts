@@ -76,7 +76,7 @@ describe('the commands for checkpoints', () => {
     rmSync(path.join(`${model}-shards`, 'pytorch_model-00001-of-00005.bin'))
     expect(openalpaca('inspect', `${model}-shards`)).toMatchObject({
       status: 1,
-      stdout: expect.stringMatching(/damaged or incomplete\n {4}.*lacks 1 of the 5 shards/),
+      stdout: expect.stringMatching(/damaged or incomplete\n {4}.*is missing 1 of the 5 shards/),
     })
   })
 

@@ -154,7 +154,7 @@ describe('opening the weights of a model directory', () => {
         rmSync(path.join(dir, 'model-00002-of-00002.safetensors'))
         return dir
       },
-      /lacks 1 of the 2 shards .*model-00002-of-00002/,
+      /is missing 1 of the 2 shards .*model-00002-of-00002/,
     ],
     [
       'a tensor missing from its shard',
@@ -163,7 +163,7 @@ describe('opening the weights of a model directory', () => {
         writeIndex(dir, { a: 1, c: 2, d: 2 })
         return dir
       },
-      /model-00002-of-00002\.safetensors lacks d/,
+      /model-00002-of-00002\.safetensors is missing d/,
     ],
     [
       'a tensor in another shard than the index says',
@@ -172,7 +172,7 @@ describe('opening the weights of a model directory', () => {
         writeIndex(dir, { a: 2, b: 1 })
         return dir
       },
-      /lacks a/,
+      /is missing a/,
     ],
     [
       'a tensor in two shards',
@@ -222,7 +222,7 @@ describe('opening the weights of a model directory', () => {
     await writeSafetensors(path.join(root, 'secret.safetensors'), [float32('a', [1], [1])])
     writeFileSync(path.join(directory, `${whole}.index.json`), JSON.stringify({ weight_map: { a: target } }))
     const { message } = await rejection(openModelWeights(directory))
-    expect(message).toMatch(/not the name of a weight file beside it|gives no file name/)
+    expect(message).toMatch(/not the name of a weight file in the same directory|gives no file name/)
   })
 
   it('lists the buffers of old checkpoints as it finds them', async () => {

@@ -346,7 +346,7 @@ describe('a model that cannot be downloaded', () => {
     const index = JSON.stringify({ weight_map: { a: '../../../../evil.safetensors' } })
     hub.add('acme/evil', { ...small, 'model.safetensors.index.json': index, '../../../../evil.safetensors': 'x' })
     await expect(download({}, { ...named, name: 'acme/evil' })).rejects.toThrow(
-      /not the name of a weight file beside it/,
+      /not the name of a weight file in the same directory/,
     )
     expect(readdirSync(cacheDir)).toEqual(['models--acme--evil'])
   })

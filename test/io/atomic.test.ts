@@ -279,7 +279,7 @@ describe('replacing files', () => {
     ]) {
       write(path.join(directory, 'model', complete), { 'journal.json': JSON.stringify(journal) })
       const { message } = await rejection(finishInterruptedReplacement(path.join(directory, 'model')))
-      expect(message).toMatch(/could not be put in place/)
+      expect(message).toMatch(/could not be moved into place/)
       expect(tree(directory)).toMatchObject({ 'model/index': '1', secret: 'mine' })
     }
   })

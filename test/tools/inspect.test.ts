@@ -82,7 +82,7 @@ describe('inspect', () => {
     [
       'a shard is missing',
       (at) => rmSync(path.join(at, 'pytorch_model-00003-of-00005.bin')),
-      /lacks 1 of the 5 shards/,
+      /is missing 1 of the 5 shards/,
     ],
     [
       'a shard is cut short',
@@ -98,7 +98,7 @@ describe('inspect', () => {
         const file = path.join(at, 'pytorch_model.bin.index.json')
         writeFileSync(file, readFileSync(file, 'utf8').replace('lm_head', 'lm_hat'))
       },
-      /lacks lm_hat\.weight, which its index lists/,
+      /is missing lm_hat\.weight, which its index lists/,
     ],
     [
       'the config is of another model',

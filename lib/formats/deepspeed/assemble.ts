@@ -25,7 +25,7 @@ export function assembleStages12(
   model: ModelStates,
   ranks: readonly OptimizerStates[],
 ): SegmentedTensor[] {
-  const fail = (what: string) => new CheckpointError(`${where} is not whole: ${forError(what)}`)
+  const fail = (what: string) => new CheckpointError(`${where} is incomplete or damaged: ${forError(what)}`)
   const { dtype, groups, paddings } = ranks[0]!
   const { shapes } = model
   if (!shapes) throw model.fail('has no param_shapes: the model states and the optimizer states are of different saves')
@@ -68,7 +68,7 @@ export function assembleStage3(
   models: readonly ModelStates[],
   ranks: readonly OptimizerStates[],
 ): SegmentedTensor[] {
-  const fail = (what: string) => new CheckpointError(`${where} is not whole: ${forError(what)}`)
+  const fail = (what: string) => new CheckpointError(`${where} is incomplete or damaged: ${forError(what)}`)
   const [model, { dtype }] = [models[0]!, ranks[0]!]
   if (models.length !== ranks.length) throw fail(`it has the model states of ${models.length} of ${ranks.length} ranks`)
   if (!model.shapes) throw model.fail('has no param_shapes')

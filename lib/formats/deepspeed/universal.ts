@@ -29,7 +29,7 @@ export async function assembleUniversal({
   split,
   open,
 }: UniversalFiles): Promise<SegmentedTensor[]> {
-  const fail = (what: string) => new CheckpointError(`${directory} is not whole: ${forError(what)}`)
+  const fail = (what: string) => new CheckpointError(`${directory} is incomplete or damaged: ${forError(what)}`)
   const entries = await readdir(path.join(directory, 'zero'), { withFileTypes: true })
   const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name)
   if (names.length === 0) throw fail('there are no parameters in its directory zero')

@@ -300,7 +300,7 @@ class Unpickler {
   #skip(length: number): number {
     const at = this.#at
     if (length > this.bytes.length - at) {
-      throw new PickleCutShort(`${this.options.source} is cut short: its pickle goes on past the end of the data`)
+      throw new PickleCutShort(`${this.options.source} is cut short: its pickle continues past the end of the data`)
     }
     this.#at += length
     return at

@@ -119,7 +119,8 @@ async function readLegacyForm(file: WeightFile): Promise<TorchFile> {
     if (at > file.size) throw file.cutShort(at)
   }
   for (const key of objects.storages.keys()) {
-    if (!storageStart.has(key)) throw new CheckpointError(`${file.path} lacks the values of storage ${forError(key)}`)
+    if (!storageStart.has(key))
+      throw new CheckpointError(`${file.path} is missing the values of storage ${forError(key)}`)
   }
   return { root, storageStart }
 }
