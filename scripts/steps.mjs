@@ -30,6 +30,14 @@ export function timeLeft(progress, seconds) {
     : `about ${Math.round(left / 60)} min left`
 }
 
+let isEndedBySignals = false
+/** A command runs in a process group of its own, which Ctrl-C does not reach: without this it would go on alone. */
+function endOnSignals() {
+  if (isEndedBySignals) return
+  isEndedBySignals = true
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(130))
+}
+
 /** How a script says what it does, under its name, and runs other programs. */
 export function steps(name) {
   const say = (text) => process.stderr.write(`${name}: ${text}\n`)
@@ -56,6 +64,7 @@ export function steps(name) {
       said = progress
     }
 
+    endOnSignals()
     const child = spawn(command, args, {
       cwd: root,
       env: { ...process.env, ...env },

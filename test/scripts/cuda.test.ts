@@ -127,21 +127,3 @@ describe('the choice about CUDA', async () => {
     expect(sameButCuda(undefined, state('/a', ['AUTO'], 'x64'))).toBe(false)
   })
 })
-
-describe('the time that a step still takes', async () => {
-  const { timeLeft } = await import(pathToFileURL(path.join(repository, 'scripts/steps.mjs')).href)
-
-  it('is estimated from what make and ninja print', () => {
-    expect(timeLeft('[15/60]', 30)).toBe('about 2 min left')
-    expect(timeLeft('[ 75%]', 60)).toBe('about 20 s left')
-  })
-
-  it('is not shown before there is anything to go by', () => {
-    for (const [progress, seconds] of [
-      ['', 60],
-      ['[1/60]', 60],
-      ['[30/60]', 1],
-    ])
-      expect(timeLeft(progress, seconds)).toBe('')
-  })
-})
