@@ -1,12 +1,12 @@
 /** Checkpoints to be read and converted: OpenLLaMA-3B with fewer blocks, in the forms that the tools take. */
 import { copyFile, mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import { manifestFormat, manifestName, manifestVersion } from '#lib/formats/checkpoint/manifest.js'
 import { writeSafetensors } from '#lib/formats/safetensors/safetensors-writer.js'
 import type { TensorToWrite } from '#lib/io/file-sink.js'
 import { parseConfig } from '#lib/model/config.js'
 import { layoutOf } from '#lib/model/layout.js'
 import { makeShards } from '#lib/tools/make-shards.js'
-import { manifestFormat, manifestName, manifestVersion } from '#lib/train/manifest.js'
 import { type CheckpointInput, models } from './configs.js'
 
 const ranks = 4

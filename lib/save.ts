@@ -4,7 +4,7 @@ import { configFor } from './formats/companions.js'
 import { writeModelDirectory } from './formats/model-directory.js'
 import { Overflows } from './formats/overflows.js'
 import type { WeightFormat } from './formats/shards.js'
-import { configJson, type LlamaConfig } from './model/config.js'
+import { configJson, generationJson } from './model/config.js'
 import type { Parameters } from './model/parameters.js'
 import { CHAT_TEMPLATE_FILES } from './tokenizer/chat-templates.js'
 import type { LlamaTokenizer } from './tokenizer/tokenizer.js'
@@ -57,15 +57,6 @@ export async function readSmallFiles(
   return (await Promise.all(names.map(read))).flat()
 }
 
-function generationConfig({ bosTokenId, eosTokenIds, json }: LlamaConfig): object {
-  return {
-    _from_model_config: true,
-    bos_token_id: bosTokenId,
-    eos_token_id: eosTokenIds.length === 1 ? eosTokenIds[0] : eosTokenIds,
-    ...(typeof json.pad_token_id === 'number' && { pad_token_id: json.pad_token_id }),
-  }
-}
-
 /**
  * Writes a Hugging Face model directory, whole or not at all. Of a group, rank 0 writes and all have to call it.
  * @param source the directory that the model was read from, whose small files are carried over
@@ -80,10 +71,9 @@ export async function saveModel(
   const overflows = new Overflows()
   await parameters.collect(async () => {
     const carried = source ? await readSmallFiles(source, tokenizerFiles) : []
-    const [generation] = source ? await readSmallFiles(source, ['generation_config.json']) : []
     await writeModelDirectory(directory, {
       config: configFor(configJson(parameters.config, dtype), { plain: true, untied: false }),
-      generationConfig: generation ? JSON.parse(generation.data.toString()) : generationConfig(parameters.config),
+      generationConfig: generationJson(parameters.config),
       tokenizerFiles: tokenizer ? tokenizer.files() : carried,
       tensors: parameters.entries(dtype, overflows),
       maxShardSize,

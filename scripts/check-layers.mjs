@@ -7,7 +7,7 @@ const root = path.join(fileURLToPath(new URL('..', import.meta.url)), 'lib')
 
 /** From the lowest layer to the highest. A file may import its own layer and the ones above it in this list. */
 const layers = [
-  ['errors', 'format', 'nearest', 'arguments', 'version', 'symbol-dispose', 'addon-advice', 'warnings'],
+  ['errors', 'format', 'nearest', 'arguments', 'json', 'version', 'symbol-dispose', 'addon-advice', 'warnings'],
   ['native'],
   ['device', 'tensor', 'ops'],
   ['io'],

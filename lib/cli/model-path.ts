@@ -1,6 +1,10 @@
+import { readdir } from 'node:fs/promises'
+import path from 'node:path'
 import { type DownloadOptions, resolveModelPath } from '../hub/download.js'
 import { parseModelName } from '../hub/settings.js'
+import { listCheckpoints } from '../train/checkpoint.js'
 import { withByteProgress } from './byte-progress.js'
+import { printNotes } from './terminal.js'
 
 /** The directory of a model that is given as one or by its name on the Hub, from where it is downloaded before the eyes of the user. */
 export async function modelDirectory(
@@ -11,6 +15,18 @@ export async function modelDirectory(
   return await withByteProgress(`downloading ${modelPath}`, (onProgress) =>
     resolveModelPath(modelPath, { ...options, onProgress, onNote }),
   )
+}
+
+/**
+ * The model to run in a directory: itself, or, of a run that has saved no model yet, its last checkpoint, which is then
+ * named.
+ */
+export async function runnableDirectory(directory: string): Promise<string> {
+  const names = await readdir(directory).catch((): string[] => [])
+  const [last] = names.includes('config.json') ? [] : await listCheckpoints(directory)
+  if (last === undefined) return directory
+  printNotes([`${directory} has no saved model: its last checkpoint ${path.basename(last)} is used`])
+  return last
 }
 
 /** The `name` of `owner/name`: a model in the cache lies in a directory that is named by its commit. */

@@ -121,7 +121,10 @@ function sampleCommand(): Command {
     .description('Answers an instruction, printing the answer as it is generated.')
     .argument('[model_path]', 'the same as --model_path')
     .argument('[instruction]', 'the same as --instruction')
-    .option('--model_path <dir>', 'Hugging Face directory of the model, or its name on the Hub')
+    .option(
+      '--model_path <dir>',
+      'Hugging Face directory of the model, its name on the Hub, or a training checkpoint or the directory of its run',
+    )
     .option('--instruction <text>', 'the instruction; - reads it from standard input')
     .option('--input <text>', 'optional context for the instruction; - reads it from standard input', '')
     .option('--raw_prompt', 'use the instruction as the full prompt, without the template')

@@ -53,6 +53,9 @@ export class ProgressDisplay implements RunDisplay {
       case 'sample':
         this.note(event.step, this.sample(event))
         break
+      case 'warning':
+        this.note(event.step, `${paint(this.stream, 'red', 'warning:')} ${forTerminal(event.message)}`)
+        break
       case 'checkpoint':
         this.note(event.step, `checkpoint ${event.path} (${formatDuration(event.seconds)})`)
         break

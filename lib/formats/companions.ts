@@ -2,6 +2,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError } from '../errors.js'
 import { isLfsPointer, lfsAdvice, mayBeLfsPointer } from '../io/lfs.js'
+import { parseJson } from '../json.js'
 import { isWeightFile, WEIGHT_FILES } from './shards.js'
 
 /** A file to be written beside weights. */
@@ -61,7 +62,7 @@ export function configOf(companions: readonly CompanionFile[], where: string): R
   if (!file) return undefined
   let config: unknown
   try {
-    config = JSON.parse(file.data.toString())
+    config = parseJson(file.data)
   } catch (cause) {
     throw new CheckpointError(`${path.join(where, file.name)} is not JSON; download or copy it again`, { cause })
   }

@@ -5,6 +5,9 @@ import { forError } from '../format.js'
 import { finishInterruptedReplacement } from '../io/atomic.js'
 import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
 import type { TensorInfo, WeightSource } from '../io/weight-source.js'
+import { parseJson } from '../json.js'
+import { openCheckpointWeights } from './checkpoint/checkpoint-weights.js'
+import { isTrainingCheckpoint } from './checkpoint/manifest.js'
 import { huggingFaceNames, type Renaming, renamedSource } from './names.js'
 import { openSafetensors } from './safetensors/safetensors.js'
 import { isWeightFile, WEIGHT_FILES, type WeightFormat } from './shards.js'
@@ -33,10 +36,16 @@ const MAX_INDEX_BYTES = 100_000_000
  * Opens the weights of a Hugging Face model directory, whatever the form: safetensors before torch `.bin`, whole or in
  * shards. Headers are read and checked at once; the files are opened again as tensors are read, a few at a time. The
  * tensors have Hugging Face's names, whatever wrappers left in those of the files. The `rotary_emb.inv_freq` of old
- * checkpoints, which a model has no use for, are among them.
+ * checkpoints, which a model has no use for, are among them. A training checkpoint of this package is opened as the model that
+ * it holds.
  * @throws CheckpointError when there are no weights, a shard or a tensor is missing or met twice, or a file is damaged
  */
 export async function openModelWeights(directory: string, pool = new HandlePool()): Promise<ModelWeights> {
+  if (await isTrainingCheckpoint(directory)) {
+    const source = await openCheckpointWeights(directory)
+    const renaming = huggingFaceNames(source.tensors.keys(), directory)
+    return { ...renamedSource(source, renaming.names), renaming }
+  }
   await finishInterruptedReplacement(directory)
   const { files, weightMap } = await findModelFiles(directory)
   const opened = await Promise.allSettled(files.map((name) => openWeightFile(path.join(directory, name), pool)))
@@ -128,9 +137,9 @@ export async function readIndex(file: string): Promise<Map<string, string>> {
   try {
     const { size } = await stat(file)
     if (size > MAX_INDEX_BYTES) throw fail(`has ${size} bytes, too many for an index of shards`)
-    const text = await readFile(file, 'utf8')
-    if (isLfsPointer(text)) throw new CheckpointError(lfsAdvice(file))
-    index = JSON.parse(text)
+    const bytes = await readFile(file)
+    if (isLfsPointer(bytes)) throw new CheckpointError(lfsAdvice(file))
+    index = parseJson(bytes)
   } catch (error) {
     if (error instanceof CheckpointError) throw error
     throw error instanceof SyntaxError

@@ -5,6 +5,8 @@ import { ConfigError } from '../errors.js'
 import { forError } from '../format.js'
 import { isPeftAdapter, peftAdvice } from '../formats/model-files.js'
 import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
+import { parseJson } from '../json.js'
+import { type GenerationJson, oneOrList, readGenerationConfig } from './generation-config.js'
 import { parseRope, type RopeJson, type RopeScaling, ropeSchema } from './rope-config.js'
 
 /** What the computation needs to know of a model; `parseConfig` makes it from a config.json. */
@@ -37,10 +39,12 @@ export interface LlamaConfig {
   initializerRange: number
   /** Begins a text. */
   bosTokenId: number
-  /** Any of these ends a generation. */
+  /** Any of these ends a generation: those of generation_config.json, else of config.json. */
   eosTokenIds: number[]
   /** The config.json as it was read; keys that the computation doesn't need are written back unchanged. */
   json: ConfigJson
+  /** The generation_config.json as it was read, where there is one. */
+  generation?: GenerationJson
 }
 
 const size = z.int().positive()
@@ -166,7 +170,6 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
       `${where}: num_attention_heads ${json.num_attention_heads} must be a multiple of num_key_value_heads ${numKeyValueHeads}`,
     )
   }
-  const eos = json.eos_token_id ?? 2
   return {
     vocabSize: json.vocab_size,
     hiddenSize: json.hidden_size,
@@ -181,33 +184,39 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
     tieWordEmbeddings: json.tie_word_embeddings,
     initializerRange: json.initializer_range,
     bosTokenId: json.bos_token_id ?? 1,
-    eosTokenIds: Array.isArray(eos) ? eos : [eos],
+    eosTokenIds: [json.eos_token_id ?? 2].flat(),
     json: input,
   }
 }
 
-/** Reads `config.json` of a model directory. */
+/** Reads `config.json` of a model directory, and `generation_config.json`, whose special tokens go first, as in Transformers. */
 export async function readConfig(directory: string): Promise<LlamaConfig> {
   const names = await readdir(directory).catch((): string[] => [])
   if (!names.includes('config.json') && isPeftAdapter(names)) throw new ConfigError(peftAdvice(directory))
-  return await readConfigFile(
-    path.join(directory, 'config.json'),
-    '--model_path must name a Hugging Face model directory',
-  )
+  const file = path.join(directory, 'config.json')
+  const config = await readConfigFile(file, 'expected a Hugging Face model directory')
+  const generation = await readGenerationConfig(directory)
+  if (!generation) return config
+  return {
+    ...config,
+    bosTokenId: generation.bos_token_id ?? config.bosTokenId,
+    eosTokenIds: generation.eos_token_id === undefined ? config.eosTokenIds : [generation.eos_token_id ?? []].flat(),
+    generation,
+  }
 }
 
 /** @param advice what to do when the file cannot be read */
 export async function readConfigFile(file: string, advice: string): Promise<LlamaConfig> {
-  let text: string
+  let bytes: Uint8Array
   try {
-    text = await readFile(file, 'utf8')
+    bytes = await readFile(file)
   } catch (error) {
     throw new ConfigError(`${file} cannot be read; ${advice}`, { cause: error })
   }
-  if (isLfsPointer(text)) throw new ConfigError(lfsAdvice(file))
+  if (isLfsPointer(bytes)) throw new ConfigError(lfsAdvice(file))
   let json: unknown
   try {
-    json = JSON.parse(text)
+    json = parseJson(bytes)
   } catch (error) {
     throw new ConfigError(`${file} is not JSON: ${forError((error as Error).message)}`, { cause: error })
   }
@@ -227,9 +236,29 @@ export function configJson(config: LlamaConfig, dtype: string): Record<string, u
     rms_norm_eps: config.rmsNormEps,
     initializer_range: config.initializerRange,
     tie_word_embeddings: config.tieWordEmbeddings,
-    bos_token_id: config.bosTokenId,
-    eos_token_id: config.eosTokenIds.length === 1 ? config.eosTokenIds[0] : config.eosTokenIds,
+    bos_token_id: config.json.bos_token_id ?? config.bosTokenId,
+    eos_token_id: config.json.eos_token_id ?? oneOrList(config.eosTokenIds),
     torch_dtype: dtype,
     ...('dtype' in config.json && { dtype }), // as Transformers 5 calls it, and the name that goes first there
   }
+}
+
+/** The generation_config.json to write for a model: as it was read, else what config.json says of generating. */
+export function generationJson({ bosTokenId, eosTokenIds, json, generation }: LlamaConfig): GenerationJson {
+  return (
+    generation ?? {
+      _from_model_config: true,
+      bos_token_id: bosTokenId,
+      eos_token_id: oneOrList(eosTokenIds),
+      ...(typeof json.pad_token_id === 'number' && { pad_token_id: json.pad_token_id }),
+    }
+  )
+}
+
+/** Makes a token one that ends a generation, here and in every file that is written of the model. */
+export function addEndToken(config: LlamaConfig, id: number): void {
+  const withId = (ids: number | number[] | null | undefined) => oneOrList([...new Set([ids ?? [], id].flat())])
+  config.json = { ...config.json, eos_token_id: withId(config.json.eos_token_id) }
+  if (config.generation) config.generation = { ...config.generation, eos_token_id: withId(config.eosTokenIds) }
+  config.eosTokenIds = [...new Set([...config.eosTokenIds, id])]
 }

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { RecipeError } from '../errors.js'
+import { parseJson } from '../json.js'
 import type { ModelDType } from '../model/parameters.js'
 import type { CollectiveName, Costs } from './dry-device.js'
 import { workOf } from './op-costs.js'
@@ -104,7 +105,7 @@ export const gpus = {
 export function readMeasured(file: string): Partial<Hardware> {
   let json: unknown
   try {
-    json = JSON.parse(readFileSync(file, 'utf8'))
+    json = parseJson(readFileSync(file))
   } catch (cause) {
     throw new RecipeError(`--measured ${file} cannot be read as JSON: ${(cause as Error).message}`, { cause })
   }

@@ -40,7 +40,8 @@ export function ggufTokenizer(
   const id = (value: number): GgufValue => ({ type: 'uint32', value })
   const flag = (value: boolean): GgufValue => ({ type: 'bool', value })
   const { bosTokenId, eosTokenId, unkTokenId, padTokenId } = tokenizer
-  const otherEnd = eosTokenIds.find((end) => end !== eosTokenId)
+  // llama.cpp stops at any of these three, whatever they mean to a chat.
+  const [endOfTurn, endOfMessage] = eosTokenIds.filter((end) => end !== eosTokenId && end >= 0 && end < vocabSize)
   return new Map<string, GgufValue>([
     ['tokenizer.ggml.model', { type: 'string', value: 'llama' }],
     ['tokenizer.ggml.pre', { type: 'string', value: 'default' }],
@@ -53,7 +54,8 @@ export function ggufTokenizer(
     ...(padTokenId === undefined || padTokenId >= vocabSize
       ? []
       : [['tokenizer.ggml.padding_token_id', id(padTokenId)] as const]),
-    ...(otherEnd === undefined ? [] : [['tokenizer.ggml.eot_token_id', id(otherEnd)] as const]),
+    ...(endOfTurn === undefined ? [] : [['tokenizer.ggml.eot_token_id', id(endOfTurn)] as const]),
+    ...(endOfMessage === undefined ? [] : [['tokenizer.ggml.eom_token_id', id(endOfMessage)] as const]),
     ['tokenizer.ggml.add_bos_token', flag(addBosToken)],
     ['tokenizer.ggml.add_eos_token', flag(addEosToken)],
     ['tokenizer.ggml.add_space_prefix', flag(model.addDummyPrefix)],

@@ -4,6 +4,7 @@ import { z } from 'zod'
 import { TokenizerError } from '../errors.js'
 import { forError } from '../format.js'
 import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
+import { parseJson } from '../json.js'
 import { type ChatTemplateFiles, type ChatTemplates, readChatTemplates, templatesIn } from './chat-templates.js'
 
 // A special token is its text, or an object that adds how Transformers strips around it. Old conversions of LLaMA
@@ -89,17 +90,17 @@ export function addedTokens(config: TokenizerConfig, idOf: ReadonlyMap<string, n
 }
 
 async function readJson<Schema extends z.ZodType>(path: string, schema: Schema): Promise<z.infer<Schema> | undefined> {
-  let text: string
+  let bytes: Uint8Array
   try {
-    text = await readFile(path, 'utf8')
+    bytes = await readFile(path)
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw new TokenizerError(`${path} cannot be read: ${(cause as Error).message}`, { cause })
   }
-  if (isLfsPointer(text)) throw new TokenizerError(lfsAdvice(path))
+  if (isLfsPointer(bytes)) throw new TokenizerError(lfsAdvice(path))
   let value: unknown
   try {
-    value = JSON.parse(text)
+    value = parseJson(bytes)
   } catch (cause) {
     throw new TokenizerError(`${path} is not valid JSON: download it again (${forError((cause as Error).message)})`, {
       cause,

@@ -5,6 +5,7 @@ import { Overflows } from '../formats/overflows.js'
 import type { WeightFormat } from '../formats/shards.js'
 import type { WeightSource } from '../io/weight-source.js'
 import { readConfig } from '../model/config.js'
+import { specialTokenNotes } from '../model/special-tokens.js'
 import { resolveTies } from '../model/ties.js'
 import { describeSurplus, LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { DTYPE_NAMES, type GgufModelType, writeGgufModel } from './gguf-export.js'
@@ -54,7 +55,7 @@ export async function convertModel(
   const { overflows, overflowing, warnings } = await makeShards({
     ...{ modelPath: directory, output, format: to, dtype, maxShardSize, strict, signal },
   })
-  return { overflows, overflowing, warnings }
+  return { overflows, overflowing, warnings: [...(await notesOf(directory)), ...warnings] }
 }
 
 async function convertToGguf(directory: string, output: string, options: ConvertOptions): Promise<ConversionFindings> {
@@ -67,6 +68,7 @@ async function convertToGguf(directory: string, output: string, options: Convert
     const tokenizer = await LlamaTokenizer.fromPretrained(directory)
     const surplus = describeSurplus(tokenizer, config.vocabSize)
     if (surplus !== undefined) warnings.push(`${directory}: ${surplus}; they are left out of the file`)
+    warnings.push(...specialTokenNotes(config, tokenizer).map((note) => `${directory}: ${note}`))
     const type = options.dtype ? GGUF_TYPES[options.dtype] : mainType(weights, directory)
     const { name = path.basename(path.resolve(directory)), strict, onProgress, signal } = options
     const overflows = new Overflows()
@@ -76,6 +78,13 @@ async function convertToGguf(directory: string, output: string, options: Convert
   } finally {
     await stored.close()
   }
+}
+
+/** What the files of a model disagree about. A directory is converted with any config and tokenizer, or none. */
+async function notesOf(directory: string): Promise<string[]> {
+  const config = await readConfig(directory).catch(() => undefined)
+  const tokenizer = await LlamaTokenizer.fromPretrained(directory).catch(() => undefined)
+  return config ? specialTokenNotes(config, tokenizer).map((note) => `${directory}: ${note}`) : []
 }
 
 /** The type of most bytes among the weights. */

@@ -2,6 +2,8 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError, OpenAlpacaError } from '../errors.js'
 import { isCastable } from '../formats/cast.js'
+import { openCheckpointWeights } from '../formats/checkpoint/checkpoint-weights.js'
+import { hashFile, manifestName, parseManifest } from '../formats/checkpoint/manifest.js'
 import { QUANTIZATION_KEYS } from '../formats/companions.js'
 import { deepSpeedNames, findDeepSpeedFiles, openDeepSpeed } from '../formats/deepspeed/deepspeed.js'
 import {
@@ -20,10 +22,9 @@ import { readError } from '../formats/weight-file.js'
 import { isLfsPointer, lfsAdvice, mayBeLfsPointer } from '../io/lfs.js'
 import type { WeightDType, WeightSource } from '../io/weight-source.js'
 import { type LlamaConfig, readConfig } from '../model/config.js'
+import { specialTokenNotes } from '../model/special-tokens.js'
 import { resolveTies } from '../model/ties.js'
 import { describeSurplus, type LlamaTokenizer } from '../tokenizer/tokenizer.js'
-import { openCheckpointWeights } from '../train/checkpoint-weights.js'
-import { hashFile, manifestName, parseManifest } from '../train/manifest.js'
 import { inspectGguf, isGguf } from './inspect-gguf.js'
 import { type InspectedTensor, type Inspection, totalsOf } from './inspection.js'
 
@@ -64,6 +65,7 @@ export async function inspect(where: string, { checksums = true }: InspectOption
   const opened = await attempt(problems, () => listTensors(findings, stored, where, notes))
   const { tensors = [], config = stored } = opened ?? {}
   const read = isDirectory ? await attempt(problems, () => optionalTokenizer(where)) : undefined
+  if (config) notes.push(...specialTokenNotes(config, read))
   const tokenizer = read && { file: 'tokenizer.model', vocabSize: read.vocabSize }
   if (config && tensors.length > 0 && findings.kind !== 'DeepSpeed checkpoint') {
     problems.push(...((await attempt(problems, () => compareWithConfig(config, tensors, where))) ?? []))

@@ -1,7 +1,9 @@
 import type { LlamaForCausalLM } from '../causal-lm.js'
 import type { Instruction } from '../data/instructions.js'
 import { encodePrompt } from '../data/prompt.js'
+import { NonFiniteError, ParallelError } from '../errors.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
+import type { TrainEvent } from './events.js'
 
 const promptsAtOnce = 32
 
@@ -25,4 +27,56 @@ export async function answerInstructions(
     answers.push(...generated.map((ids) => tokenizer.decode(ids).trim()))
   }
   return answers
+}
+
+/** A question of the recipe's `sample_prompts`. */
+export interface SampleRequest {
+  instruction: string
+  input?: string
+}
+
+/**
+ * Lets a model answer in the middle of its training. An answer that fails becomes a warning; only what the run cannot go on
+ * after is thrown. Once `signal` is aborted, no further question is answered.
+ */
+export async function sampleAnswers(
+  model: LlamaForCausalLM,
+  tokenizer: LlamaTokenizer,
+  requests: readonly (string | SampleRequest)[],
+  { step, length, signal, emit }: { step: number; length: number; signal?: AbortSignal; emit: (e: TrainEvent) => void },
+): Promise<void> {
+  for (const request of requests) {
+    const { instruction, input = '' } = typeof request === 'string' ? { instruction: request } : request
+    const fail = (why: string) =>
+      emit({ type: 'warning', step, message: `the sample ${JSON.stringify(instruction)} has no answer: ${why}` })
+    try {
+      const ids = encodePrompt(tokenizer, { instruction, input })
+      const room = model.config.maxPositionEmbeddings - ids.length
+      if (room < 1) {
+        fail(`its prompt of ${ids.length} tokens fills the model's context of ${model.config.maxPositionEmbeddings}`)
+        continue
+      }
+      const output = await model.generate(ids, { maxNewTokens: Math.min(length, room), tokenizer, signal })
+      const text = tokenizer.decode(output).trim()
+      emit({ type: 'sample', step, instruction, ...(input && { input }), output: text })
+    } catch (error) {
+      if (isAbort(error)) return
+      if (endsTraining(error, model)) throw error
+      fail((error as Error).message)
+    }
+  }
+}
+
+/** Whether an error says that an AbortSignal has stopped the work. */
+export function isAbort(error: unknown): boolean {
+  return (error as Error | undefined)?.name === 'AbortError'
+}
+
+/**
+ * Whether training cannot go on after an error of a generation: the device or another rank is lost, or ranks that generate
+ * together do not all have the same error, and would wait for each other.
+ */
+export function endsTraining(error: unknown, model: LlamaForCausalLM): boolean {
+  if (error instanceof ParallelError || (error as { code?: string }).code === 'DEVICE_LOST') return true
+  return model.parameters.group.stage === 3 && !(error instanceof NonFiniteError)
 }

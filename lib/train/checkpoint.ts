@@ -10,18 +10,25 @@ import path from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import type { Stream } from '../device.js'
 import { CheckpointError } from '../errors.js'
+import {
+  hashFile,
+  type Manifest,
+  manifestFormat,
+  manifestName,
+  manifestVersion,
+  readManifest,
+} from '../formats/checkpoint/manifest.js'
 import { openSafetensors } from '../formats/safetensors/safetensors.js'
 import { writeSafetensors } from '../formats/safetensors/safetensors-writer.js'
 import { type ElementRange, sliceSource } from '../formats/slice.js'
 import { writeDirectoryAtomically } from '../io/atomic.js'
-import { configJson } from '../model/config.js'
+import { configJson, generationJson } from '../model/config.js'
 import type { Parameters } from '../model/parameters.js'
 import { readPieces, uploadTensors } from '../model/transfer.js'
 import type { Layout } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
-import { hashFile, type Manifest, manifestFormat, manifestName, manifestVersion, readManifest } from './manifest.js'
 import type { AdamW } from './optimizer.js'
 import type { Recipe } from './recipe-schema.js'
 
@@ -159,6 +166,8 @@ async function writeDescription(directory: string, state: CheckpointState, files
   await writeFile(path.join(directory, manifestName), JSON.stringify(manifest, null, 1))
   const config = configJson(parameters.config, parameters.dtype)
   await writeFile(path.join(directory, 'config.json'), JSON.stringify(config, null, 2))
+  const generation = generationJson(parameters.config)
+  await writeFile(path.join(directory, 'generation_config.json'), JSON.stringify(generation, null, 2))
   await state.tokenizer.save(directory)
 }
 

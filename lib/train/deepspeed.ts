@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { RecipeError } from '../errors.js'
+import { parseJson } from '../json.js'
 import type { RecipeLayer } from './recipe.js'
 import type { RecipeInput } from './recipe-schema.js'
 
@@ -22,7 +23,7 @@ type Section = Record<string, unknown>
 export function readDeepSpeedConfig(path: string): DeepSpeedConfig {
   let parsed: unknown
   try {
-    parsed = JSON.parse(readFileSync(path, 'utf8'))
+    parsed = parseJson(readFileSync(path))
   } catch (cause) {
     throw new RecipeError(`cannot read the DeepSpeed file ${path}: ${(cause as Error).message}`, { cause })
   }

@@ -88,6 +88,16 @@ export interface SampleEvent {
   output: string
 }
 
+/** Something went wrong that the run goes on without, such as a sample answer. */
+export interface WarningEvent {
+  /** Tells this event from the others. */
+  type: 'warning'
+  /** Optimizer steps done. */
+  step: number
+  /** What went wrong, in a sentence. */
+  message: string
+}
+
 /** A training checkpoint lies complete at `path`. */
 export interface CheckpointEvent {
   /** Tells this event from the others. */
@@ -134,14 +144,38 @@ export type TrainEvent =
   | StepEvent
   | ValidationEvent
   | SampleEvent
+  | WarningEvent
   | CheckpointEvent
   | EvaluationEvent
   | EndEvent
 
 /** Something that follows a run: the log, TensorBoard, the progress display. */
 export interface TrainSubscriber {
-  /** Called with every event, in order; it must not throw. */
+  /** Called with every event, in order. One that throws at a `start` ends the run; later it is left out, with a warning. */
   handle(event: TrainEvent): void
   /** Releases files and the terminal; nothing may follow. */
   close(): void
+}
+
+/** Hands the events of a run to those who follow it: no run is lost to its log. */
+export class Followers {
+  private readonly list: TrainSubscriber[]
+
+  constructor(subscribers: readonly TrainSubscriber[] = []) {
+    this.list = [...subscribers]
+  }
+
+  readonly emit = (event: TrainEvent): void => {
+    for (const subscriber of [...this.list]) {
+      try {
+        subscriber.handle(event)
+      } catch (error) {
+        if (event.type === 'start') throw error // nothing is lost yet
+        this.list.splice(this.list.indexOf(subscriber), 1)
+        const message = `a follower of the run gets no further events: ${(error as Error).message}`
+        if (this.list.length === 0) process.emitWarning(message)
+        this.emit({ type: 'warning', step: event.step, message })
+      }
+    }
+  }
 }

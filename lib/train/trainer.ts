@@ -5,18 +5,20 @@ import { buildInstances, type Instance } from '../data/instances.js'
 import { type Dataset, type InstructionRow, readDataset, toDataset } from '../data/instructions.js'
 import type { DataNotes } from '../data/notes.js'
 import { type BatchPlan, batchesFrom, splitValidation, totalSteps } from '../data/order.js'
-import { encodePrompt } from '../data/prompt.js'
 import { fileSource } from '../data/text-file.js'
-import { DataError, RecipeError, TokenizerError } from '../errors.js'
+import { CheckpointError, DataError, RecipeError, TokenizerError } from '../errors.js'
 import { withLocks } from '../io/lock.js'
+import { addEndToken } from '../model/config.js'
 import { parameterCount } from '../model/layout.js'
+import { unlistedEndToken } from '../model/special-tokens.js'
 import type { TrainPass } from '../model/train-pass.js'
 import type { RankGroup } from '../parallel/group.js'
 import { describeSurplus, type LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
+import { sampleAnswers } from './answers.js'
 import { type CheckpointState, loadCheckpoint, resolveResume } from './checkpoint.js'
 import { CheckpointWriter } from './checkpoint-writer.js'
-import type { EndEvent, TrainEvent, TrainSubscriber } from './events.js'
+import { type EndEvent, Followers, type TrainEvent, type TrainSubscriber } from './events.js'
 import { measurePeakFlops, trainingFlops } from './flops.js'
 import { AdamW } from './optimizer.js'
 import { type RecipeOptions, recipeFromOptions } from './recipe.js'
@@ -42,6 +44,11 @@ export interface TrainOptions {
   onStep?: (event: Extract<TrainEvent, { type: 'step' }>) => void
   /** Followers of the run, such as the log; the trainer doesn't close them. */
   subscribers?: TrainSubscriber[]
+  /**
+   * Called, and awaited, once the last step is done, before the last checkpoint, validation, and samples: the place to save
+   * the model. All ranks call it.
+   */
+  onTrained?: () => Promise<void>
   /** Aborted: the step in progress is ended, a checkpoint is written, and `train` resolves. */
   signal?: AbortSignal
 }
@@ -106,9 +113,20 @@ export class Trainer {
     const isFirst = this.model.parameters.group.rank === 0 // the ranks of a run share its directory
     return await withLocks(isFirst && savePath ? [savePath] : [], async () => {
       if (offload === 'optimizer') await this.model.parameters.moveMastersToHost()
+      const endTokenNote = this.adoptEndToken()
       using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
-      return await run.train()
+      return await run.train(endTokenNote)
     })
+  }
+
+  /** The model is to stop at the token that it learns to end with, here and where it is saved. Returns a warning. */
+  private adoptEndToken(): string | undefined {
+    const { config } = this.model
+    const { eosTokenId } = this.tokenizer
+    if (config.eosTokenIds.includes(eosTokenId)) return undefined
+    const note = unlistedEndToken(config, this.tokenizer)
+    addEndToken(config, eosTokenId)
+    return `${note}: it is added to them, and saved with the model`
   }
 
   /** Tokenizes the data and holds out the validation set. */
@@ -144,6 +162,7 @@ class Run implements Disposable {
   private readonly maxTokens: number
   private readonly fingerprint: string
   private readonly writer?: CheckpointWriter
+  private readonly followers: Followers
   private readonly started = performance.now()
   /** Optimizer steps done, and to do in all. */
   private step = 0
@@ -176,6 +195,7 @@ class Run implements Disposable {
       weightDecay: recipe.weight_decay,
     })
     this.trainPass = model.trainPass(paddedTokens(this.maxTokens))
+    this.followers = new Followers(options.subscribers)
     if (recipe.save_path) {
       this.writer = new CheckpointWriter({
         savePath: recipe.save_path,
@@ -185,10 +205,12 @@ class Run implements Disposable {
     }
   }
 
-  async train(): Promise<TrainResult> {
+  /** @param warning to be given once the run has started */
+  async train(warning?: string): Promise<TrainResult> {
     await this.group.agree({ 'the data': this.fingerprint })
     await this.resume()
     await this.announce()
+    if (warning) this.emit({ type: 'warning', step: this.step, message: warning })
     try {
       for (const { indices, epoch } of batchesFrom(this.step, this.plan)) {
         await this.heedStop()
@@ -279,18 +301,31 @@ class Run implements Disposable {
     await this.writer?.finish().catch(() => {}) // the first error is to be told
   }
 
-  /** A completed run is validated and sampled; one that was stopped keeps its place in a checkpoint. */
+  /** A run that was stopped keeps its place in a checkpoint. One that is complete is saved before anything else. */
   private async finish(): Promise<void> {
     if (this.step < this.totalSteps) {
       await this.checkpoint()
       this.emitEnd('stopped')
       return
     }
-    await this.validate()
-    await this.sample()
+    const unsaved = await this.saveModel()
     if (this.recipe.checkpoint_every > 0) await this.checkpoint()
     await this.writer?.finish()
+    if (unsaved) throw unsaved
+    await this.validate()
+    await this.sample()
     this.emitEnd('completed')
+  }
+
+  /** @returns why the model could not be written, on the rank that writes it; the checkpoint is still to be tried */
+  private async saveModel(): Promise<CheckpointError | undefined> {
+    try {
+      await this.options.onTrained?.()
+    } catch (error) {
+      if (error instanceof CheckpointError) return error
+      throw error
+    }
+    return undefined
   }
 
   private async validate(): Promise<void> {
@@ -305,25 +340,11 @@ class Run implements Disposable {
   }
 
   private async sample(): Promise<void> {
-    if (this.recipe.sample_prompts.length > 0) await this.model.asOne((model) => this.answer(model))
-  }
-
-  private async answer(model: LlamaForCausalLM): Promise<void> {
-    for (const prompt of this.recipe.sample_prompts) {
-      const { instruction, input = '' } = typeof prompt === 'string' ? { instruction: prompt } : prompt
-      const ids = encodePrompt(this.tokenizer, { instruction, input })
-      const room = model.config.maxPositionEmbeddings - ids.length
-      if (room < 1) continue
-      const maxNewTokens = Math.min(this.recipe.sample_length, room)
-      const output = await model.generate(ids, { maxNewTokens, signal: this.options.signal })
-      this.emit({
-        type: 'sample',
-        step: this.step,
-        instruction,
-        ...(input && { input }),
-        output: this.tokenizer.decode(output).trim(),
-      })
-    }
+    const { tokenizer, step, recipe } = this
+    if (recipe.sample_prompts.length === 0) return
+    const emit = (event: TrainEvent) => this.emit(event)
+    const options = { step, length: recipe.sample_length, signal: this.options.signal, emit }
+    await this.model.asOne((model) => sampleAnswers(model, tokenizer, recipe.sample_prompts, options))
   }
 
   private async checkpoint(): Promise<void> {
@@ -371,7 +392,7 @@ class Run implements Disposable {
   }
 
   private emit(event: TrainEvent): void {
-    for (const subscriber of this.options.subscribers ?? []) subscriber.handle(event)
+    this.followers.emit(event)
     if (event.type === 'step') this.options.onStep?.(event)
   }
 

@@ -68,7 +68,7 @@ describe('a config.json', () => {
 
   it('that is missing is asked for', async () => {
     await expect(readConfig(path.join(fixtures, 'nowhere'))).rejects.toThrow(
-      /nowhere\/config\.json cannot be read; --model_path must name a Hugging Face model directory/,
+      /nowhere\/config\.json cannot be read; expected a Hugging Face model directory/,
     )
   })
 })

@@ -6,7 +6,7 @@ import { StopStrings } from '../../generate/stop-strings.js'
 import type { ModelDType } from '../../model/parameters.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
-import { modelDirectory } from '../model-path.js'
+import { modelDirectory, runnableDirectory } from '../model-path.js'
 import { stoppable } from '../signals.js'
 import { printResult, printWarnings } from '../terminal.js'
 
@@ -62,7 +62,7 @@ async function withStandardInput(flags: SampleFlags, signal: AbortSignal): Promi
 }
 
 async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
-  const directory = await modelDirectory(flags.model_path, { signal })
+  const directory = await runnableDirectory(await modelDirectory(flags.model_path, { signal }))
   const tokenizer = await LlamaTokenizer.fromPretrained(directory)
   const { device, dtype } = flags
   const opened = openDevice(device)

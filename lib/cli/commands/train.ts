@@ -14,8 +14,9 @@ import { RankGroup } from '../../parallel/group.js'
 import { endWithLauncher, launch } from '../../parallel/launcher.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { writeModelCard } from '../../tools/model-card.js'
-import { answerInstructions } from '../../train/answers.js'
-import type { TrainEvent, TrainSubscriber } from '../../train/events.js'
+import { answerInstructions, endsTraining, isAbort } from '../../train/answers.js'
+import { listCheckpoints } from '../../train/checkpoint.js'
+import { Followers, type TrainEvent, type TrainSubscriber } from '../../train/events.js'
 import { joinRun } from '../../train/join.js'
 import { TrainingLog } from '../../train/log.js'
 import { optionsFromRecipe } from '../../train/recipe.js'
@@ -125,32 +126,38 @@ async function trainInto(
   signal.addEventListener('abort', sayStopping)
   stop.onQuit = () => display.close()
   let trained = false
-  let saved = false
+  /** What `sample` can read: the saved model, or the last checkpoint of a run that was stopped. */
+  let runnable: string | undefined
   try {
     if (isFirst) printNotes(data.notes.lines(), (line) => display.print(line))
     using model = await createModel(recipe, tokenizer, group, signal, onWarning)
     const trainer = new Trainer({ model, tokenizer, data: data.train, notes: data.notes, ...optionsFromRecipe(asked) })
-    const result = await trainer.train({ subscribers, signal, onStep: () => (trained = true) })
-    if (result.reason === 'completed') {
+    const onTrained = async () => {
       await model.savePretrained(savePath, {
         dtype: recipe.save_dtype === 'auto' ? undefined : recipe.save_dtype,
         maxShardSize: recipe.max_shard_size,
         tokenizer,
         onWarning,
       })
-      saved = isFirst
+      runnable = savePath
       if (isFirst) display.print(`model saved in ${savePath}`)
-      const emit = (event: TrainEvent) => subscribers.forEach((subscriber) => void subscriber.handle(event))
-      if (data.heldOut.length > 0) {
-        await model.asOne((whole) => judge(whole, tokenizer, data.heldOut, result.steps, emit, signal))
-      }
+    }
+    const result = await trainer.train({ subscribers, signal, onStep: () => (trained = true), onTrained })
+    if (result.reason === 'stopped') runnable = (await listCheckpoints(savePath))[0]
+    const { heldOut } = data
+    if (result.reason === 'completed' && heldOut.length > 0) {
+      const { emit } = new Followers(subscribers)
+      await model.asOne((whole) => judge(whole, tokenizer, heldOut, result.steps, emit, signal))
     }
     await group.barrier()
   } finally {
     signal.removeEventListener('abort', sayStopping)
-    for (const subscriber of subscribers) subscriber.close()
-    if (trained && isFirst) report(log.path, join(logPath, 'report.html'), display)
-    if (saved) await describe(savePath, logPath, display)
+    for (const subscriber of subscribers) attempt('cannot close the log', () => subscriber.close())
+    if (trained && isFirst) {
+      attempt('cannot write the report', () => report(log.path, join(logPath, 'report.html'), display))
+    }
+    if (isFirst && runnable === savePath) await describe(savePath, logPath, display)
+    if (isFirst && runnable !== undefined) display.print(`try it: ${sampleCommandLine(runnable)}`)
   }
 }
 
@@ -236,22 +243,40 @@ async function judge(
   emit: (event: TrainEvent) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  const answers = await answerInstructions(model, tokenizer, rows, { signal })
-  if (answers.length < rows.length) return
+  let answers: string[]
+  try {
+    answers = await answerInstructions(model, tokenizer, rows, { signal })
+  } catch (error) {
+    if (isAbort(error)) return
+    if (endsTraining(error, model)) throw error
+    emit({ type: 'warning', step, message: `the model could not be evaluated: ${(error as Error).message}` })
+    return
+  }
   emit({ type: 'evaluation', step, ...scoreAnswers(rows, answers) })
   for (const { instruction, input, answer } of answersToShow(rows, answers)) {
     emit({ type: 'sample', step, instruction, ...(input && { input }), output: answer })
   }
 }
 
-/** Writes the report; a run is not lost when that fails. */
-function report(logPath: string, htmlPath: string, display: RunDisplay): void {
+/** Does what comes after a run, which is not lost when it fails. */
+function attempt(problem: string, work: () => void): void {
   try {
-    writeReport(logPath, htmlPath)
-    display.print(`report: ${htmlPath}`)
+    work()
   } catch (error) {
-    console.error(`cannot write the report: ${(error as Error).message}`)
+    console.error(`${problem}: ${(error as Error).message}`)
   }
+}
+
+function report(logPath: string, htmlPath: string, display: RunDisplay): void {
+  writeReport(logPath, htmlPath)
+  display.print(`report: ${htmlPath}`)
+}
+
+/** The command line that asks a model, as this one was typed: through npm in a clone, else through npx. */
+function sampleCommandLine(directory: string): string {
+  const start = process.env.npm_lifecycle_event === 'train' ? 'npm run sample --' : 'npx openalpaca sample'
+  const word = /^[\w./@:+-]+$/.test(directory) ? directory : `'${directory.replaceAll("'", "'\\''")}'`
+  return `${start} --model_path ${word} --instruction "..."`
 }
 
 /** Writes the model card; a run is not lost when that fails. */

@@ -1,10 +1,10 @@
 import path from 'node:path'
-import { CheckpointError } from '../errors.js'
-import { forError } from '../format.js'
-import { openSafetensors } from '../formats/safetensors/safetensors.js'
-import { SegmentedSource, type SegmentedTensor, sliceOf, wholeOf } from '../formats/segments.js'
-import { HandlePool } from '../formats/weight-file.js'
-import { tensorBytes, type WeightSource } from '../io/weight-source.js'
+import { CheckpointError } from '../../errors.js'
+import { forError } from '../../format.js'
+import { tensorBytes, type WeightSource } from '../../io/weight-source.js'
+import { openSafetensors } from '../safetensors/safetensors.js'
+import { SegmentedSource, type SegmentedTensor, sliceOf, wholeOf } from '../segments.js'
+import { HandlePool } from '../weight-file.js'
 import { readManifest } from './manifest.js'
 
 /**

@@ -4,7 +4,7 @@ import { createReadStream } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { z } from 'zod'
-import { CheckpointError } from '../errors.js'
+import { CheckpointError } from '../../errors.js'
 
 export const manifestName = 'manifest.json'
 export const manifestFormat = 'openalpaca-checkpoint'
@@ -35,6 +35,12 @@ const manifestSchema = z.object({
 })
 
 export type Manifest = z.infer<typeof manifestSchema>
+
+/** Whether a directory is a training checkpoint of this package, whole or not: other programs have a manifest.json too. */
+export async function isTrainingCheckpoint(directory: string): Promise<boolean> {
+  const text = await readFile(path.join(directory, manifestName), 'utf8').catch(() => '')
+  return text.slice(0, 1000).includes(`"${manifestFormat}"`)
+}
 
 /** @throws {CheckpointError} when the directory is no checkpoint, or its manifest is damaged */
 export async function parseManifest(directory: string): Promise<Manifest> {
