@@ -148,7 +148,13 @@ function usage(): string {
 
 ${fenced("npx openalpaca-native sample --model_path . --instruction 'Say hello.'", 'bash')}
 
-or with Transformers, where the prompt is
+With Transformers, whose tokenizer needs two more packages:
+
+${fenced('pip install torch transformers sentencepiece protobuf', 'bash')}
+
+${fenced(pythonProgram, 'python')}
+
+The prompt is
 
 ${fenced(prompt)}
 
@@ -158,6 +164,16 @@ ${fenced(formatPrompt({ instruction: '{instruction}' }))}
 
 For llama.cpp and Ollama, \`npx openalpaca-native convert --model_path . --output model.gguf --dtype q8_0\`.`
 }
+
+/** Strings of JSON are strings of Python. */
+const pythonProgram = `from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
+prompt = ${JSON.stringify(formatPrompt({ instruction: 'Say hello.' }))}
+inputs = tokenizer(prompt, return_tensors="pt")
+answer = model.generate(inputs.input_ids, max_new_tokens=128, do_sample=False)
+print(tokenizer.decode(answer[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))`
 
 function modelFacts(config: LlamaConfig): [string, string][] {
   return [

@@ -22,6 +22,7 @@ export const cannotRun: [pattern: RegExp, needs: string][] = [
   [/npm run setup/, 'a build, which the copy has from here'],
   [/docs:api|npm run format/, 'the network, or changes sources'],
   [/npm run fuzz/, 'minutes; test/fuzz has a share of it'],
+  [/test:llama-cpp/, 'the network'],
   [/bench:docs/, 'nothing, but docs.test.ts has the same with --check'],
 ]
 
