@@ -45,7 +45,7 @@ export class LlamaTokenizer {
 
   readonly #processor: SentencePieceProcessor
   readonly #modelBytes: Buffer
-  readonly #config: TokenizerConfig
+  #config: TokenizerConfig
   readonly #table: DecodeTable
 
   private constructor(
@@ -163,6 +163,23 @@ export class LlamaTokenizer {
   /** Whether an id stands for a token; a model with a padded vocabulary has ids that do not. */
   hasToken(id: number): boolean {
     return this.#table.model.pieces[id] !== undefined || this.#table.addedTokens.has(id)
+  }
+
+  /** The Jinja template that other programs render chats with, where the model has one. */
+  get chatTemplate(): string | undefined {
+    return this.#config.chatTemplates.get('default')
+  }
+
+  /** Takes the place of every template that the files have. */
+  set chatTemplate(template: string) {
+    this.#config = {
+      ...this.#config,
+      chatTemplates: new Map([['default', template]]),
+      chatTemplateFiles: [],
+      hasTemplateDirectory: false,
+      // `legacy`: as `encode` does, Transformers puts a space in front of the text that follows BOS.
+      source: { ...this.#config.source, chat_template: template, legacy: true },
+    }
   }
 
   /** @internal Everything that the files say, for those who write the tokenizer in another form. */

@@ -1,6 +1,7 @@
 /** A training run from the first batch to the saved model; the file reads from top to bottom as the job goes. */
 import { createHash } from 'node:crypto'
 import type { LlamaForCausalLM } from '../causal-lm.js'
+import { alpacaChatTemplate } from '../data/chat-template.js'
 import { buildInstances, type Instance } from '../data/instances.js'
 import { type Dataset, type InstructionRow, readDataset, toDataset } from '../data/instructions.js'
 import type { DataNotes } from '../data/notes.js'
@@ -30,7 +31,7 @@ import { batchShape, evaluate, paddedTokens, trainStep } from './step.js'
 export interface TrainerOptions extends Partial<Omit<RecipeOptions, 'model'>> {
   /** Trained in place: its weights are the result. */
   model: LlamaForCausalLM
-  /** The model's. */
+  /** The model's. Training sets its chat template to the prompt that the model learns. */
   tokenizer: LlamaTokenizer
   /** Instructions to train on, in place of `dataPath`. */
   data?: readonly InstructionRow[]
@@ -114,6 +115,7 @@ export class Trainer {
     return await withLocks(isFirst && savePath ? [savePath] : [], async () => {
       if (offload === 'optimizer') await this.model.parameters.moveMastersToHost()
       const endTokenNote = this.adoptEndToken()
+      this.tokenizer.chatTemplate = alpacaChatTemplate // of what is saved from now on
       using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
       return await run.train(endTokenNote)
     })

@@ -79,7 +79,9 @@ export function words(line: string): string[] {
 /** Programs that are whole: those that import the package. `npm run test:llama-cpp` runs that for node-llama-cpp. */
 export function programs(page: string): Block[] {
   return blocks(page).filter(({ language, text }) => {
-    return ['js', 'ts'].includes(language) && /from 'openalpaca-native'/.test(text) && !/from 'node-llama-cpp'/.test(text)
+    return (
+      ['js', 'ts'].includes(language) && /from 'openalpaca-native'/.test(text) && !/from 'node-llama-cpp'/.test(text)
+    )
   })
 }
 

@@ -5,6 +5,7 @@ import { SentencePieceProcessor } from '@agnai/sentencepiece-js'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { TokenizerError } from '../../lib/errors.js'
+import { ggufTokenizer } from '../../lib/tokenizer/gguf.js'
 import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
 
 const fixtures = join(__dirname, '../fixtures')
@@ -243,6 +244,25 @@ describe('saving', () => {
     expect(saved).toMatchObject({ chat_template: '{{ x }}', pad_token: '[PAD]', tokenizer_class: 'LlamaTokenizer' })
     expect(saved).not.toHaveProperty('auto_map')
     expect(await LlamaTokenizer.fromPretrained(dir)).toMatchObject({ padTokenId: 512, vocabSize: 513 })
+  })
+})
+
+describe('the chat template', () => {
+  it('that is set replaces the templates of all files, and is saved with the key that keeps the space after BOS', async () => {
+    const dir = await directory('templates', 'v2', {
+      'tokenizer_config.json': { chat_template: '{{ x }}', legacy: false },
+    })
+    await writeFile(join(dir, 'chat_template.jinja'), '{{ y }}')
+    const tokenizer = await LlamaTokenizer.fromPretrained(dir)
+    expect(tokenizer.chatTemplate).toBe('{{ y }}')
+    tokenizer.chatTemplate = '{{ z }}'
+    const to = join(scratch, 'templates-saved')
+    await tokenizer.save(to)
+    expect(await readdir(to)).not.toContain('chat_template.jinja')
+    const saved = JSON.parse(await readFile(join(to, 'tokenizer_config.json'), 'utf8'))
+    expect(saved).toMatchObject({ chat_template: '{{ z }}', legacy: true })
+    expect((await LlamaTokenizer.fromPretrained(to)).chatTemplate).toBe('{{ z }}')
+    expect(ggufTokenizer(tokenizer, tokenizer.vocabSize, []).get('tokenizer.chat_template')?.value).toBe('{{ z }}')
   })
 })
 

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { LlamaForCausalLM } from '../../lib/causal-lm.js'
+import { alpacaChatTemplate } from '../../lib/data/chat-template.js'
 import { readDataset } from '../../lib/data/instructions.js'
 import { fileSource } from '../../lib/data/text-file.js'
 import { DataError } from '../../lib/errors.js'
@@ -61,6 +62,7 @@ describe('the data of a trainer', () => {
     const fromRows = await train({ data: rows })
     expect(fromRows.start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
     expect(fromRows.warnings).toEqual(notes)
+    expect(tokenizer.chatTemplate).toBe(alpacaChatTemplate) // of the model that is saved after training
 
     const dataPath = path.join(scratch, 'rows.jsonl')
     writeFileSync(dataPath, rows.map((row) => JSON.stringify(row)).join('\n'))
