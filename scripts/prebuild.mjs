@@ -43,7 +43,7 @@ function choosePinnedCompiler() {
   const { CUDACXX, CUDA_HOME, CUDA_PATH } = process.env
   const other = CUDACXX ?? CUDA_HOME ?? CUDA_PATH
   if (other) console.error(`prebuild: the CUDA device is compiled by nvcc ${pinnedVersion()} and not by ${other}`)
-  for (const name of ['CUDA_HOME', 'CUDA_PATH']) delete process.env[name]
+  for (const name of ['CUDA_HOME', 'CUDA_PATH', 'NCCL_HOME']) delete process.env[name]
   Object.assign(process.env, { OPENALPACA_CUDA: 'ON', CUDACXX: pinnedNvcc })
 }
 

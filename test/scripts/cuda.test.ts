@@ -3,7 +3,7 @@ import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rm
 import os from 'node:os'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { root as repository } from '../support/typescript.js'
 
 /**
@@ -125,5 +125,42 @@ describe('the choice about CUDA', async () => {
     expect(sameButCuda(state('/a', ['AUTO'], 'x64'), state('/a', ['ON'], 'x64'))).toBe(true)
     expect(sameButCuda(state('/a', ['AUTO'], 'x64'), state('/b', ['AUTO'], 'x64'))).toBe(false)
     expect(sameButCuda(undefined, state('/a', ['AUTO'], 'x64'))).toBe(false)
+  })
+})
+
+describe('the kernel report', () => {
+  const directory = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-report-'))
+  afterAll(() => rmSync(directory, { recursive: true }))
+  const pinned = /^nvidia-cuda-nvcc==(\S+)/m.exec(
+    readFileSync(path.join(repository, 'cuda/requirements.txt'), 'utf8'),
+  )![1]
+
+  /** Checks kernels [symbol, bytes of spills], compiled by an nvcc of the version. */
+  const check = (version: string, ...kernels: [string, number][]) => {
+    const log = kernels.map(
+      ([symbol, spills]) =>
+        `ptxas info    : Compiling entry function '${symbol}' for 'sm_90a'\n` +
+        `    0 bytes stack frame, ${spills} bytes spill stores, 0 bytes spill loads\n` +
+        'ptxas info    : Used 168 registers, used 1 barriers',
+    )
+    writeFileSync(path.join(directory, 'attention.cu.o.log'), log.join('\n'))
+    writeFileSync(path.join(directory, 'nvcc-version.txt'), `${version}\n`)
+    const script = path.join(repository, 'scripts/kernel-report.mjs')
+    const { status, stderr } = spawnSync(process.execPath, [script, '--check', directory], { encoding: 'utf8' })
+    return { status, stderr }
+  }
+  const attention = (head: number, access: number) => `_Z9dq_kernelI13__nv_bfloat16Li${head}ELi${access}EEvv`
+
+  it('fails on a spill in a kernel that models use, and names it', () => {
+    expect(check(pinned, [attention(104, 8), 0], [attention(104, 4), 8])).toEqual({ status: 0, stderr: '' })
+    const { status, stderr } = check(pinned, [attention(104, 8), 8], ['_Z12adamw_kernelv', 4])
+    expect(status).toBe(1)
+    expect(stderr).toBe('these must not spill: dq_kernel<__nv_bfloat16, 104, 8> (sm_90a); adamw_kernel (sm_90a)\n')
+  })
+
+  it('warns where another compiler was used than the pinned one', () => {
+    const { status, stderr } = check('12.8.93', ['_Z12adamw_kernelv', 0])
+    expect(status).toBe(0)
+    expect(stderr).toBe(`warning: nvcc 12.8.93 compiled these, not ${pinned}\n`)
   })
 })
