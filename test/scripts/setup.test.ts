@@ -11,6 +11,23 @@ const fakeNpm = (installs: object) => `
   fs.mkdirSync('node_modules', { recursive: true })
   fs.writeFileSync('node_modules/.package-lock.json', ${JSON.stringify(JSON.stringify(installs))})`
 
+/** A cmake-js that writes down what it was asked, and makes the addon. */
+const fakeCmakeJs = `
+  const fs = require('node:fs')
+  fs.appendFileSync('cmake-calls', process.argv.slice(2).join(' ') + '\\n')
+  if (process.argv[2] === 'configure') console.log('-- CUDA device: no; it is a test')
+  fs.mkdirSync('build/Release', { recursive: true })
+  fs.writeFileSync('build/Release/openalpaca.node', '')`
+
+/** A compiler that makes the main file of what it compiles. */
+const fakeTsc = `
+  const fs = require('node:fs')
+  const part = /tsconfig\\.(\\w+)\\.json/.exec(process.argv.join(' '))[1]
+  const folder = { build: 'dist/cli', bench: 'dist/bench', fuzz: 'dist/fuzz' }[part]
+  fs.mkdirSync(folder, { recursive: true })
+  fs.writeFileSync(folder + '/main.js', '')
+  fs.appendFileSync('tsc-calls', part + '\\n')`
+
 const locked = (version: string) => ({ packages: { '': {}, 'node_modules/a': { version } } })
 
 describe('the set-up', () => {
@@ -79,6 +96,55 @@ describe('the set-up', () => {
     write('.setup.lock', String(pid))
     expect(setUp(['--packages']).status).toBe(0)
     expect(existsSync(path.join(root, '.setup.lock'))).toBe(false)
+  })
+
+  describe('with its tools', () => {
+    const calls = (name: string) => {
+      const file = path.join(root, `${name}-calls`)
+      const lines = existsSync(file) ? readFileSync(file, 'utf8').trim().split('\n') : []
+      rmSync(file, { force: true })
+      return lines
+    }
+    const build = (args: string[], OPENALPACA_CUDA = '') => {
+      expect(setUp(args, { OPENALPACA_CUDA }).stderr).not.toMatch(/failed/)
+    }
+
+    beforeEach(() => {
+      for (const name of ['cmake-js', 'node-addon-api', 'node-api-headers', 'typescript']) {
+        write(`node_modules/${name}/package.json`, { version: '1.0.0' })
+      }
+      write('node_modules/.package-lock.json', locked('1.0.0'))
+      write('node_modules/cmake-js/bin/cmake-js', fakeCmakeJs)
+      write('node_modules/typescript/bin/tsc', fakeTsc)
+    })
+
+    it('compiles benchmarks and fuzzer only where they are wanted', () => {
+      build(['--javascript'])
+      expect(calls('tsc')).toEqual(['build'])
+      build(['--javascript', '--bench'])
+      expect(calls('tsc')).toEqual(['bench'])
+      build(['--javascript', '--fuzz'])
+      build(['--javascript', '--bench', '--fuzz'])
+      expect(calls('tsc')).toEqual(['fuzz'])
+      write('lib/a.ts', 'export {}')
+      build(['--javascript', '--bench'])
+      expect(calls('tsc')).toEqual(['build', 'bench'])
+    })
+
+    it('keeps what is compiled when the choice about CUDA changes, and builds nothing when that changes nothing', () => {
+      build([])
+      expect(calls('cmake')).toHaveLength(2)
+      build([], 'OFF')
+      build([], 'AUTO')
+      expect(calls('cmake')).toEqual([])
+      write('build/Release/kept', '')
+      build([], 'ON')
+      expect(calls('cmake')[0]).toMatch(/^configure .*--CDOPENALPACA_CUDA=ON /)
+      expect(existsSync(path.join(root, 'build/Release/kept'))).toBe(true)
+      write('node_modules/node-addon-api/package.json', { version: '1.0.1' })
+      build([], 'ON')
+      expect(existsSync(path.join(root, 'build/Release/kept'))).toBe(false)
+    })
   })
 
   it('says what to install where it cannot', () => {
