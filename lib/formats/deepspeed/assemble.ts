@@ -27,7 +27,7 @@ export function assembleStages12(
 ): SegmentedTensor[] {
   const fail = (what: string) => new CheckpointError(`${where} is incomplete or damaged: ${forError(what)}`)
   const { dtype, groups, paddings } = ranks[0]!
-  const { shapes } = model
+  const shapes = model.shapes ?? ranks[0]!.shapes
   if (!shapes) throw model.fail('has no param_shapes: the model states and the optimizer states are of different saves')
   if (ranks.some((rank) => rank.dtype !== dtype || rank.groups.length !== groups.length)) {
     throw fail('its ranks hold groups of different numbers or types')
@@ -71,7 +71,8 @@ export function assembleStage3(
   const fail = (what: string) => new CheckpointError(`${where} is incomplete or damaged: ${forError(what)}`)
   const [model, { dtype }] = [models[0]!, ranks[0]!]
   if (models.length !== ranks.length) throw fail(`it has the model states of ${models.length} of ${ranks.length} ranks`)
-  if (!model.shapes) throw model.fail('has no param_shapes')
+  const shapes = model.shapes ?? ranks[0]!.shapes
+  if (!shapes) throw model.fail('has no param_shapes')
   const size = DTYPE_BYTES[dtype]
   const lengths = ranks.map(({ groups }) => groups.reduce((sum, { length }) => sum + length, 0))
   const [held] = lengths as [number]
@@ -80,7 +81,7 @@ export function assembleStage3(
   }
   const tensors: SegmentedTensor[] = []
   let offset = 0
-  for (const [name, shape] of model.shapes.flatMap((group) => [...group])) {
+  for (const [name, shape] of shapes.flatMap((group) => [...group])) {
     const bytes = tensorBytes(shape, dtype)
     if (bytes === undefined) throw fail(`${name} has an impossible size`)
     const part = Math.ceil(bytes / size / ranks.length) * size

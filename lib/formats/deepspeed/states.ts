@@ -20,7 +20,7 @@ export interface DeepSpeedFile {
 /** `…_model_states.pt`: names, shapes, and what the optimizer does not hold. */
 export class ModelStates {
   readonly path: string
-  /** Of the parameters that are trained, by group, in the order of the optimizer; undefined in stage 0. */
+  /** Of the parameters that are trained, by group, in the order of the optimizer. Stage 0 has none. */
   readonly shapes: readonly Shapes[] | undefined
   readonly frozenShapes: Shapes
   /** Name by name, the parameter that it is tied to. */
@@ -37,30 +37,13 @@ export class ModelStates {
       throw this.fail('is of a mixture of experts, whose experts are not put together')
     }
     const lists = model.get('param_shapes') ?? undefined
-    if (lists !== undefined) this.shapes = this.#shapesIn(lists)
+    if (lists !== undefined) this.shapes = shapesIn(lists, (what) => this.fail(what))
     const frozen = model.get('frozen_param_shapes') ?? undefined
-    this.frozenShapes = frozen === undefined ? new Map() : this.#shapesIn(frozen)[0]!
+    this.frozenShapes = frozen === undefined ? new Map() : shapesIn(frozen, (what) => this.fail(what))[0]!
     this.shared = this.#namesIn(model.get('shared_params'))
     const buffers = model.get('buffer_names')
     this.buffers = new Set(Array.isArray(buffers) ? buffers.filter((name) => typeof name === 'string') : [])
     this.tensors = object.source([...this.#moduleIn(model), ...this.#frozenIn(model)])
-  }
-
-  /** A dictionary for each group, or (before 0.5) one dictionary. */
-  #shapesIn(lists: unknown): Shapes[] {
-    const names = new Set<string>()
-    return (Array.isArray(lists) ? lists : [lists]).map((list) => {
-      const shapes = new Map<string, readonly number[]>()
-      for (const [name, shape] of dictionaryOf(list) ?? [['', undefined]]) {
-        if (typeof name !== 'string' || countElements(shape) === undefined) {
-          throw this.fail('has parameter shapes that are not names with sizes')
-        }
-        if (names.has(name)) throw this.fail(`lists ${name} twice`)
-        names.add(name)
-        shapes.set(name, shape as number[])
-      }
-      return shapes
-    })
   }
 
   /** A dictionary, or pairs. */
@@ -103,6 +86,8 @@ export class OptimizerStates {
   readonly dtype: WeightDType
   /** Elements after each parameter of each group, where `parameter_alignment` is on. */
   readonly paddings: readonly (readonly number[])[] | undefined
+  /** Up to version 0.8, the shapes are here and not in the model states. */
+  readonly shapes: readonly Shapes[] | undefined
 
   constructor({ path, object, root }: DeepSpeedFile, world: number) {
     this.path = path
@@ -117,7 +102,10 @@ export class OptimizerStates {
     const [whole, cut] = [inner.get('single_partition_of_fp32_groups'), inner.get('fp32_flat_groups')]
     this.partitioned = cut === undefined ? 'groups' : 'parameters'
     const groups = cut ?? whole
-    if (groups === undefined) throw this.#fail('has neither single_partition_of_fp32_groups nor fp32_flat_groups')
+    if (groups === undefined) {
+      const old = inner.has('local_sub_partitions_of_fp32_groups') ? ', as stage 1 before version 0.5 wrote it' : ''
+      throw this.#fail(`has neither single_partition_of_fp32_groups nor fp32_flat_groups${old}`)
+    }
     if (isExpertList(inner.get('ds_zero_partition_groups'))) {
       throw this.#fail('is of a mixture of experts, whose experts are not put together')
     }
@@ -132,6 +120,8 @@ export class OptimizerStates {
     this.dtype = groups[0]!.dtype
     if (groups.some(({ dtype }) => dtype !== this.dtype)) throw this.#fail('has flat groups of several types')
     this.paddings = this.#paddingsIn(inner.get('param_alignment_paddings') ?? undefined)
+    const lists = dictionaryOf(root)?.get('param_shapes') ?? undefined
+    if (lists !== undefined) this.shapes = shapesIn(lists, (what) => this.#fail(what))
   }
 
   #paddingsIn(value: unknown): number[][] | undefined {
@@ -145,6 +135,23 @@ export class OptimizerStates {
   #fail(what: string): CheckpointError {
     return new CheckpointError(`${this.path} ${forError(what)}`)
   }
+}
+
+/** A dictionary for each group, or (before version 0.5) one for all. */
+function shapesIn(lists: unknown, fail: (what: string) => CheckpointError): Shapes[] {
+  const names = new Set<string>()
+  return (Array.isArray(lists) ? lists : [lists]).map((list) => {
+    const shapes = new Map<string, readonly number[]>()
+    for (const [name, shape] of dictionaryOf(list) ?? [['', undefined]]) {
+      if (typeof name !== 'string' || countElements(shape) === undefined) {
+        throw fail('has parameter shapes that are not names with sizes')
+      }
+      if (names.has(name)) throw fail(`lists ${name} twice`)
+      names.add(name)
+      shapes.set(name, shape as number[])
+    }
+    return shapes
+  })
 }
 
 function dictionaryOf(value: unknown): Dictionary | undefined {
