@@ -8,6 +8,7 @@ import type { TensorInfo, WeightSource } from '../io/weight-source.js'
 import { parseJson } from '../json.js'
 import { openCheckpointWeights } from './checkpoint/checkpoint-weights.js'
 import { isTrainingCheckpoint } from './checkpoint/manifest.js'
+import { distributedCheckpoint } from './foreign.js'
 import { huggingFaceNames, type Renaming, renamedSource } from './names.js'
 import { openSafetensors } from './safetensors/safetensors.js'
 import { isWeightFile, WEIGHT_FILES, type WeightFormat } from './shards.js'
@@ -97,6 +98,8 @@ export async function findModelFiles(directory: string): Promise<ModelFiles> {
     return { format, files: shards, weightMap }
   }
   if (isPeftAdapter(names)) throw new CheckpointError(peftAdvice(directory))
+  const distributed = distributedCheckpoint(directory, names)
+  if (distributed) throw new CheckpointError(distributed)
   throw new CheckpointError(`${directory} has no weights that can be read: ${whatIsThere(names)}`)
 }
 

@@ -1,5 +1,6 @@
 import { CheckpointError } from '../errors.js'
 import { forError } from '../format.js'
+import { unusableType } from '../formats/foreign.js'
 import { isRotaryBuffer } from '../formats/names.js'
 import type { LlamaConfig } from './config.js'
 import { layoutOf } from './layout.js'
@@ -62,4 +63,21 @@ export function checkFit(config: LlamaConfig, tensors: Iterable<NamedShape>, whe
   const [first, ...others] = misfits(config, tensors)
   if (first === undefined) return
   throw new CheckpointError(`${where}: ${first}${others.length > 0 ? ` (and ${others.length} more misfits)` : ''}`)
+}
+
+/** The types of parameters that no device computes in: one sentence for each type, with what to do. */
+export function unusableTypes(
+  config: LlamaConfig,
+  tensors: Iterable<{ readonly name: string; readonly dtype: string }>,
+  where: string,
+): string[] {
+  const wanted = new Set(layoutOf(config).units.flatMap((unit) => unit.parameters.map(({ name }) => name)))
+  const namesOf = new Map<string, string[]>()
+  for (const { name, dtype } of tensors) {
+    if (wanted.has(name)) namesOf.set(dtype, [...(namesOf.get(dtype) ?? []), name])
+  }
+  return [...namesOf].flatMap(([dtype, [first, ...others]]) => {
+    const unusable = unusableType(dtype, where)
+    return unusable ? [`${first}${others.length > 0 ? `, as ${others.length} others,` : ''} ${unusable}`] : []
+  })
 }

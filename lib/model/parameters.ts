@@ -12,10 +12,10 @@ import { ShardedWeights } from '../parallel/sharded.js'
 import type { Layout, Parameter } from '../parallel/units.js'
 import { bytesPerElement, type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
-import { checkFit } from './fit.js'
+import { checkFit, unusableTypes } from './fit.js'
 import { type Layers, layersOf } from './layers.js'
 import { layoutOf } from './layout.js'
-import { loadableDTypes, readPieces, uploadTensors } from './transfer.js'
+import { readPieces, uploadTensors } from './transfer.js'
 
 /** What a model can compute in. */
 export type ModelDType = 'bfloat16' | 'float32'
@@ -316,11 +316,8 @@ export class Parameters implements Disposable {
 
   private check(source: WeightSource, where: string): void {
     checkFit(this.config, source.tensors.values(), where)
-    for (const name of this.places.keys()) {
-      const { dtype } = source.tensors.get(name)!
-      if (loadableDTypes.includes(dtype)) continue
-      throw new CheckpointError(`${where}: ${name} is ${dtype}; weights must be ${loadableDTypes.join(', ')}`)
-    }
+    const [unusable] = unusableTypes(this.config, source.tensors.values(), where)
+    if (unusable !== undefined) throw new CheckpointError(`${where}: ${unusable}`)
   }
 
   dispose(): void {

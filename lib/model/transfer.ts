@@ -10,12 +10,9 @@ import { bytesPerElement, type DType, type Tensor } from '../tensor.js'
 /** Elements of a piece. */
 const pieceLength = 1 << 20
 
-/** The stored types that the device can convert. */
-export const loadableDTypes: readonly string[] = ['float32', 'bfloat16', 'float16'] satisfies DType[]
-
 /**
  * Fills flat tensors from a file's tensors of the same names, converting the dtype, several pieces at a time.
- * @param source its tensors have as many elements as the targets, and one of `loadableDTypes`
+ * @param source its tensors have as many elements as the targets, and types that the device can convert
  */
 export async function uploadTensors(
   source: WeightSource,

@@ -4,6 +4,7 @@
 import { CheckpointError, ConfigError } from '../errors.js'
 import { formatCount } from '../format.js'
 import { type CastDType, type CastLosses, castChunks, isCastable } from '../formats/cast.js'
+import { unusableType } from '../formats/foreign.js'
 import type { GgufTensorType } from '../formats/gguf/gguf-format.js'
 import { type GgufTensorToWrite, type GgufValue, writeGguf } from '../formats/gguf/gguf-writer.js'
 import { Q8_0_BLOCK, quantizeQ8_0 } from '../formats/gguf/q8_0.js'
@@ -85,7 +86,7 @@ export async function writeGgufModel(path: string, model: GgufModel, where: stri
 function castableTensor({ name }: Parameter, weights: WeightSource, where: string): TensorInfo {
   const info = weights.tensors.get(name)!
   if (isCastable(info.dtype)) return info
-  throw new CheckpointError(`${where}: ${name} is ${info.dtype}; only weights of floating point can be converted`)
+  throw new CheckpointError(`${where}: ${name} ${unusableType(info.dtype, where)}`)
 }
 
 function architecture({ config, type, name }: GgufModel): Map<string, GgufValue> {

@@ -6,6 +6,7 @@ import { openCheckpointWeights } from '../formats/checkpoint/checkpoint-weights.
 import { hashFile, manifestName, parseManifest } from '../formats/checkpoint/manifest.js'
 import { QUANTIZATION_KEYS } from '../formats/companions.js'
 import { deepSpeedNames, findDeepSpeedFiles, openDeepSpeed } from '../formats/deepspeed/deepspeed.js'
+import { distributedCheckpoint } from '../formats/foreign.js'
 import {
   findModelFiles,
   isPeftAdapter,
@@ -118,6 +119,8 @@ async function recognise(where: string): Promise<Findings> {
   ) {
     return modelDirectory(where)
   }
+  const distributed = distributedCheckpoint(where, names)
+  if (distributed) throw new CheckpointError(distributed)
   const inside = names.filter((name) => /^checkpoint-\d+$|\.gguf$/.test(name)).at(-1)
   throw new CheckpointError(
     `${where} holds neither a model nor a checkpoint${inside ? `; did you mean ${path.join(where, inside)}?` : ''}`,
@@ -306,8 +309,8 @@ async function findLfsPointers(directory: string): Promise<string[]> {
 async function compareWithConfig(config: LlamaConfig, tensors: InspectedTensor[], where: string): Promise<string[]> {
   const file = path.join(where, 'config.json')
   // Loaded late: what knows a model's layout knows the addon too.
-  const { misfits } = await import('../model/fit.js')
-  const problems = misfits(config, tensors)
+  const { misfits, unusableTypes } = await import('../model/fit.js')
+  const problems = [...misfits(config, tensors), ...unusableTypes(config, tensors, where)]
   const shown = problems.slice(0, 5)
   const more = problems.length - shown.length
   return [...shown, ...(more > 0 ? [`${more} more tensors do not fit`] : [])].map((problem) => `${file}: ${problem}`)

@@ -6,6 +6,7 @@ import { openCheckpointWeights } from '../formats/checkpoint/checkpoint-weights.
 import { manifestName } from '../formats/checkpoint/manifest.js'
 import { companionsFor, configFor, configOf, readCompanions } from '../formats/companions.js'
 import { openDeepSpeed } from '../formats/deepspeed/deepspeed.js'
+import { distributedCheckpoint } from '../formats/foreign.js'
 import { writeModelDirectory } from '../formats/model-directory.js'
 import { describeRenaming, huggingFaceNames, isRotaryBuffer, renamedSource } from '../formats/names.js'
 import { Overflows } from '../formats/overflows.js'
@@ -60,6 +61,8 @@ export async function openShardedCheckpoint(directory: string): Promise<WeightSo
   const names = await readdir(directory).catch((cause) => {
     throw new CheckpointError(`${directory} cannot be read: give the directory of a training checkpoint`, { cause })
   })
+  const distributed = distributedCheckpoint(directory, names)
+  if (distributed) throw new CheckpointError(distributed)
   return names.includes(manifestName) ? openCheckpointWeights(directory) : openDeepSpeed(directory)
 }
 

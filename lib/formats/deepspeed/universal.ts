@@ -39,16 +39,17 @@ export async function assembleUniversal({
   for (const name of names) {
     found.set(name, parameter(name, await open(path.join('zero', name, 'fp32.pt')), shapes.get(name)))
   }
-  // In the order of the model, where it is known.
-  const order = [...shapes.keys()].filter((name) => found.has(name))
-  const tensors = [...new Set([...order, ...names])].map((name) => found.get(name)!)
-  if (!model) return tensors
-  addFrozen(tensors, models, fail)
-  addShared(tensors, model)
-  const stage3 = models.length > 1 || model.path.includes('zero_pp_rank_')
-  if (stage3 || split) addBuffers(tensors, model)
-  else addModule(tensors, model)
+  // The converter also writes what is not trained, as float32 values of 16 bits: the model states have it as it was.
+  const tensors = [...shapes.keys()].flatMap((name) => found.get(name) ?? [])
+  if (model) {
+    addFrozen(tensors, models, fail)
+    addShared(tensors, model)
+    const stage3 = models.length > 1 || path.basename(model.path).startsWith('zero_pp_rank_')
+    if (stage3 || split) addBuffers(tensors, model)
+    else addModule(tensors, model)
+  }
   const known = new Set(tensors.map(({ name }) => name))
+  for (const [name, tensor] of found) if (!known.has(name)) tensors.push(tensor)
   const missing = [...shapes.keys()].filter((name) => !known.has(name))
   if (missing.length > 0) throw fail(`zero/${missing[0]} is missing`)
   return tensors
@@ -65,7 +66,7 @@ function parameter(name: string, file: DeepSpeedFile, shape: readonly number[] |
   const whole = wholeOf(source, name)
   if (holder) return { name, dtype: tensor.dtype, shape: tensor.shape, bytes: whole.length, segments: [whole] }
   const bytes = tensorBytes(shape, tensor.dtype)
-  // Up to version 0.16, padding could follow.
+  // Where a parameter has fewer elements than there were ranks, older versions let padding follow it.
   if (bytes === undefined || bytes > whole.length) throw fail(`has ${whole.length} bytes, too few for [${shape}]`)
   return { name, dtype: tensor.dtype, shape: shape!, bytes, segments: sliceOf([whole], 0, bytes) }
 }

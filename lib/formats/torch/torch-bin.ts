@@ -3,6 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { CheckpointError } from '../../errors.js'
 import { forError, formatBytes } from '../../format.js'
 import { DTYPE_BYTES, type TensorInfo, tensorBytes, tensorForRead, type WeightSource } from '../../io/weight-source.js'
+import { partOfDistributed } from '../foreign.js'
 import { type HandlePool, WeightFile } from '../weight-file.js'
 import { PickleCutShort, unpickle } from './pickle.js'
 import { findStateDict } from './state-dict.js'
@@ -64,6 +65,8 @@ export async function openTorchObject(path: string, pool?: HandlePool): Promise<
 }
 
 async function readTorchFile(file: WeightFile): Promise<TorchFile> {
+  const distributed = partOfDistributed(file.path)
+  if (distributed) throw new CheckpointError(distributed)
   const start = await file.readStart(512)
   if (start.subarray(0, ZIP_START.length).equals(ZIP_START)) return readZipForm(file)
   if (start.subarray(0, LEGACY_START.length).equals(LEGACY_START)) return readLegacyForm(file)
