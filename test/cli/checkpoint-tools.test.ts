@@ -90,7 +90,7 @@ describe('the commands for checkpoints', () => {
     [['make-shards', '--model_path', path.join(root, 'no')], 1, /Cannot read .*no: there is no such file/],
     [['make-shards', '--model_path', d100, '--format', 'gguf'], 2, /Allowed choices are safetensors, bin/],
     [['zero-to-fp32', d100, path.join(root, 'x.bin')], 1, /not a DeepSpeed checkpoint/],
-    [['zero-to-fp32', path.join(fixtures, 'deepspeed_zero3')], 2, /missing required argument 'output'/],
+    [['zero-to-fp32', path.join(fixtures, 'deepspeed/stage3_bf16')], 2, /missing required argument 'output'/],
     [['inspect', path.join(root, 'no')], 1, /Cannot read .*no: there is no such file/],
   ])('answer %j with one line', (args, status, message) => {
     const { status: actual, stderr } = openalpaca(...args)
@@ -166,7 +166,7 @@ describe('a target that cannot be written', () => {
     const before = snapshot(model)
     const { stderr, status } = openalpaca('make-shards', '--model_path', model, '--output', '/proc/shards')
     expect([status, stderr]).toEqual([1, expect.stringMatching(/^error: Cannot save \/proc\/shards: /)])
-    const file = openalpaca('zero-to-fp32', path.join(fixtures, 'deepspeed_zero3'), '/proc/state.bin')
+    const file = openalpaca('zero-to-fp32', path.join(fixtures, 'deepspeed/stage3_bf16'), '/proc/state.bin')
     expect([file.status, file.stderr]).toEqual([1, expect.stringMatching(/^error: Cannot save \/proc\/state\.bin: /)])
     expect(snapshot(model)).toEqual(before)
   })

@@ -63,8 +63,6 @@ export function createTargets(fixtures: string): Record<string, Target> {
   })
 
   const zipSeeds = ['torch_bin/zip.bin', 'torch_written/every.bin'].map(read)
-  const zero3 = path.join(fixtures, 'deepspeed_zero3')
-  const states = readdirSync(path.join(zero3, '0'))
   const shard = 'model-00001-of-00002.safetensors'
   const index = { metadata: { total_size: 8 }, weight_map: { a: shard, b: 'model-00002-of-00002.safetensors' } }
   const smallShard = (name: string) => {
@@ -84,12 +82,12 @@ export function createTargets(fixtures: string): Record<string, Target> {
 
   return {
     safetensors: {
-      seeds: ['torch_bin/expected.safetensors', 'deepspeed_zero3.expected.safetensors'].map(read),
+      seeds: ['torch_bin/expected.safetensors', 'deepspeed/stage3_bf16.expected.safetensors'].map(read),
       mutate: mutateBytes,
       ...weights('model.safetensors'),
     },
     'safetensors-header': {
-      seeds: ['torch_bin/expected.safetensors', 'deepspeed_zero3.expected.safetensors'].map((name) => {
+      seeds: ['torch_bin/expected.safetensors', 'deepspeed/stage3_bf16.expected.safetensors'].map((name) => {
         const whole = read(name)
         return whole.subarray(8, 8 + Number(whole.readBigUInt64LE()))
       }),
@@ -170,23 +168,41 @@ export function createTargets(fixtures: string): Record<string, Target> {
       },
       use: (directory) => readSome(openShardedCheckpoint(directory)),
     },
-    deepspeed: {
-      seeds: states.slice(0, 2).map((name) => read(path.join('deepspeed_zero3/0', name))),
-      mutate: mutateBytes,
-      place(directory, bytes) {
-        cpSync(path.join(zero3, '0'), directory, { recursive: true })
-        const damaged = bytes.includes('param_shapes') ? 'model_states' : 'optim_states'
-        writeFileSync(
-          path.join(directory, states.find((name) => name.includes(`_1_`) && name.includes(damaged))!),
-          bytes,
-        )
-      },
-      async use(directory, output, dice) {
-        const total = await readSome(openShardedCheckpoint(directory))
-        if (dice.below(16) === 0 && total < MOST_BYTES) {
-          await zeroToFp32({ checkpoint: directory, output: path.join(output, 'state.bin') })
-        }
-      },
+    // Of one rank, so that a case is a few files.
+    'deepspeed-0': deepSpeed(path.join(fixtures, 'deepspeed/stage0_fp16')),
+    'deepspeed-2': deepSpeed(path.join(fixtures, 'deepspeed/stage2_fp32')),
+    'deepspeed-3': deepSpeed(path.join(fixtures, 'deepspeed/stage3_fp32')),
+    'deepspeed-universal': deepSpeed(
+      path.join(fixtures, 'deepspeed/stage2_fp16_universal'),
+      /zero.(gain|embed_tokens)/,
+    ),
+  }
+}
+
+/** A checkpoint of DeepSpeed, or the files of it that `used` names, of which one is damaged. */
+function deepSpeed(checkpoint: string, used = /./): Target {
+  const all = readdirSync(checkpoint, { recursive: true }) as string[]
+  const files = all.filter((name) => name.endsWith('.pt') && used.test(name)).sort()
+  // One of each kind: the files of the ranks are alike.
+  const kinds = [/model_states/, /optim_states/, /fp32\.pt/]
+  const damaged = kinds.flatMap((kind) => files.filter((name) => kind.test(name)).slice(-1))
+  return {
+    seeds: damaged.map((name) => readFileSync(path.join(checkpoint, name))),
+    // The first byte says which file it is, and the rest are its own.
+    mutate(seeds, dice) {
+      const which = dice.below(seeds.length)
+      return Buffer.concat([Buffer.of(which), mutateBytes([seeds[which]!], dice)])
+    },
+    place(directory, bytes) {
+      for (const name of files) cpSync(path.join(checkpoint, name), path.join(directory, name))
+      writeFileSync(path.join(directory, damaged[bytes[0]!]!), bytes.subarray(1))
+    },
+    async use(directory, output, dice) {
+      const total = await readSome(openShardedCheckpoint(directory))
+      if (dice.below(8) === 0) await inspect(directory)
+      if (dice.below(16) === 0 && total < MOST_BYTES) {
+        await zeroToFp32({ checkpoint: directory, output: path.join(output, 'state.bin') })
+      }
     },
   }
 }

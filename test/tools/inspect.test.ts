@@ -51,16 +51,21 @@ describe('inspect', () => {
   })
 
   it('tells what DeepSpeed’s checkpoints hold', async () => {
-    expect(await inspect(path.join(fixtures, 'deepspeed_zero3'))).toMatchObject({
-      kind: 'DeepSpeed checkpoint',
-      training: { ranks: 3 },
-      checksums: 'CRC-32',
-      parameters: 55 + 25 + 5 + 5 + 55,
-      whole: true,
-    })
-    const rich = await inspect(path.join(fixtures, 'deepspeed_rich/checkpoint'))
-    expect(rich).toMatchObject({ training: { ranks: 5 }, whole: true })
-    expect(rich.tensors).toHaveLength(7)
+    const trained = 13 * 7 + 2 * (2 * 63 + 7 + 7) + 1
+    const buffers = 2 * (3 + 5)
+    for (const [name, training] of [
+      ['stage3_bf16', { form: 'ZeRO stage 3', ranks: 3 }],
+      ['stage2_fp16', { form: 'ZeRO stage 2', ranks: 3 }],
+      ['stage1_float32_gradients', { form: 'ZeRO stage 1 or 2', ranks: 2 }],
+      ['stage2_fp16_universal', { form: 'universal', ranks: 1 }],
+      ['stage0_bf16', { form: 'ZeRO stage 0', ranks: 1 }],
+    ] as const) {
+      const inspection = await inspect(path.join(fixtures, 'deepspeed', name))
+      expect(inspection).toMatchObject({ kind: 'DeepSpeed checkpoint', checksums: 'CRC-32', problems: [], training })
+      expect(inspection.tensors).toHaveLength(15)
+      const untied = name === 'stage0_bf16' ? 13 * 7 : 0
+      expect(inspection.parameters).toBe(trained + buffers + untied)
+    }
   })
 
   it('compares the checksums of torch files, unless it is told not to', async () => {

@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { castBytes } from '../../lib/formats/cast.js'
@@ -23,11 +23,11 @@ import {
 
 const root = temporaryDirectory()
 const fresh = () => mkdtempSync(path.join(root, 'case-'))
-const three = path.join(fixtures, 'deepspeed_zero3')
+const deepspeed = path.join(fixtures, 'deepspeed')
+/** Written by DeepSpeed on three ranks. */
+const three = path.join(deepspeed, 'stage3_bf16')
+const tag = 'global_step2'
 const d100 = path.join(fixtures, 'd100')
-const rich = path.join(fixtures, 'deepspeed_rich/checkpoint')
-
-type Contents = Awaited<ReturnType<typeof contentsOf>>
 
 async function contents(open: Promise<Parameters<typeof contentsOf>[0] & { close(): Promise<void> }>) {
   const source = await open
@@ -35,42 +35,86 @@ async function contents(open: Promise<Parameters<typeof contentsOf>[0] & { close
   await source.close()
   return tensors
 }
-const expected = () => contents(openSafetensors(path.join(fixtures, 'deepspeed_zero3.expected.safetensors')))
-const asFloat32 = (tensors: Contents) =>
-  Object.fromEntries(
-    Object.entries(tensors).map(([name, { dtype, shape, bytes }]) => {
-      const wide = castBytes(new Uint8Array(Buffer.from(bytes, 'hex')), dtype as 'bfloat16', 'float32')
-      return [name, { dtype: 'float32', shape, bytes: Buffer.from(wide).toString('hex') }]
-    }),
-  )
-
+const expected = (name: string) => contents(openSafetensors(path.join(deepspeed, `${name}.expected.safetensors`)))
 describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
   it.each(['model.safetensors', 'pytorch_model.bin'])(
     'gives every bit that DeepSpeed’s own script gives: %s',
     async (name) => {
       const output = path.join(fresh(), name)
       await zeroToFp32({ checkpoint: three, output })
-      expect(await contents(openWeightFile(output))).toEqual(await expected())
+      expect(await contents(openWeightFile(output))).toEqual(await expected('stage3_bf16'))
       expect(readdirSync(path.dirname(output))).toEqual([name])
     },
   )
 
   it('takes the directory of the states as well as the one with "latest"', async () => {
     const output = path.join(fresh(), 'a.safetensors')
-    await zeroToFp32({ checkpoint: path.join(three, '0'), output })
-    expect(await contents(openSafetensors(output))).toEqual(await expected())
+    await zeroToFp32({ checkpoint: path.join(three, tag), output })
+    expect(await contents(openSafetensors(output))).toEqual(await expected('stage3_bf16'))
   })
 
-  it('reads five ranks with several groups, frozen and shared parameters, buffers, and objects of DeepSpeed', async () => {
-    const output = path.join(fresh(), 'rich.bin')
-    await zeroToFp32({ checkpoint: rich, output })
-    const wanted = await contents(openSafetensors(path.join(fixtures, 'deepspeed_rich/expected.safetensors')))
-    expect(Object.keys(wanted)).toHaveLength(7)
-    expect(await contents(openWeightFile(output))).toEqual(asFloat32(wanted))
-    const source = await openWeightFile(output)
-    const tied = [...source.tensors.values()].flatMap(({ name, sameAs }) => (sameAs ? [[name, sameAs].sort()] : []))
-    expect(tied).toEqual([['lm_head.weight', 'model.embed_tokens.weight']])
-    await source.close()
+  const cases = readdirSync(deepspeed).filter((name) =>
+    existsSync(path.join(deepspeed, `${name}.expected.safetensors`)),
+  )
+
+  it.each(cases)('gives every bit of a checkpoint that DeepSpeed has written: %s', async (name) => {
+    const output = path.join(fresh(), 'a.safetensors')
+    await zeroToFp32({ checkpoint: path.join(deepspeed, name), output })
+    const read = await contents(openSafetensors(output))
+    const wanted = await expected(name)
+    expect(read).toMatchObject(wanted)
+    // DeepSpeed's script loses the frozen parameters of stage 1, which the module has.
+    expect(Object.keys(read)).toHaveLength(15 - (name === 'stage3_without_frozen' ? 4 : 0))
+  })
+
+  it('reads checkpoints of every stage, in every type, from 1 to 8 ranks', () => {
+    expect(cases).toHaveLength(17)
+  })
+
+  it('takes frozen parameters from the module where DeepSpeed lists none', async () => {
+    const output = path.join(fresh(), 'a.safetensors')
+    await zeroToFp32({ checkpoint: path.join(deepspeed, 'stage1_bf16'), output })
+    const file = path.join(deepspeed, 'stage1_bf16', tag, 'mp_rank_00_model_states.pt')
+    const { 'layers.0.up_proj.weight': frozen } = await contents(openWeightFile(file))
+    const wide = castBytes(new Uint8Array(Buffer.from(frozen!.bytes, 'hex')), 'bfloat16', 'float32')
+    expect((await contents(openSafetensors(output)))['layers.0.up_proj.weight']).toEqual({
+      ...{ dtype: 'float32', shape: [9, 7], bytes: Buffer.from(wide).toString('hex') },
+    })
+  })
+
+  it.each(['stage1_bf16', 'stage2_fp16', 'stage2_fp16_universal', 'stage3_bf16', 'stage0_fp16'])(
+    'keeps tied parameters tied: %s',
+    async (name) => {
+      const output = path.join(fresh(), 'tied.bin')
+      await zeroToFp32({ checkpoint: path.join(deepspeed, name), output })
+      const source = await openWeightFile(output)
+      const tied = [...source.tensors.values()].flatMap(({ name, sameAs }) => (sameAs ? [[name, sameAs].sort()] : []))
+      expect(tied).toEqual([['embed_tokens.weight', 'lm_head.weight']])
+      await source.close()
+    },
+  )
+
+  it('reads the weights that DeepSpeed gathers in 16 bits', async () => {
+    const gathered = await contents(openWeightFile(path.join(deepspeed, 'stage3_offload/pytorch_model.bin')))
+    const masters = await expected('stage3_offload')
+    for (const [name, { dtype, bytes }] of Object.entries(gathered)) {
+      if (dtype !== 'bfloat16') continue
+      const rounded = castBytes(new Uint8Array(Buffer.from(masters[name]!.bytes, 'hex')), 'float32', 'bfloat16')
+      expect(bytes).toBe(Buffer.from(rounded).toString('hex'))
+    }
+    expect(Object.keys(gathered).sort()).toEqual(Object.keys(masters).sort())
+  })
+
+  it('reads the directory that latest_universal names, and the only one where nothing is named', async () => {
+    const checkpoint = path.join(fresh(), 'checkpoint')
+    cpSync(three, checkpoint, { recursive: true })
+    rmSync(path.join(checkpoint, 'latest'))
+    const output = path.join(fresh(), 'a.safetensors')
+    await zeroToFp32({ checkpoint, output })
+    expect(await contents(openSafetensors(output))).toEqual(await expected('stage3_bf16'))
+    cpSync(path.join(checkpoint, tag), path.join(checkpoint, 'another'), { recursive: true })
+    const { message } = await rejection(zeroToFp32({ checkpoint, output }))
+    expect(message).toMatch(/several checkpoints of DeepSpeed \(another, global_step2\): give one of them/)
   })
 
   it.each([1, 3, 7])('writes a Hugging Face directory from %s ranks, under Hugging Face’s names', async (world) => {
@@ -101,20 +145,20 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     const output = path.join(fresh(), 'model')
     expect((await rejection(zeroToFp32({ checkpoint: three, output }))).message).toMatch(/--model_path/)
     const misfit = await rejection(zeroToFp32({ checkpoint: three, output, modelPath: path.join(fixtures, 'd100') }))
-    expect(misfit.message).toMatch(/does not fit .*d100.config\.json: model\.embed_tokens\.weight has shape \[11, 5\]/)
+    expect(misfit.message).toMatch(/does not fit .*d100.config\.json: model\.embed_tokens\.weight is missing/)
   })
 
   it.each<[string, (directory: string) => void, RegExp]>([
     [
       'a rank is missing',
-      (at) => rmSync(path.join(at, '0/zero_pp_rank_1_mp_rank_00_optim_states.pt')),
+      (at) => rmSync(path.join(at, `${tag}/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt`)),
       /is missing the optimizer states of rank 1 of 3/,
     ],
     [
       'the last rank is missing',
       (at) => {
-        rmSync(path.join(at, '0/zero_pp_rank_2_mp_rank_00_optim_states.pt'))
-        rmSync(path.join(at, '0/zero_pp_rank_2_mp_rank_00_model_states.pt'))
+        rmSync(path.join(at, `${tag}/bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt`))
+        rmSync(path.join(at, `${tag}/zero_pp_rank_2_mp_rank_00_model_states.pt`))
       },
       /is one of 3 ranks, and 2 are here/,
     ],
@@ -127,7 +171,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     [
       'a file is cut short',
       (at) => {
-        const file = path.join(at, '0/zero_pp_rank_1_mp_rank_00_optim_states.pt')
+        const file = path.join(at, `${tag}/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt`)
         writeFileSync(file, readFileSync(file).subarray(0, -300))
       },
       /rank_1_mp_rank_00_optim_states\.pt cannot be read/,
@@ -136,10 +180,50 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
       'it is split over GPUs as well',
       (at) =>
         cpSync(
-          path.join(at, '0/zero_pp_rank_0_mp_rank_00_model_states.pt'),
-          path.join(at, '0/zero_pp_rank_0_mp_rank_01_model_states.pt'),
+          path.join(at, `${tag}/zero_pp_rank_0_mp_rank_00_model_states.pt`),
+          path.join(at, `${tag}/zero_pp_rank_0_mp_rank_01_model_states.pt`),
         ),
       /split over GPUs/,
+    ],
+    ...(
+      [
+        ['layer_0_expert_1_mp_rank_00_model_states.pt', /mixture of experts \(layer_0_expert_1/],
+        ['expp_rank_0_mp_rank_00_optim_states.pt', /mixture of experts/],
+        ['layer_03-model_00-model_states.pt', /pipeline of layers \(layer_03/],
+        ['offloaded_tensors', /optimizer on NVMe/],
+      ] as [string, RegExp][]
+    ).map(([name, message]): [string, (directory: string) => void, RegExp] => [
+      `there is ${name}`,
+      (at) => mkdirSync(path.join(at, tag, name)),
+      message,
+    ]),
+    [
+      'all optimizer states are missing',
+      (at) => {
+        rmSync(at, { recursive: true })
+        cpSync(path.join(deepspeed, 'stage2_fp16'), at, { recursive: true })
+        const files = readdirSync(path.join(at, tag)).filter((name) => name.includes('optim_states'))
+        for (const name of files) rmSync(path.join(at, tag, name))
+      },
+      /is of ZeRO, and the optimizer states of all ranks .* are missing/,
+    ],
+    [
+      'a part of stage 2 is missing',
+      (at) => {
+        rmSync(at, { recursive: true })
+        cpSync(path.join(deepspeed, 'stage2_fp16'), at, { recursive: true })
+        rmSync(path.join(at, tag, 'zero_pp_rank_2_mp_rank_00_optim_states.pt'))
+      },
+      /is one of 3 ranks, and 2 are here/,
+    ],
+    [
+      'a parameter of a universal checkpoint is missing',
+      (at) => {
+        rmSync(at, { recursive: true })
+        cpSync(path.join(deepspeed, 'stage3_bf16_universal'), at, { recursive: true })
+        rmSync(path.join(at, `${tag}_universal/zero/gain`), { recursive: true })
+      },
+      /zero\/gain is missing/,
     ],
   ])('says so when %s, and writes nothing', async (_, damage, message) => {
     const checkpoint = path.join(fresh(), 'checkpoint')

@@ -36,6 +36,9 @@ export function findStateDict(path: string, root: unknown): NamedTensor[] {
 }
 
 function chooseDictionary(path: string, root: Dictionary): Dictionary {
+  // DeepSpeed keeps frozen parameters a second time.
+  const module = root.has('ds_version') ? root.get('module') : undefined
+  if (module instanceof Map) return module
   const holdsTensors = (map: Dictionary) =>
     [...map.values()].some((value) => value instanceof TorchTensor || isTensorLike(value))
   const nested = [...root].filter((entry): entry is [unknown, Dictionary] => {

@@ -26,6 +26,7 @@ export async function readZipEntries(file: WeightFile): Promise<Map<string, Stor
     if (zip.entryCount > MAX_ENTRIES) throw new Error(`it would have ${zip.entryCount} entries`)
     for await (const entry of zip.eachEntry()) {
       const { fileName: name, uncompressedSize: size } = entry
+      if (/^[^/]+\/code\//.test(name)) continue // of TorchScript, which compresses it; nothing here reads it
       if (entry.compressionMethod !== 0) throw new Error(`its entry ${name} is compressed`)
       if (entry.isEncrypted()) throw new Error(`its entry ${name} is encrypted`)
       if (entries.has(name)) throw new Error(`it has two entries ${name}`)
