@@ -74,7 +74,10 @@ export function unusableTypes(
   const wanted = new Set(layoutOf(config).units.flatMap((unit) => unit.parameters.map(({ name }) => name)))
   const namesOf = new Map<string, string[]>()
   for (const { name, dtype } of tensors) {
-    if (wanted.has(name)) namesOf.set(dtype, [...(namesOf.get(dtype) ?? []), name])
+    if (!wanted.has(name)) continue
+    const names = namesOf.get(dtype) ?? []
+    names.push(name)
+    namesOf.set(dtype, names)
   }
   return [...namesOf].flatMap(([dtype, [first, ...others]]) => {
     const unusable = unusableType(dtype, where)

@@ -145,7 +145,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     const output = path.join(fresh(), 'model')
     expect((await rejection(zeroToFp32({ checkpoint: three, output }))).message).toMatch(/--model_path/)
     const misfit = await rejection(zeroToFp32({ checkpoint: three, output, modelPath: path.join(fixtures, 'd100') }))
-    expect(misfit.message).toMatch(/does not fit .*d100.config\.json: model\.embed_tokens\.weight is missing/)
+    expect(misfit.message).toMatch(/does not fit .*d100.config\.json: expected tensors such as model\.layers/)
   })
 
   it.each<[string, (directory: string) => void, RegExp]>([
