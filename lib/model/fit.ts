@@ -62,7 +62,7 @@ function strangeNames(missing: readonly string[], unknown: readonly string[]): s
 export function checkFit(config: LlamaConfig, tensors: Iterable<NamedShape>, where: string): void {
   const [first, ...others] = misfits(config, tensors)
   if (first === undefined) return
-  throw new CheckpointError(`${where}: ${first}${others.length > 0 ? ` (and ${others.length} more misfits)` : ''}`)
+  throw new CheckpointError(`${where}: ${first}${others.length > 0 ? `, and ${others.length} more` : ''}`)
 }
 
 /** The types of parameters that no device computes in: one sentence for each type, with what to do. */
