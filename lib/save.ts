@@ -57,6 +57,15 @@ export async function readSmallFiles(
   return (await Promise.all(names.map(read))).flat()
 }
 
+/** The tokenizer's files; those of a new model, whose `config` is given, have its context as the longest text. */
+function filesFor(tokenizer: LlamaTokenizer, config?: LlamaConfig): ReturnType<LlamaTokenizer['files']> {
+  return tokenizer.files().map((file) => {
+    if (!config || file.name !== 'tokenizer_config.json') return file
+    const json = { ...JSON.parse(Buffer.from(file.data).toString()), model_max_length: config.maxPositionEmbeddings }
+    return { ...file, data: Buffer.from(`${JSON.stringify(json, null, 2)}\n`) }
+  })
+}
+
 /**
  * Writes a Hugging Face model directory, whole or not at all. Of a group, rank 0 writes and all have to call it.
  * @param source the directory that the model was read from, whose small files are carried over
@@ -74,7 +83,7 @@ export async function saveModel(
     await writeModelDirectory(directory, {
       config: configFor(configJson(parameters.config, dtype), { plain: true, untied: false }),
       generationConfig: generationJson(parameters.config),
-      tokenizerFiles: tokenizer ? tokenizer.files() : carried,
+      tokenizerFiles: tokenizer ? filesFor(tokenizer, source ? undefined : parameters.config) : carried,
       tensors: parameters.entries(dtype, overflows),
       maxShardSize,
       format,

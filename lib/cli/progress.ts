@@ -93,6 +93,12 @@ export class ProgressDisplay implements RunDisplay {
     if (event.dropped_instances > 0) {
       this.print(`${event.dropped_instances} instances skipped: their prompts fill max_length ${recipe.max_length}`)
     }
+    if (event.truncated_instances) {
+      this.print(
+        `${event.truncated_instances} of ${event.train_instances + event.validation_instances} answers cut at max_length ${recipe.max_length}: without their end token, the model learns less when to stop`,
+      )
+    }
+    for (const warning of event.warnings ?? []) this.print(`${paint(this.stream, 'yellow', 'warning:')} ${warning}`)
     if (event.step > 0) this.print(`resumed after step ${event.step}`)
     this.logEvery = recipe.log_every
     this.arrivals = [performance.now()]

@@ -2,7 +2,7 @@ import type { WriteStream } from 'node:tty'
 import { inspect } from 'node:util'
 import { forTerminal } from '../format.js'
 
-type Format = 'bold' | 'dim' | 'italic' | 'green' | 'red'
+type Format = 'bold' | 'dim' | 'italic' | 'green' | 'red' | 'yellow'
 
 /** Colours text where the stream is to have colours. */
 export function paint(stream: NodeJS.WriteStream, format: Format, text: string): string {

@@ -17,13 +17,15 @@ export interface LabelledSequence {
 export interface Instance extends LabelledSequence {
   /** Index of its row in the data set, from zero. */
   id: number
+  /** Its answer was cut at `maxLength`, so that it has no end token. */
+  isCut?: boolean
 }
 
 export interface Instances {
   instances: Instance[]
   /** Rows left out since their prompt fills `maxLength`: nothing is left to learn. */
   dropped: number
-  /** Rows kept whose answer was cut at `maxLength`. */
+  /** Rows kept whose answer was cut at `maxLength`: they lack the end token, which a model learns to stop by. */
   truncated: number
 }
 
@@ -46,9 +48,10 @@ export function buildInstance(
 ): Instance {
   const prompt = encodePrompt(tokenizer, instruction)
   const output = tokenizer.encode(instruction.output, { addSpecialTokens: false })
-  const ids = [...prompt, ...output, tokenizer.eosTokenId].slice(0, maxLength)
+  const all = [...prompt, ...output, tokenizer.eosTokenId]
+  const ids = all.slice(0, maxLength)
   const labels = Int32Array.from(ids).fill(IGNORE_INDEX, 1, prompt.length)
-  return { id, inputIds: Int32Array.from(ids), labels }
+  return { id, inputIds: Int32Array.from(ids), labels, ...(all.length > maxLength && { isCut: true }) }
 }
 
 /**
@@ -73,7 +76,7 @@ export async function buildInstances(
     if (countLabels(instance) === 0) result.dropped++
     else {
       result.instances.push(instance)
-      if (instance.inputIds.at(-1) !== tokenizer.eosTokenId) result.truncated++
+      if (instance.isCut) result.truncated++
     }
     if (performance.now() - pausedAt > 5) {
       onProgress?.(id + 1, instructions.length)

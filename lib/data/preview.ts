@@ -24,8 +24,9 @@ export function previewInstances(
       const text = runs
         .map(({ text, learned }) => paint(`‹${learned ? 'learned' : 'masked'}›${text}`, learned))
         .join('')
-      const { id, inputIds } = instance
-      return `instance ${id}: ${inputIds.length} tokens, ${countLabels(instance)} of them learned\n${text}\n`
+      const { id, inputIds, isCut } = instance
+      const cut = isCut ? ', cut at max_length: no end token' : ''
+      return `instance ${id}: ${inputIds.length} tokens, ${countLabels(instance)} of them learned${cut}\n${text}\n`
     })
     .join('\n')
 }

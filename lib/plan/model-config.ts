@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { RecipeError } from '../errors.js'
 import { type ConfigJson, type LlamaConfig, parseConfig, readConfig, readConfigFile } from '../model/config.js'
-import type { Recipe } from '../train/recipe-schema.js'
+import { defaultMaxLength, type Recipe } from '../train/recipe-schema.js'
 import { packageRoot } from '../version.js'
 
 const presets = path.join(packageRoot, 'recipes', 'configs')
@@ -31,7 +31,7 @@ function presetOf(name: string): LlamaConfig | undefined {
 export async function planConfig(recipe: Recipe, given?: string): Promise<{ name: string; config: LlamaConfig }> {
   const asked = given ?? recipe.model_path
   if (asked === undefined && recipe.model) {
-    const { vocab_size, max_position_embeddings = recipe.max_length } = recipe.model
+    const { vocab_size, max_position_embeddings = recipe.max_length ?? defaultMaxLength } = recipe.model
     // A new model has as many rows as its tokenizer has pieces, which takes the tokenizer.
     if (vocab_size === undefined) throw new RecipeError('the vocabulary is not known: add --model.vocab_size N')
     return { name: recipe.name, config: parseConfig({ ...recipe.model, vocab_size, max_position_embeddings }, 'model') }

@@ -47,6 +47,22 @@ export interface CheckpointState {
 /** The recipe keys that decide which instances a step learns from. */
 const orderKeys = ['seed', 'batch_size', 'max_length', 'validation_size'] as const
 
+/** The recipe keys that decide how far each step goes, and how many there are. A run may be resumed with others. */
+const paceKeys = [
+  ...['epochs', 'max_steps', 'loss_reduction', 'learning_rate', 'adam_beta1', 'adam_beta2', 'adam_epsilon'],
+  ...['weight_decay', 'max_grad_norm', 'lr_scheduler', 'warmup_type', 'warmup_ratio', 'warmup_min', 'warmup_steps'],
+  'min_learning_rate',
+] as readonly (keyof Recipe)[]
+
+/** A sentence about the settings of a resumed run that its checkpoint was made with otherwise, where there are any. */
+export function changedSettings(before: Record<string, unknown>, recipe: Recipe): string[] {
+  const shown = (value: unknown) => (value === undefined ? 'not set' : String(value))
+  const changes = paceKeys.flatMap((key) =>
+    before[key] === recipe[key] ? [] : `${key} was ${shown(before[key])} and is now ${shown(recipe[key])}`,
+  )
+  return changes.length === 0 ? [] : [`resumed with other settings: ${changes.join('; ')}`]
+}
+
 /** Every flat buffer of the state by its name in the file, such as `master.model.layers.0`. */
 export function stateTensors({ parameters, optimizer }: CheckpointState): Map<string, Tensor> {
   const kinds: [string, Tensor[]][] = [

@@ -3,6 +3,9 @@ import { z } from 'zod'
 /** A size as Hugging Face writes it: `5GB` is 5·10⁹ bytes, `5GiB` is 5·2³⁰. */
 export const byteSize = z.string().regex(/^\d+(\.\d+)?([KMGT]i?)?B$/)
 
+/** The longest instance where `max_length` is left out: OpenAlpaca's for 3B. */
+export const defaultMaxLength = 1536
+
 const count = (minimum: number) => z.int().min(minimum)
 
 const modelShape = {
@@ -59,7 +62,11 @@ export const recipeGroups = {
       .optional()
       .describe('Instructions: JSON, JSON lines, or CSV with {instruction, input, output}'),
     dataset: z.enum(['quickstart']).optional().describe('Built-in generated data in place of data_path'),
-    max_length: count(2).default(1536).describe('Longest instance in tokens; longer ones are cut'),
+    max_length: count(2)
+      .optional()
+      .describe(
+        `Longest instance in tokens; longer ones are cut. When left out, ${defaultMaxLength} or the model's context if that is shorter`,
+      ),
     validation_size: z
       .union([z.number().min(0).lt(1), count(1)])
       .default(0)
@@ -97,7 +104,9 @@ export const recipeGroups = {
       .describe('After the warm-up: linear to the minimum, constant, or half a cosine to the minimum'),
     warmup_type: z.enum(['log', 'linear']).default('log').describe('Shape of the warm-up; log is that of DeepSpeed'),
     warmup_ratio: z.number().min(0).max(1).default(0.1).describe('Warm-up steps as a share of all steps, rounded down'),
-    warmup_min: count(0).default(10).describe('Minimum number of warm-up steps with warmup_ratio'),
+    warmup_min: count(0)
+      .optional()
+      .describe('Minimum number of warm-up steps with warmup_ratio; when left out, 10 or a fifth of a shorter run'),
     warmup_steps: count(0).optional().describe('Number of warm-up steps; replaces warmup_ratio and warmup_min'),
     min_learning_rate: z
       .number()
@@ -171,6 +180,8 @@ export const recipeSchema = z.strictObject(shape)
 
 /** A recipe with every key checked and every default filled in. */
 export interface Recipe extends z.output<typeof recipeSchema> {}
+/** A recipe with the length that instances of its model are cut to. */
+export type SizedRecipe = Recipe & { max_length: number }
 /** A recipe as a person writes it: what is left out has its default. */
 export type RecipeInput = z.input<typeof recipeSchema>
 export type RecipeKey = keyof Recipe

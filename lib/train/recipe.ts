@@ -6,6 +6,7 @@ import { nearest } from '../nearest.js'
 import { packageRoot } from '../version.js'
 import { adviceFor, aliases } from './foreign-keys.js'
 import {
+  defaultMaxLength,
   expectation,
   modelKeys,
   type Recipe,
@@ -13,6 +14,7 @@ import {
   type RecipeKey,
   recipeKeys,
   recipeSchema,
+  type SizedRecipe,
   schemaOf,
 } from './recipe-schema.js'
 
@@ -51,6 +53,18 @@ const rivals: [RecipeKey, RecipeKey][] = [
   ['data_path', 'dataset'],
   ['dataset', 'data_path'],
 ]
+
+/**
+ * The recipe with its `max_length`, or the default for a model with that context.
+ * @throws {RecipeError} when `max_length` is longer than the context
+ */
+export function withMaxLength(recipe: Recipe, context: number): SizedRecipe {
+  const { max_length = Math.min(defaultMaxLength, context) } = recipe
+  if (max_length <= context) return { ...recipe, max_length }
+  throw new RecipeError(
+    `max_length ${max_length} is longer than the model's context of ${context}: lower it, or leave it out`,
+  )
+}
 
 /** Merges layers, later ones winning, and fills in the defaults. */
 export function resolveRecipe(layers: RecipeLayer[]): Recipe {

@@ -12,17 +12,22 @@ export interface ScheduleOptions {
   totalSteps: number
 }
 
+/** The fewest warm-up steps where `warmup_min` is left out, which is OpenAlpaca's number; a short run has fewer. */
+const usualWarmupMin = 10
+const shortRunShare = 0.2
+
 /**
  * The schedule of a recipe over a run of `totalSteps` optimizer steps. The warm-up takes `warmup_steps`, or else
- * max(warmup_min, ⌊warmup_ratio · totalSteps⌋) steps.
+ * max(warmup_min, ⌊warmup_ratio · totalSteps⌋) steps, where `warmup_min` is 10 or a fifth of a shorter run.
  */
 export function scheduleOf(recipe: Recipe, totalSteps: number): ScheduleOptions {
+  const fewest = recipe.warmup_min ?? Math.min(usualWarmupMin, Math.floor(shortRunShare * totalSteps))
   return {
     scheduler: recipe.lr_scheduler,
     warmupType: recipe.warmup_type,
     peak: recipe.learning_rate,
     minimum: recipe.min_learning_rate,
-    warmupSteps: recipe.warmup_steps ?? Math.max(recipe.warmup_min, Math.floor(recipe.warmup_ratio * totalSteps)),
+    warmupSteps: recipe.warmup_steps ?? Math.max(fewest, Math.floor(recipe.warmup_ratio * totalSteps)),
     totalSteps,
   }
 }

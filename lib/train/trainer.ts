@@ -16,14 +16,16 @@ import type { TrainPass } from '../model/train-pass.js'
 import type { RankGroup } from '../parallel/group.js'
 import { describeSurplus, type LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { packageVersion } from '../version.js'
+import { shortRunWarnings } from './advice.js'
 import { sampleAnswers } from './answers.js'
-import { type CheckpointState, loadCheckpoint, resolveResume } from './checkpoint.js'
+import { type CheckpointState, changedSettings, loadCheckpoint, resolveResume } from './checkpoint.js'
 import { CheckpointWriter } from './checkpoint-writer.js'
 import { type EndEvent, Followers, type TrainEvent, type TrainSubscriber } from './events.js'
 import { measurePeakFlops, trainingFlops } from './flops.js'
+import { readManifest } from './manifest.js'
 import { AdamW } from './optimizer.js'
-import { type RecipeOptions, recipeFromOptions } from './recipe.js'
-import type { Recipe } from './recipe-schema.js'
+import { type RecipeOptions, recipeFromOptions, withMaxLength } from './recipe.js'
+import { defaultMaxLength, type Recipe, type SizedRecipe } from './recipe-schema.js'
 import { learningRateAt, type ScheduleOptions, scheduleOf } from './schedule.js'
 import { batchShape, evaluate, paddedTokens, trainStep } from './step.js'
 
@@ -75,7 +77,7 @@ export class Trainer {
   private readonly data?: Dataset
   private readonly notes?: DataNotes
   /** Every key, with the defaults filled in. */
-  readonly recipe: Recipe
+  readonly recipe: SizedRecipe
 
   /**
    * @throws {RecipeError} for an unknown option or a value out of range
@@ -86,15 +88,10 @@ export class Trainer {
     this.tokenizer = tokenizer
     this.data = data && toDataset(data)
     this.notes = notes
-    this.recipe = recipeFromOptions(options)
+    this.recipe = withMaxLength(recipeFromOptions(options), model.config.maxPositionEmbeddings)
     if (!data && !this.recipe.data_path) throw new RecipeError('data_path is required: pass a file of instructions')
     const surplus = describeSurplus(tokenizer, model.config.vocabSize)
     if (surplus !== undefined) throw new TokenizerError(`${surplus}: pass the tokenizer of this model`)
-    if (this.recipe.max_length > model.config.maxPositionEmbeddings) {
-      throw new RecipeError(
-        `max_length ${this.recipe.max_length} is longer than the model's context of ${model.config.maxPositionEmbeddings}`,
-      )
-    }
   }
 
   /**
@@ -134,10 +131,10 @@ export class Trainer {
   /** Tokenizes the data and holds out the validation set. */
   private async prepare({ rows, notes }: Dataset): Promise<TrainingData> {
     const { max_length, validation_size, seed, batch_size, epochs } = this.recipe
-    const { instances, dropped } = await buildInstances(rows, this.tokenizer, max_length)
+    const { instances, dropped, truncated } = await buildInstances(rows, this.tokenizer, max_length)
     const split = splitValidation(instances.length, validation_size, seed)
     const pick = (indices: Uint32Array) => Array.from(indices, (index) => instances[index])
-    const data = { train: pick(split.train), validation: pick(split.validation), dropped, notes }
+    const data = { train: pick(split.train), validation: pick(split.validation), dropped, truncated, notes }
     if (totalSteps({ count: data.train.length, batchSize: batch_size, epochs, seed }) === 0) {
       throw new DataError(
         `${data.train.length} instances × ${epochs} epochs do not fill one batch of ${batch_size}: lower batch_size`,
@@ -152,6 +149,8 @@ interface TrainingData {
   validation: Instance[]
   /** Rows that had nothing to learn within max_length. */
   dropped: number
+  /** Instances whose answer is cut at max_length. */
+  truncated: number
   notes: DataNotes
 }
 
@@ -168,6 +167,9 @@ class Run implements Disposable {
   private readonly started = performance.now()
   /** Optimizer steps done, and to do in all. */
   private step = 0
+  /** Those of the checkpoint that the run goes on from. */
+  private resumedStep = 0
+  private readonly warnings: string[]
   private readonly totalSteps: number
   private loss = Number.NaN
   private validationLoss?: number
@@ -178,7 +180,7 @@ class Run implements Disposable {
   constructor(
     private readonly model: LlamaForCausalLM,
     private readonly tokenizer: LlamaTokenizer,
-    private readonly recipe: Recipe,
+    private readonly recipe: SizedRecipe,
     private readonly data: TrainingData,
     private readonly options: TrainOptions,
   ) {
@@ -189,6 +191,12 @@ class Run implements Disposable {
     this.plan = { count: data.train.length, batchSize: recipe.batch_size, epochs: recipe.epochs, seed: recipe.seed }
     this.totalSteps = Math.min(totalSteps(this.plan), recipe.max_steps ?? Number.POSITIVE_INFINITY)
     this.schedule = scheduleOf(recipe, this.totalSteps)
+    this.warnings = shortRunWarnings({
+      recipe,
+      schedule: this.schedule,
+      instances: data.train.length,
+      parameters: parameterCount(model.config),
+    })
     this.fingerprint = fingerprint(data.train)
     this.optimizer = new AdamW(model.parameters, {
       beta1: recipe.adam_beta1,
@@ -311,7 +319,7 @@ class Run implements Disposable {
       return
     }
     const unsaved = await this.saveModel()
-    if (this.recipe.checkpoint_every > 0) await this.checkpoint()
+    if (this.recipe.checkpoint_every > 0 && this.step > this.resumedStep) await this.checkpoint()
     await this.writer?.finish()
     if (unsaved) throw unsaved
     await this.validate()
@@ -359,6 +367,14 @@ class Run implements Disposable {
     const [directory] = await group.exchange('the checkpoint to resume', own ?? null)
     if (!directory) return
     this.step = await loadCheckpoint(directory, this.checkpointState())
+    this.resumedStep = this.step
+    const { recipe: before } = await readManifest(directory)
+    this.warnings.push(...changedSettings(before, this.recipe))
+    if (this.step > this.totalSteps) {
+      this.warnings.push(
+        `${directory} is at step ${this.step}, beyond the ${this.totalSteps} steps of this run: nothing is left to train`,
+      )
+    }
   }
 
   private checkpointState(): CheckpointState {
@@ -384,6 +400,8 @@ class Run implements Disposable {
       train_instances: data.train.length,
       validation_instances: data.validation.length,
       dropped_instances: data.dropped,
+      truncated_instances: data.truncated,
+      warnings: this.warnings,
       ...data.notes.toJSON(),
     })
   }
@@ -411,7 +429,7 @@ class Run implements Disposable {
 
 /** The most tokens of a micro-batch, for data whose longest instance has `longest`. */
 export function microBatchTokens(
-  { max_tokens_per_micro_batch, max_length, batch_size }: Recipe,
+  { max_tokens_per_micro_batch, max_length = defaultMaxLength, batch_size }: Recipe,
   longest: number,
 ): number {
   // Enough tokens to keep the matrix units busy, and at least one instance of the longest kind.

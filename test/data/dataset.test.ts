@@ -107,6 +107,15 @@ describe('the preview', () => {
     expect(previewInstances([instance], tokenizer, 1, { color: true })).toBe(colored)
   })
 
+  it('marks an instance whose answer is cut, so that it has no end token', () => {
+    const { length } = buildInstance(row, 3, tokenizer, 500).inputIds
+    const cut = buildInstance(row, 3, tokenizer, length - 1)
+    expect(previewInstances([cut], tokenizer, 1)).toMatch(
+      new RegExp(`^instance 3: ${length - 1} tokens, .* learned, cut at max_length: no end token\n`),
+    )
+    expect(previewInstances([buildInstance(row, 3, tokenizer, length)], tokenizer, 1)).not.toContain('cut')
+  })
+
   it('shows as many instances as asked for', () => {
     const instances = [0, 1, 2].map((id) => buildInstance(row, id, tokenizer, 500))
     expect(previewInstances(instances, tokenizer, 2).match(/^instance \d/gm)).toEqual(['instance 0', 'instance 1'])

@@ -53,7 +53,7 @@ const free = {
 async function openAlpaca7b(ranks: number, recipe: Record<string, unknown> = {}): Promise<PlanOptions> {
   const loaded = loadRecipe('openalpaca-7b', [{ values: recipe, where: (key) => key }])
   const { config } = await planConfig(loaded)
-  const data = dollyInstances(loaded.max_length)
+  const data = dollyInstances(loaded.max_length!)
   return { ...options({}, {}, ranks), recipe: loaded, config, instances: data, nodes: Math.ceil(ranks / 8) }
 }
 

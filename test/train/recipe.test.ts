@@ -38,7 +38,6 @@ describe('a recipe', () => {
       batch_size: 64,
       learning_rate: 2e-5,
       epochs: 3,
-      max_length: 1536,
       seed: 0,
       adam_beta1: 0.9,
       adam_beta2: 0.95,
@@ -48,7 +47,6 @@ describe('a recipe', () => {
       lr_scheduler: 'warmup_decay',
       warmup_type: 'log',
       warmup_ratio: 0.1,
-      warmup_min: 10,
       loss_reduction: 'instance',
     })
   })

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { resolveRecipe } from '../../lib/train/recipe.js'
+import { loadRecipe, resolveRecipe } from '../../lib/train/recipe.js'
 import { learningRateAt, type ScheduleOptions, scheduleOf } from '../../lib/train/schedule.js'
 import { expectClose } from '../support/closeness.js'
 
@@ -44,13 +44,21 @@ describe('the learning rate', () => {
     expectClose(rates, expected.rates, { relative: 1e-12, ofLargest: 1e-15 })
   })
 
-  test('warms up over a tenth of the steps, rounded down, but over no fewer than ten', () => {
+  test('warms up over a tenth of the steps, rounded down, but over no fewer than ten or a fifth of a short run', () => {
     const warmup = (values: Record<string, unknown>, total: number) => scheduleOf(recipe(values), total).warmupSteps
     expect(warmup({}, 703)).toBe(70)
-    expect(warmup({}, 20)).toBe(10)
+    expect([99, 50, 20, 9, 4].map((total) => warmup({}, total))).toEqual([10, 10, 4, 1, 0])
+    expect(warmup({ warmup_min: 10 }, 20)).toBe(10)
     expect(warmup({ warmup_min: 0 }, 19)).toBe(1)
     expect(warmup({ warmup_ratio: 0.5 }, 101)).toBe(50)
     expect(warmup({ warmup_steps: 3 }, 703)).toBe(3)
+  })
+
+  test.each(['openalpaca-3b', 'openalpaca-7b'])('warms up exactly as OpenAlpaca with the recipe %s', (name) => {
+    const exact = (total: number) => Math.max(10, Math.floor(0.1 * total))
+    for (const total of [9, 20, 49, 100, 703]) {
+      expect(scheduleOf(loadRecipe(name), total).warmupSteps).toBe(exact(total))
+    }
   })
 
   test('stays at the peak where it is constant', () => {

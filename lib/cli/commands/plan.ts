@@ -9,7 +9,8 @@ import { dollyInstances, estimatedInstances } from '../../plan/instances.js'
 import { planConfig } from '../../plan/model-config.js'
 import { memoryKinds, type Plan, type PlanOptions, planRun } from '../../plan/plan.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
-import type { Recipe } from '../../train/recipe-schema.js'
+import { withMaxLength } from '../../train/recipe.js'
+import type { Recipe, SizedRecipe } from '../../train/recipe-schema.js'
 import { UsageError } from '../failure.js'
 import { paint, printNotes, printResult } from '../terminal.js'
 import { readData } from './train.js'
@@ -31,13 +32,14 @@ export interface PlanFlags {
 }
 
 /** Shows what a run would take. Returns the exit code: 0 when it fits into memory, 1 when it does not. */
-export async function runPlan(recipe: Recipe, flags: PlanFlags): Promise<number> {
+export async function runPlan(asked: Recipe, flags: PlanFlags): Promise<number> {
   const { nodes } = flags
-  const device = recipe.device === 'cpu' || recipe.ranks !== undefined ? 'cpu' : 'cuda'
-  const ranks = recipe.ranks ?? recipe.gpus ?? 1
+  const device = asked.device === 'cpu' || asked.ranks !== undefined ? 'cpu' : 'cuda'
+  const ranks = asked.ranks ?? asked.gpus ?? 1
   if (ranks % nodes !== 0) throw new UsageError(`${ranks} ranks cannot be divided evenly among ${nodes} machines`)
   const hardware = hardwareOf(flags, device)
-  const { name, config } = await planConfig(recipe, flags.config)
+  const { name, config } = await planConfig(asked, flags.config)
+  const recipe = withMaxLength(asked, config.maxPositionEmbeddings)
   const { instances, source } = await instancesOf(recipe, flags.instances)
   const { train } = splitValidation(instances.length, recipe.validation_size, recipe.seed)
   const dtype =
@@ -76,7 +78,7 @@ function hardwareOf(flags: PlanFlags, device: 'cpu' | 'cuda'): Hardware {
 const scaled = (value: number | undefined, unit: number) => (value === undefined ? undefined : value * unit)
 
 /** Counted where data and tokenizer are here, else estimated. */
-async function instancesOf(recipe: Recipe, count?: number): Promise<{ instances: Instance[]; source: string }> {
+async function instancesOf(recipe: SizedRecipe, count?: number): Promise<{ instances: Instance[]; source: string }> {
   const { data_path, dataset, max_length } = recipe
   if (data_path === undefined && dataset === undefined) {
     const instances = dollyInstances(max_length, count)
@@ -93,8 +95,10 @@ async function instancesOf(recipe: Recipe, count?: number): Promise<{ instances:
       source: `${instances.length} instances, assuming four characters per token (no tokenizer found)`,
     }
   }
-  const { instances } = await buildInstances(rows, await LlamaTokenizer.fromPretrained(where), max_length)
-  return { instances, source: `${instances.length} instances` }
+  const tokenizer = await LlamaTokenizer.fromPretrained(where)
+  const { instances, truncated } = await buildInstances(rows, tokenizer, max_length)
+  const cut = truncated > 0 ? `, ${truncated} cut at ${max_length} tokens` : ''
+  return { instances, source: `${instances.length} instances${cut}` }
 }
 
 const heading = (text: string) => paint(process.stdout, 'bold', text)

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { LlamaForCausalLM } from '../../causal-lm.js'
 import { buildInstances } from '../../data/instances.js'
@@ -8,6 +9,7 @@ import { answersToShow, scoreAnswers } from '../../data/quickstart/evaluate.js'
 import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
 import { fileSource } from '../../data/text-file.js'
 import { withLocks } from '../../io/lock.js'
+import { readConfig } from '../../model/config.js'
 import { checkAddress } from '../../parallel/address.js'
 import { placeFromEnvironment } from '../../parallel/environment.js'
 import { RankGroup } from '../../parallel/group.js'
@@ -19,8 +21,8 @@ import { listCheckpoints } from '../../train/checkpoint.js'
 import { Followers, type TrainEvent, type TrainSubscriber } from '../../train/events.js'
 import { joinRun } from '../../train/join.js'
 import { TrainingLog } from '../../train/log.js'
-import { optionsFromRecipe } from '../../train/recipe.js'
-import type { Recipe } from '../../train/recipe-schema.js'
+import { optionsFromRecipe, withMaxLength } from '../../train/recipe.js'
+import { defaultMaxLength, type Recipe } from '../../train/recipe-schema.js'
 import { writeReport } from '../../train/report/index.js'
 import { TensorBoardWriter } from '../../train/tensorboard.js'
 import { Trainer } from '../../train/trainer.js'
@@ -208,8 +210,20 @@ function tokenizerPath(recipe: Recipe): string {
 
 async function preview(count: number, data: TrainingRows, tokenizer: LlamaTokenizer, recipe: Recipe): Promise<void> {
   printNotes(data.notes.lines())
-  const { instances } = await buildInstances(data.train.slice(0, 4 * count), tokenizer, recipe.max_length)
+  const { max_length } = withMaxLength(recipe, await contextOf(recipe))
+  const { instances, dropped, truncated } = await buildInstances(data.train, tokenizer, max_length)
+  if (dropped > 0) console.log(`${dropped} instances skipped: their prompts fill max_length ${max_length}`)
+  if (truncated > 0) {
+    console.log(`${truncated} of ${instances.length} answers cut at max_length ${max_length}, without their end token`)
+  }
   console.log(previewInstances(instances, tokenizer, count, { color: hasColors(process.stdout) }))
+}
+
+/** The context of the model that a recipe trains; unlimited where only its tokenizer is here. */
+async function contextOf({ model_path, model }: Recipe): Promise<number> {
+  if (model_path === undefined) return model?.max_position_embeddings ?? Number.POSITIVE_INFINITY
+  if (!existsSync(join(model_path, 'config.json'))) return Number.POSITIVE_INFINITY
+  return (await readConfig(model_path)).maxPositionEmbeddings
 }
 
 async function createModel(
@@ -227,7 +241,7 @@ async function createModel(
   const config = required(recipe.model, 'no model to train', '--model_path DIR')
   const { bosTokenId, eosTokenId, padTokenId } = tokenizer
   const tokens = { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: padTokenId }
-  const sizes = { vocab_size: tokenizer.vocabSize, max_position_embeddings: recipe.max_length }
+  const sizes = { vocab_size: tokenizer.vocabSize, max_position_embeddings: recipe.max_length ?? defaultMaxLength }
   return LlamaForCausalLM.fromConfig(
     { ...tokens, ...sizes, ...config },
     { device, dtype, group, seed, masterWeights: true },
