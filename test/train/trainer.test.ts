@@ -198,6 +198,7 @@ describe('on any device', () => {
     expect(first.warnings).toEqual([expect.stringMatching(/^5 steps train little: try --batch_size 4 --epochs 29$/)])
     const second = await run({ maxLength: 150, resume: 'auto', learningRate: 2e-3, maxSteps: 2 })
     expect(start(second).warnings).toEqual([
+      expect.stringMatching(/^the warm-up takes all of the 2 steps/),
       expect.stringMatching(/^2 steps train little/),
       expect.stringMatching(/max_steps was not set and is now 2; learning_rate was 0.001 and is now 0.002$/),
       expect.stringMatching(/checkpoint-3 is at step 3, beyond the 2 steps of this run: nothing is left to train$/),
