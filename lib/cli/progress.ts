@@ -98,7 +98,6 @@ export class ProgressDisplay implements RunDisplay {
         `${event.truncated_instances} of ${event.train_instances + event.validation_instances} answers cut at max_length ${recipe.max_length}: without their end token, the model learns less when to stop`,
       )
     }
-    for (const warning of event.warnings ?? []) this.print(`${paint(this.stream, 'yellow', 'warning:')} ${warning}`)
     if (event.step > 0) this.print(`resumed after step ${event.step}`)
     this.logEvery = recipe.log_every
     this.arrivals = [performance.now()]

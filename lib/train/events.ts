@@ -28,8 +28,6 @@ export interface StartEvent {
   dropped_instances: number
   /** Instances whose answer is cut at max_length, so that they lack the end token; logs written by 0.1.0 lack it. */
   truncated_instances?: number
-  /** Sentences about settings that train little, and about settings that a resumed run had otherwise. */
-  warnings?: string[]
   /** Rows of the data set in which a field that training does not use holds text, by the field's name. */
   unused_fields: Record<string, number>
   /** Rows of the data set whose answer is empty. */
@@ -98,7 +96,7 @@ export interface WarningEvent {
   type: 'warning'
   /** Optimizer steps done. */
   step: number
-  /** What went wrong, in a sentence. */
+  /** What went wrong, or may train little, in a sentence. */
   message: string
 }
 

@@ -8,6 +8,7 @@ import type { DataNotes } from '../data/notes.js'
 import { type BatchPlan, batchesFrom, splitValidation, totalSteps } from '../data/order.js'
 import { fileSource } from '../data/text-file.js'
 import { CheckpointError, DataError, RecipeError, TokenizerError } from '../errors.js'
+import { readManifest } from '../formats/checkpoint/manifest.js'
 import { withLocks } from '../io/lock.js'
 import { addEndToken } from '../model/config.js'
 import { parameterCount } from '../model/layout.js'
@@ -22,7 +23,6 @@ import { type CheckpointState, changedSettings, loadCheckpoint, resolveResume } 
 import { CheckpointWriter } from './checkpoint-writer.js'
 import { type EndEvent, Followers, type TrainEvent, type TrainSubscriber } from './events.js'
 import { measurePeakFlops, trainingFlops } from './flops.js'
-import { readManifest } from './manifest.js'
 import { AdamW } from './optimizer.js'
 import { type RecipeOptions, recipeFromOptions, withMaxLength } from './recipe.js'
 import { defaultMaxLength, type Recipe, type SizedRecipe } from './recipe-schema.js'
@@ -401,9 +401,9 @@ class Run implements Disposable {
       validation_instances: data.validation.length,
       dropped_instances: data.dropped,
       truncated_instances: data.truncated,
-      warnings: this.warnings,
       ...data.notes.toJSON(),
     })
+    for (const message of this.warnings) this.emit({ type: 'warning', step: this.step, message })
   }
 
   private emitEnd(reason: EndEvent['reason'], message?: string): void {

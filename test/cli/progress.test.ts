@@ -45,7 +45,7 @@ function screen(output: string): string[] {
 }
 
 const run: TrainEvent[] = [
-  { ...startEvent(0, { name: 'tiny', log_every: 2, max_length: 64 }), truncated_instances: 1, warnings: ['short'] },
+  { ...startEvent(0, { name: 'tiny', log_every: 2, max_length: 64 }), truncated_instances: 1 },
   stepEvent(1),
   stepEvent(2),
   { type: 'validation', step: 2, loss: 1.25, token_accuracy: 0.5 },
@@ -60,7 +60,6 @@ const messages = [
   '400 instances, 20 held out for validation, 100 steps of 64',
   '3 instances skipped: their prompts fill max_length 64',
   '1 of 420 answers cut at max_length 64: without their end token, the model learns less when to stop',
-  'warning: short',
   'step 2: validation loss 1.2500, token accuracy 50.0 %',
   'step 2: Say it. it',
   '  first',
