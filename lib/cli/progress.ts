@@ -1,6 +1,6 @@
 import { MultiBar, Presets, type SingleBar } from 'cli-progress'
-import { formatCount, formatDuration, formatPercent, forTerminal } from '../format.js'
-import type { EndEvent, SampleEvent, StartEvent, StepEvent, TrainEvent } from '../train/events.js'
+import { formatBytes, formatCount, formatDuration, formatPercent, forTerminal } from '../format.js'
+import type { CheckpointEvent, EndEvent, SampleEvent, StartEvent, StepEvent, TrainEvent } from '../train/events.js'
 import type { RunDisplay } from './event-lines.js'
 import { paint } from './terminal.js'
 
@@ -57,7 +57,7 @@ export class ProgressDisplay implements RunDisplay {
         this.note(event.step, `${paint(this.stream, 'red', 'warning:')} ${forTerminal(event.message)}`)
         break
       case 'checkpoint':
-        this.note(event.step, `checkpoint ${event.path} (${formatDuration(event.seconds)})`)
+        this.note(event.step, `checkpoint ${event.path} (${checkpointFacts(event)})`)
         break
       case 'evaluation':
         this.note(
@@ -187,4 +187,8 @@ export class ProgressDisplay implements RunDisplay {
 function timeLeft(seconds: number): string {
   if (seconds < 0.5) return 'about to end'
   return `${seconds < 9.5 ? `${Math.round(seconds)} s` : formatDuration(seconds).replace(/ \d\d s$/, '')} left`
+}
+
+function checkpointFacts({ bytes, seconds }: CheckpointEvent): string {
+  return `${bytes === undefined ? '' : `${formatBytes(bytes)}, `}${formatDuration(seconds)}`
 }

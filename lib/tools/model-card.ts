@@ -190,7 +190,8 @@ function modelFacts(config: LlamaConfig): [string, string][] {
 /** The settings needed to repeat the training; paths and settings of this machine are left out. */
 function trainingFacts({ start }: RunSummary): [string, string][] {
   const { device, versions } = start
-  const ofMachine = /_path$|^(log_every|keep_last|checkpoint_|sample_|save_dtype|max_shard_size|device$|threads)/
+  const ofMachine =
+    /_path$|^(log_every|keep_last|keep_checkpoints|checkpoint_|sample_|save_dtype|max_shard_size|device$|threads)/
   return [
     ...recipeFacts(start).filter(([key]) => !ofMachine.test(key)),
     ['trained on', `${device.name} in ${device.dtype}`],

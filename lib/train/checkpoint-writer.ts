@@ -4,13 +4,20 @@
  */
 import { type Device, openDevice, type Stream } from '../device.js'
 import type { Tensor } from '../tensor.js'
-import { type CheckpointState, type StateCopy, saveCheckpoint, stateTensors, writesShard } from './checkpoint.js'
+import {
+  type CheckpointState,
+  checkpointBytes,
+  type StateCopy,
+  saveCheckpoint,
+  stateTensors,
+  writesShard,
+} from './checkpoint.js'
 
 interface Options {
   savePath: string
   keepLast: number
   /** Told when a checkpoint lies complete at `path`; `seconds` since it was begun. */
-  onWritten(event: { step: number; path: string; seconds: number }): void
+  onWritten(event: { step: number; path: string; bytes: number; seconds: number }): void
 }
 
 export class CheckpointWriter implements Disposable {
@@ -59,7 +66,8 @@ export class CheckpointWriter implements Disposable {
     const { savePath, keepLast, onWritten } = this.options
     const start = performance.now()
     const path = await saveCheckpoint(savePath, state, { keepLast, copy })
-    onWritten({ step: state.step, path, seconds: (performance.now() - start) / 1000 })
+    const seconds = (performance.now() - start) / 1000
+    onWritten({ step: state.step, path, bytes: await checkpointBytes(path), seconds })
   }
 
   private async copy(state: CheckpointState): Promise<void> {

@@ -5,7 +5,7 @@
  *
  * Random state is part of it without being stored: every draw is a function of the seed and the step.
  */
-import { readdir, rm, writeFile } from 'node:fs/promises'
+import { readdir, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import type { Stream } from '../device.js'
@@ -201,6 +201,28 @@ export async function listCheckpoints(savePath: string): Promise<string[]> {
   const names = await readdir(savePath).catch(() => [])
   const steps = names.flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? []).map(Number)
   return steps.sort((a, b) => b - a).map((step) => path.join(savePath, `checkpoint-${step}`))
+}
+
+/**
+ * Deletes what a completed run does not keep of its checkpoints.
+ * @returns those that are left, and their bytes
+ */
+export async function keepCheckpoints(
+  savePath: string,
+  keep: Recipe['keep_checkpoints'],
+): Promise<{ directories: string[]; bytes: number }> {
+  const all = await listCheckpoints(savePath)
+  const directories = keep === 'all' ? all : all.slice(0, keep === 'last' ? 1 : 0)
+  for (const directory of all.slice(directories.length)) await rm(directory, { recursive: true, force: true })
+  const sizes = await Promise.all(directories.map(checkpointBytes))
+  return { directories, bytes: sizes.reduce((sum, size) => sum + size, 0) }
+}
+
+/** The size of a checkpoint. */
+export async function checkpointBytes(directory: string): Promise<number> {
+  const names = await readdir(directory)
+  const sizes = await Promise.all(names.map(async (name) => (await stat(path.join(directory, name))).size))
+  return sizes.reduce((sum, size) => sum + size, 0)
 }
 
 /**

@@ -108,6 +108,8 @@ export interface CheckpointEvent {
   step: number
   /** Its directory. */
   path: string
+  /** Its size; missing in logs of versions before 0.2. */
+  bytes?: number
   /** What writing it took. */
   seconds: number
 }

@@ -161,6 +161,10 @@ export const recipeGroups = {
       .default(true)
       .describe('Write checkpoints while training continues, from a copy in host memory: 12 bytes per parameter'),
     keep_last: count(1).default(2).describe('Number of checkpoints to keep; older ones are deleted'),
+    keep_checkpoints: z
+      .enum(['none', 'last', 'all'])
+      .default('last')
+      .describe('Checkpoints, with optimizer states, that a completed run keeps; all are those of keep_last'),
   },
 } as const
 

@@ -22,6 +22,7 @@ export function smallRun(flags: Record<string, unknown> & { save_path: string })
     validation_size: 2,
     validation_every: 7,
     checkpoint_every: 2,
+    keep_checkpoints: 'all',
     log_every: 1,
     ...flags,
   }

@@ -40,7 +40,15 @@ async function train({ options = {}, beforeLastFile, onStep, signal }: Run): Pro
   }
   const device = openDevice('cpu')
   using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'bfloat16', masterWeights: true })
-  const shared = { maxLength: 224, batchSize: 5, maxSteps: 6, learningRate: 1e-3, checkpointEvery: 2, keepLast: 9 }
+  const shared = {
+    maxLength: 224,
+    batchSize: 5,
+    maxSteps: 6,
+    learningRate: 1e-3,
+    checkpointEvery: 2,
+    keepLast: 9,
+    keepCheckpoints: 'all',
+  } as const
   const trainer = new Trainer({ model, tokenizer, data, savePath, ...shared, ...options })
   const happened: string[] = []
   const handle = (event: TrainEvent) => {

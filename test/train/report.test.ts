@@ -146,7 +146,14 @@ describe('the report', () => {
       recipeFacts({ ...startEvent(0, recipe), ...event }).map(([key]) => key)
     const alone = shown({ validation_size: 0, checkpoint_every: 0, warmup_steps: 5 })
     const absent = ['backend', 'zero_stage', 'prefetch_blocks', 'collective_timeout', 'max_restarts', 'offload']
-    absent.push('validation_every', 'keep_last', 'checkpoint_in_background', 'warmup_ratio', 'warmup_min')
+    absent.push(
+      'validation_every',
+      'keep_last',
+      'keep_checkpoints',
+      'checkpoint_in_background',
+      'warmup_ratio',
+      'warmup_min',
+    )
     absent.push('sample_every', 'sample_prompts', 'sample_length', 'resume', 'overwrite', 'threads', 'model')
     expect(alone.filter((key) => absent.includes(key))).toEqual([])
     expect(alone).toEqual(expect.arrayContaining(['learning_rate', 'warmup_steps', 'batch_size', 'seed']))

@@ -142,10 +142,20 @@ describe('on any device', () => {
     )
   })
 
-  it('keeps the last checkpoints only', async () => {
-    await run({ checkpointEvery: 2, keepLast: 2 })
-    const names = await readdir(savePath)
-    expect(names.sort()).toEqual(['checkpoint-6', 'checkpoint-8'])
+  it.each([
+    [{}, ['checkpoint-3']],
+    [{ keepCheckpoints: 'all', keepLast: 2 }, ['checkpoint-2', 'checkpoint-3']],
+    [{ keepCheckpoints: 'none' }, []],
+  ] as const)('keeps with %o the checkpoints %j once it is complete', async (options, kept) => {
+    const { events } = await run({ checkpointEvery: 1, maxSteps: 3, validationSize: 0, ...options })
+    expect((await readdir(savePath)).sort()).toEqual(kept)
+    const [first] = events.filter((event) => event.type === 'checkpoint')
+    expect(first!.bytes).toBeGreaterThan(8e6) // 12 bytes a parameter
+  })
+
+  it('keeps the last checkpoints while it is not complete', async () => {
+    await run({ checkpointEvery: 1, keepLast: 2, keepCheckpoints: 'none' }, 3)
+    expect((await readdir(savePath)).sort()).toEqual(['checkpoint-2', 'checkpoint-3'])
   })
 
   it('passes over a checkpoint that was cut short, and resumes from the one before', async () => {

@@ -8,6 +8,7 @@ import { previewInstances } from '../../data/preview.js'
 import { answersToShow, scoreAnswers } from '../../data/quickstart/evaluate.js'
 import { generateQuickstart, type QuickstartRow } from '../../data/quickstart/generator.js'
 import { fileSource } from '../../data/text-file.js'
+import { formatBytes } from '../../format.js'
 import { withLocks } from '../../io/lock.js'
 import { readConfig } from '../../model/config.js'
 import { checkAddress } from '../../parallel/address.js'
@@ -17,7 +18,7 @@ import { endWithLauncher, launch } from '../../parallel/launcher.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { writeModelCard } from '../../tools/model-card.js'
 import { answerInstructions, endsTraining, isAbort } from '../../train/answers.js'
-import { listCheckpoints } from '../../train/checkpoint.js'
+import { keepCheckpoints, listCheckpoints } from '../../train/checkpoint.js'
 import { Followers, type TrainEvent, type TrainSubscriber } from '../../train/events.js'
 import { joinRun } from '../../train/join.js'
 import { TrainingLog } from '../../train/log.js'
@@ -152,6 +153,7 @@ async function trainInto(
       await model.asOne((whole) => judge(whole, tokenizer, heldOut, result.steps, emit, signal))
     }
     await group.barrier()
+    if (isFirst && result.reason === 'completed') await sayKept(savePath, display)
   } finally {
     signal.removeEventListener('abort', sayStopping)
     for (const subscriber of subscribers) attempt('cannot close the log', () => subscriber.close())
@@ -161,6 +163,16 @@ async function trainInto(
     if (isFirst && runnable === savePath) await describe(savePath, logPath, display)
     if (isFirst && runnable !== undefined) display.print(`try it: ${sampleCommandLine(runnable)}`)
   }
+}
+
+/** A completed run needs its checkpoints only to be continued, and they are several times as large as the model. */
+async function sayKept(savePath: string, display: RunDisplay): Promise<void> {
+  const { directories, bytes } = await keepCheckpoints(savePath, 'all')
+  if (directories.length === 0) return
+  const what = directories.length === 1 ? `kept ${directories[0]}` : `kept ${directories.length} checkpoints`
+  display.print(
+    `${what} (${formatBytes(bytes)} with optimizer states) to continue training; --keep_checkpoints none keeps none`,
+  )
 }
 
 /** The recipe with directories in the place of models that are on the Hub, which are downloaded. */

@@ -27,7 +27,13 @@ function withoutEffect(start: StartEvent): Set<string> {
     ...when(recipe.validation_size === 0, 'validation_every'),
     ...when(recipe.sample_prompts.length === 0 || recipe.sample_every === 0, 'sample_every', 'sample_prompts'),
     ...when(recipe.sample_prompts.length === 0 || recipe.sample_every === 0, 'sample_length'),
-    ...when(recipe.checkpoint_every === 0, 'checkpoint_every', 'checkpoint_in_background', 'keep_last'),
+    ...when(
+      recipe.checkpoint_every === 0,
+      'checkpoint_every',
+      'checkpoint_in_background',
+      'keep_last',
+      'keep_checkpoints',
+    ),
     ...when(recipe.warmup_steps !== undefined, 'warmup_ratio', 'warmup_min'),
     ...when(recipe.warmup_steps === 0, 'warmup_type'),
   ])
