@@ -79,7 +79,14 @@ describe('a run with offload: optimizer', () => {
       dtype: 'bfloat16',
       masterWeights: true,
     })
-    const shared = { maxLength: 224, batchSize: 5, maxSteps: 4, learningRate: 1e-3, checkpointEvery: 2 }
+    const shared = {
+      maxLength: 224,
+      batchSize: 5,
+      maxSteps: 4,
+      learningRate: 1e-3,
+      checkpointEvery: 2,
+      keepCheckpoints: 'all',
+    } as const
     const trainer = new Trainer({ model, tokenizer, data, ...shared, savePath: path.join(root, name), ...more })
     const curve: number[] = []
     await trainer.train({ onStep: ({ loss }) => void curve.push(loss) })
