@@ -245,6 +245,7 @@ function convertCommand(): Command {
     .addOption(new Option('--dtype <name>', 'number format (default: that of the model)').choices(dtypes))
     .addOption(shardSizeOption())
     .option('--name <text>', "for GGUF: the model's name (default: that of the directory)")
+    .option('--overwrite', 'replace a .gguf file that exists')
     .addOption(strictOption())
     .addOption(jsonOption())
     .action(

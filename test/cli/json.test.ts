@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, it } from 'vitest'
 import { temporaryDirectory } from '../formats/helpers.js'
@@ -28,7 +28,10 @@ it('train with --json prints the events of its log, alone, and every command aft
   const shards = result('make-shards', '--model_path', run, '--output', at('shards'), '--max_shard_size', '600KB')
   expect(shards).toMatchObject({ output: at('shards'), files: { length: 5 } })
   const gguf = { output: at('model.gguf'), format: 'gguf', overflows: 0, overflowing: {}, warnings: [] }
-  expect(result('convert', '--model_path', run, '--output', gguf.output)).toEqual(gguf)
+  expect(result('convert', '--model_path', run, '--output', gguf.output)).toEqual({
+    ...gguf,
+    bytes: statSync(gguf.output).size,
+  })
   expect(result('inspect', gguf.output)).toMatchObject({ whole: true })
   expect(result('model-card', '--model_path', run)).toEqual({ file: path.join(run, 'README.md') })
 
@@ -38,6 +41,6 @@ it('train with --json prints the events of its log, alone, and every command aft
   ]
   writeFileSync(at('rows.jsonl'), rows.map((row) => JSON.stringify(row)).join('\n'))
   const files = ['--input', at('rows.jsonl'), '--output', at('rows.json')]
-  const kept = { output: at('rows.json'), written: 1, leftOut: 1 }
+  const kept = { output: at('rows.json'), written: 1, leftOut: 1, unused_fields: {}, empty_answers: 0 }
   expect(result('process-dataset', ...files, '--max_words', '4')).toEqual(kept)
 })

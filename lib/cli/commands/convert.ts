@@ -1,3 +1,7 @@
+import { existsSync } from 'node:fs'
+import { readdir, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { formatBytes } from '../../format.js'
 import { type ConvertDType, type ConvertOptions, convertModel } from '../../tools/convert.js'
 import { withByteProgress } from '../byte-progress.js'
 import { UsageError } from '../failure.js'
@@ -14,6 +18,7 @@ export interface ConvertFlags {
   max_shard_size?: string
   strict?: boolean
   name?: string
+  overwrite?: boolean
   json?: boolean
 }
 
@@ -23,6 +28,7 @@ export async function convert(flags: ConvertFlags): Promise<number> {
   if (to !== 'gguf' && dtype === 'q8_0') {
     throw new UsageError(`--dtype q8_0 is only available with --to gguf; for ${to}, use float32, float16, or bfloat16`)
   }
+  checkOutput(flags)
   const write = async (signal: AbortSignal) => {
     const directory = await modelDirectory(modelPath, { signal })
     const name = flags.name ?? (directory === modelPath ? undefined : hubTitle(modelPath))
@@ -30,7 +36,37 @@ export async function convert(flags: ConvertFlags): Promise<number> {
       convertModel(directory, output, { to, dtype, strict, name, maxShardSize, onProgress, signal }),
     )
     printWarnings(warnings)
-    printResult({ output, format: to, ...lost, warnings }, flags.json, () => `${to} written to ${output}`)
+    const bytes = await sizeOf(output)
+    const result = { output, format: to, bytes, ...lost, warnings }
+    printResult(result, flags.json, () => `${to} written to ${output} (${formatBytes(bytes)})`)
   }
   return await stoppable(write, 'stopped; nothing was changed')
+}
+
+/** @throws UsageError for an output that would surprise: its name, its place, or a file that is there */
+function checkOutput({ output, to, overwrite }: ConvertFlags): void {
+  const isGguf = /\.gguf$/i.test(output)
+  if (to === 'gguf' && !isGguf) {
+    throw new UsageError(
+      `--output ${output} does not end in .gguf: name a .gguf file, or add --to safetensors for a directory`,
+    )
+  }
+  if (to !== 'gguf') {
+    if (isGguf) throw new UsageError(`--to ${to} writes a directory: leave out --to for ${output}, or name a directory`)
+    return // of which makeShards sees that it is new
+  }
+  const parent = path.dirname(path.resolve(output))
+  if (!existsSync(parent))
+    throw new UsageError(`there is no directory ${parent} for --output: make it, or name another`)
+  if (existsSync(output) && !overwrite) {
+    throw new UsageError(`${output} exists: add --overwrite to replace it, or name another file`)
+  }
+}
+
+/** Bytes of a file, or of the files in a directory. */
+async function sizeOf(output: string): Promise<number> {
+  const stats = await stat(output)
+  if (!stats.isDirectory()) return stats.size
+  const sizes = (await readdir(output)).map(async (name) => (await stat(path.join(output, name))).size)
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0)
 }
