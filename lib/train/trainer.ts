@@ -319,13 +319,9 @@ class Run implements Disposable {
       return
     }
     const unsaved = await this.saveModel()
-<<<<<<< HEAD
-    if (this.recipe.checkpoint_every > 0 && this.step > this.resumedStep) await this.checkpoint()
-=======
     const { checkpoint_every, keep_checkpoints, save_path } = this.recipe
     const isNeeded = keep_checkpoints !== 'none' || (await this.group.any(unsaved !== undefined))
-    if (checkpoint_every > 0 && isNeeded) await this.checkpoint()
->>>>>>> 747fd2d (train: keep only the last checkpoint of a completed run, and say how large it is)
+    if (checkpoint_every > 0 && isNeeded && this.step > this.resumedStep) await this.checkpoint()
     await this.writer?.finish()
     if (unsaved) throw unsaved
     await this.validate()
