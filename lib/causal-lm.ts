@@ -1,5 +1,5 @@
 import path from 'node:path'
-import { checkIds, isList } from './arguments.js'
+import { checkIds, checkOptions, checkText, isList } from './arguments.js'
 import { batchTotals, type LossReduction, type PackedBatch, packSequences } from './data/packing.js'
 import { type Device, type DeviceType, openDevice } from './device.js'
 import { ConfigError, OpenAlpacaError } from './errors.js'
@@ -34,6 +34,9 @@ export interface ModelOptions {
   /** Aborted: reading or downloading stops, and the promise rejects. */
   signal?: AbortSignal
 }
+
+const modelOptions: (keyof ModelOptions)[] = ['device', 'dtype', 'masterWeights', 'group', 'onWarning', 'signal']
+const saveOptions: (keyof SaveOptions)[] = ['format', 'maxShardSize', 'dtype', 'tokenizer', 'strict', 'onWarning']
 
 /** A LLaMA in device memory: logits, gradients, generation, saving. Dispose of it when it is no longer needed. */
 export class LlamaForCausalLM implements Disposable {
@@ -72,6 +75,8 @@ export class LlamaForCausalLM implements Disposable {
    * @throws {CheckpointError} for weights that are missing, cut short, or do not fit the config
    */
   static async fromPretrained(modelPath: string, options: ModelOptions = {}): Promise<LlamaForCausalLM> {
+    checkText('fromPretrained: modelPath', modelPath)
+    checkOptions('fromPretrained', options, modelOptions)
     const directory = await resolveModelPath(modelPath, { signal: options.signal })
     await finishInterruptedReplacement(directory)
     const read = await readConfig(directory)
@@ -98,6 +103,7 @@ export class LlamaForCausalLM implements Disposable {
    * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE`, `OUT_OF_MEMORY`
    */
   static fromConfig(config: ConfigJson, options: ModelOptions & { seed?: number } = {}): LlamaForCausalLM {
+    checkOptions('fromConfig', options, [...modelOptions, 'seed'])
     const model = LlamaForCausalLM.create(parseConfig(config), options)
     model.parameters.initialize(options.seed ?? 0)
     return model
@@ -297,6 +303,8 @@ export class LlamaForCausalLM implements Disposable {
    */
   async savePretrained(directory: string, options: SaveOptions = {}): Promise<SaveResult> {
     this.checkUsable()
+    checkText('savePretrained: directory', directory)
+    checkOptions('savePretrained', options, saveOptions)
     return await saveModel(this.parameters, directory, options, this.directory)
   }
 

@@ -334,18 +334,18 @@ function positiveDecimal(text: string): number {
 }
 
 function nonNegativeDecimal(text: string): number {
-  if (!(decimal(text) >= 0)) throw new InvalidArgumentError('It must be 0 or above.')
+  if (!(decimal(text) >= 0)) throw new InvalidArgumentError('Expected a number of at least 0.')
   return Number(text)
 }
 
 function share(text: string): number {
-  if (!(positiveDecimal(text) <= 1)) throw new InvalidArgumentError('It must be above 0 and at most 1.')
+  if (!(positiveDecimal(text) <= 1)) throw new InvalidArgumentError('Expected a number above 0 and at most 1.')
   return Number(text)
 }
 
 /** Gathers the values of a flag that takes several. */
 function nonEmptyTexts(text: string, before: string[] = []): string[] {
-  if (text === '') throw new InvalidArgumentError('It must not be empty.')
+  if (text === '') throw new InvalidArgumentError('Expected a text that is not empty.')
   return [...before, text]
 }
 

@@ -93,6 +93,7 @@ export class LlamaTokenizer {
    * @throws TokenizerError when a file is missing or damaged, or when they don't fit each other
    */
   static async fromPretrained(modelPath: string): Promise<LlamaTokenizer> {
+    checkText('fromPretrained: modelPath', modelPath)
     const dir = await resolveModelPath(modelPath, { parts: 'tokenizer' })
     const path = join(dir, 'tokenizer.model')
     const bytes = await readFile(path).catch((cause) => {

@@ -102,7 +102,7 @@ async function writeDirectory(stored: WeightSource, options: ZeroToFp32Options):
   if (!configOf(companions, model)) {
     throw new CheckpointError(
       `${model} has no config.json for the model directory ${output}; name the directory of the model that was trained ` +
-        'with --model_path, or an output that ends in .safetensors or .bin',
+        'as model_path, or an output that ends in .safetensors or .bin',
     )
   }
   const overflows = new Overflows()

@@ -236,8 +236,8 @@ export async function resolveResume({ resume, save_path, overwrite }: Recipe): P
     const earlier = save_path ? await listCheckpoints(save_path) : []
     if (earlier.length > 0 && !overwrite) {
       throw new CheckpointError(
-        `${earlier[0]} is from an earlier run: resume it with --resume auto, delete it with --overwrite, or choose ` +
-          'another --save_path',
+        `${earlier[0]} is from an earlier run: set resume to auto to go on from it, set overwrite to delete it, or choose ` +
+          'another save_path',
       )
     }
     for (const directory of earlier) await rm(directory, { recursive: true, force: true })

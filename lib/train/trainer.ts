@@ -1,5 +1,6 @@
 /** A training run from the first batch to the saved model; the file reads from top to bottom as the job goes. */
 import { createHash } from 'node:crypto'
+import { checkOptions } from '../arguments.js'
 import type { LlamaForCausalLM } from '../causal-lm.js'
 import { alpacaChatTemplate } from '../data/chat-template.js'
 import { buildInstances, type Instance } from '../data/instances.js'
@@ -102,6 +103,7 @@ export class Trainer {
    * @throws {NonFiniteError} when a loss or gradient is not finite; the weights are as before that step
    */
   async train(options: TrainOptions = {}): Promise<TrainResult> {
+    checkOptions('train', options, ['onStep', 'subscribers', 'onTrained', 'signal'] satisfies (keyof TrainOptions)[])
     const dataset = this.data ?? (await readDataset(fileSource(this.recipe.data_path!)))
     if (!this.notes) {
       for (const line of dataset.notes.lines()) process.emitWarning(line, 'DataWarning')

@@ -59,3 +59,17 @@ it('sample refuses an empty instruction, and standard input for two texts', asyn
   await expect(sample('--instruction', ' ')).rejects.toThrow('the instruction is empty')
   await expect(sample('--instruction', '-', '--input', '-')).rejects.toThrow('cannot both be read from standard input')
 })
+
+it('sample --temperature 0 is sample --greedy', async () => {
+  expect(await sample('--temperature', '0', '--seed', '3')).toBe(await sample('--greedy'))
+})
+
+it.each([
+  [['--stop', ''], /stop .* not empty/],
+  [['--temperature', '-1'], /temperature .* at least 0/],
+  [['--top_p', '0'], /top_p .* above 0/],
+  [['--top_p', '1.5'], /top_p .* at most 1/],
+  [['--repetition_penalty', '0'], /repetition_penalty .* above 0/],
+])('sample refuses %j', async (flags, message) => {
+  await expect(sample(...flags)).rejects.toThrow(message)
+})

@@ -184,7 +184,9 @@ describe('on any device', () => {
 
   it('starts anew among the checkpoints of an earlier run only when told to overwrite them', async () => {
     await run({}, 4)
-    await expect(run({})).rejects.toThrow(/from an earlier run: .*--resume auto.*--overwrite/)
+    await expect(run({})).rejects.toThrow(
+      /from an earlier run: set resume to auto .* set overwrite .* another save_path/,
+    )
     await run({ overwrite: true }, 2)
     expect(await readdir(savePath)).toEqual(['checkpoint-2'])
   })

@@ -4,6 +4,7 @@ import { type DeviceType, openDevice } from '../../device.js'
 import { forTerminal } from '../../format.js'
 import { StopStrings } from '../../generate/stop-strings.js'
 import type { ModelDType } from '../../model/parameters.js'
+import { unlistedEndToken } from '../../model/special-tokens.js'
 import { LlamaTokenizer } from '../../tokenizer/tokenizer.js'
 import { UsageError } from '../failure.js'
 import { modelDirectory, runnableDirectory } from '../model-path.js'
@@ -71,6 +72,11 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
     ...{ device: opened, dtype, signal },
     onWarning: (message) => printWarnings([message]),
   })
+  if (!model.config.eosTokenIds.includes(tokenizer.eosTokenId)) {
+    printWarnings([
+      `${unlistedEndToken(model.config, tokenizer)}: answers of a model that was trained so go on past it`,
+    ])
+  }
   const ids = flags.raw_prompt ? tokenizer.encode(flags.instruction) : encodePrompt(tokenizer, flags)
   const context = model.config.maxPositionEmbeddings
   if (ids.length >= context) {

@@ -300,7 +300,7 @@ function report(logPath: string, htmlPath: string, display: RunDisplay): void {
 
 /** The command line that asks a model, as this one was typed: through npm in a clone, else through npx. */
 function sampleCommandLine(directory: string): string {
-  const start = process.env.npm_lifecycle_event === 'train' ? 'npm run sample --' : 'npx openalpaca sample'
+  const start = process.env.npm_lifecycle_event === 'train' ? 'npm run sample --' : 'npx openalpaca-native sample'
   const word = /^[\w./@:+-]+$/.test(directory) ? directory : `'${directory.replaceAll("'", "'\\''")}'`
   return `${start} --model_path ${word} --instruction "..."`
 }
