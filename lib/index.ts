@@ -29,17 +29,23 @@ export type {
 } from './model/rope-config.js'
 export type { DeviceProperties, EventHandle, GraphHandle } from './native.js'
 export * as ops from './ops.js'
-export type { SaveOptions } from './save.js'
+export type { SaveOptions, SaveResult } from './save.js'
 export { type DType, type HostArray, Tensor } from './tensor.js'
 export type { DecodeStream } from './tokenizer/decode-stream.js'
 export { type DecodeOptions, type EncodeOptions, LlamaTokenizer } from './tokenizer/tokenizer.js'
 export { type ConvertDType, type ConvertOptions, convertModel } from './tools/convert.js'
 export { type InspectOptions, inspect } from './tools/inspect.js'
 export type { InspectedKind, InspectedTensor, Inspection } from './tools/inspection.js'
-export { type ConvertedWeights, type MakeShardsOptions, makeShards } from './tools/make-shards.js'
+export {
+  type ConversionFindings,
+  type ConvertedWeights,
+  type MakeShardsOptions,
+  makeShards,
+} from './tools/make-shards.js'
 export { type UploadOptions, type UploadResult, uploadModel } from './tools/upload.js'
 export { type ZeroToFp32Options, zeroToFp32 } from './tools/zero-to-fp32.js'
 export type * from './train/events.js'
 export type { RecipeOptions } from './train/recipe.js'
 export type { Recipe } from './train/recipe-schema.js'
 export { Trainer, type TrainerOptions, type TrainOptions, type TrainResult } from './train/trainer.js'
+export type { OnWarning } from './warnings.js'
