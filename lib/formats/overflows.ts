@@ -32,7 +32,7 @@ export class Overflows {
     return (
       `${total} ${total === 1 ? 'value' : 'values'} of ${names.length} ${names.length === 1 ? 'tensor' : 'tensors'} cannot ` +
       `be held by ${dtype}, and ${total === 1 ? 'is' : 'are'} not finite any more: ` +
-      `${names.slice(0, MOST_NAMES).join(', ')}${more}; --dtype ${wider} keeps them`
+      `${names.slice(0, MOST_NAMES).join(', ')}${more}; the dtype ${wider} keeps them`
     )
   }
 

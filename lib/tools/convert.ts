@@ -93,5 +93,5 @@ function mainType(weights: WeightSource, directory: string): GgufModelType {
   for (const { dtype, bytes: size } of weights.tensors.values()) bytes.set(dtype, (bytes.get(dtype) ?? 0) + size)
   const [dtype = 'nothing'] = [...bytes].sort(([, a], [, b]) => b - a)[0] ?? []
   if (Object.hasOwn(GGUF_TYPES, dtype)) return GGUF_TYPES[dtype as ConvertDType]
-  throw new CheckpointError(`${directory} holds ${dtype}: add --dtype to convert it`)
+  throw new CheckpointError(`${directory} holds ${dtype}: set dtype to convert it`)
 }

@@ -119,7 +119,7 @@ export async function refuseOccupied(output: string): Promise<void> {
   const stats = await stat(output).catch(() => undefined)
   if (!stats) return
   if (stats.isDirectory() && (await readdir(output)).length === 0) return
-  throw new CheckpointError(`${output} already exists; choose another --output, or remove it`)
+  throw new CheckpointError(`${output} already exists; choose another output, or remove it`)
 }
 
 /** Whether the config says that the output projection is the embedding. */
