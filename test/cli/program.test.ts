@@ -193,7 +193,7 @@ describe('an argument without a flag', () => {
   ])('that is no recipe is answered with the flag that it may want: %s', async (argument, flag) => {
     const { line, code } = await failure('train', argument)
     expect(line).toBe(
-      'error: expected a recipe (a YAML file, or one of openalpaca-3b, openalpaca-7b, quickstart), got ' +
+      'error: expected a recipe (a YAML file, or one of openalpaca-3b, openalpaca-7b, quickstart, small-data), got ' +
         `"${argument}": use ${flag}`,
     )
     expect(code).toBe(2)

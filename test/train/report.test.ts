@@ -48,6 +48,14 @@ describe('the report', () => {
     html = report('whole', run)
   })
 
+  test('shows the verdict on a run that was all warm-up, and how many answers were cut', () => {
+    const start = { ...startEvent(0, { name: 'slow', warmup_steps: 100 }), truncated_instances: 17 }
+    const slow = report('slow', [start, ...stretch(1, 100)])
+    expect(slow).toContain('<p class="notice">All warm-up: the warm-up of 100 steps is as long as the run of 100')
+    expect(slow).toMatch(/answers cut at max_length<[^\d]*17</)
+    expect(html).not.toMatch(/class="notice"|answers cut/)
+  })
+
   test('refers to nothing outside itself', () => {
     expect(html).not.toMatch(/https?:|\/\/[\w.]+\/|<link|@import|url\(|\ssrc=/)
   })

@@ -294,7 +294,8 @@ function attempt(problem: string, work: () => void): void {
 }
 
 function report(logPath: string, htmlPath: string, display: RunDisplay): void {
-  writeReport(logPath, htmlPath)
+  const verdict = writeReport(logPath, htmlPath)
+  if (verdict !== undefined) display.print(verdict)
   display.print(`report: ${htmlPath}`)
 }
 

@@ -15,6 +15,7 @@ import { axesOf, type Chart, drawPlot, escapeMarkup, type Series, standaloneSvg 
 import { type Fact, recipeFacts, shownValue, withoutDirectories } from './facts.js'
 import { pageScript, pageStyle } from './page.js'
 import { type Point, smooth, smoothingRadius, thin } from './series.js'
+import { verdictOf } from './verdict.js'
 
 interface Run {
   start: StartEvent
@@ -25,9 +26,14 @@ interface Run {
   end?: EndEvent
 }
 
-/** Writes the report of the run in `logPath` (train.jsonl) as one HTML file that needs nothing else. */
-export function writeReport(logPath: string, htmlPath: string): void {
-  writeFileSync(htmlPath, renderReport(readRun(readTrainingLog(logPath), logPath)))
+/**
+ * Writes the report of the run in `logPath` (train.jsonl) as one HTML file that needs nothing else.
+ * @returns the verdict on a run that is not the success that it looks like
+ */
+export function writeReport(logPath: string, htmlPath: string): string | undefined {
+  const run = readRun(readTrainingLog(logPath), logPath)
+  writeFileSync(htmlPath, renderReport(run))
+  return verdictOf(run)
 }
 
 /** The loss curve of the run in `logPath` as a standalone SVG of the given size in pixels, for a README. */
@@ -162,6 +168,7 @@ function smallCharts(run: Run): Chart[] {
 
 function renderReport(run: Run): string {
   const { start, end } = run
+  const verdict = verdictOf(run)
   const name = escapeMarkup(start.recipe.name)
   const about = [
     `${formatCount(start.model.parameters)} parameters`,
@@ -180,6 +187,7 @@ function renderReport(run: Run): string {
 <p>${escapeMarkup(about.join(' · '))}</p>
 </header>
 ${end && end.reason !== 'completed' ? `<p class="notice">${escapeMarkup(`The run ${end.reason} at step ${end.step}${end.message ? `: ${withoutDirectories(end.message)}` : '.'}`)}</p>` : ''}
+${verdict === undefined ? '' : `<p class="notice">${escapeMarkup(verdict)}</p>`}
 ${tiles(resultsOf(run))}
 ${tiles(effortOf(run))}
 <div class="charts">
@@ -292,6 +300,7 @@ function runFacts(start: StartEvent): Fact[] {
     ['training instances', String(start.train_instances)],
     ['validation instances', String(start.validation_instances)],
     ['dropped instances', String(start.dropped_instances)],
+    ...optional('answers cut at max_length', start.truncated_instances || undefined, String),
     ...Object.entries(versions),
   ]
 }
