@@ -101,6 +101,8 @@ function checked(name: string, schema: z.ZodType, value: unknown): unknown {
 
 export interface TrainFlags extends Record<string, unknown> {
   recipe?: string
+  /** Of `plan`: the model to plan for. */
+  config?: string
   deepspeed?: string
 }
 
@@ -119,6 +121,6 @@ export function recipeFromFlags(flags: TrainFlags, say: (note: string) => void):
   }
   // Who names a model or data of their own doesn't want the quickstart's settings.
   const { model_path, data_path } = layers.at(-1)!.values
-  const isOwn = model_path !== undefined || data_path !== undefined
+  const isOwn = model_path !== undefined || data_path !== undefined || flags.config !== undefined
   return loadRecipe(flags.recipe ?? (isOwn ? undefined : 'quickstart'), layers)
 }

@@ -118,14 +118,18 @@ export function readMeasured(file: string): Partial<Hardware> {
   )
 }
 
-/** Rates that are complete. @throws {RecipeError} naming what is missing */
+/** A file with a few gaps has them named; the list of all rates would help nobody. */
+const fewMissing = 3
+
+/** Rates that are complete. @throws {RecipeError} when some are missing */
 export function completeHardware(values: Partial<Hardware>): Hardware {
   const parsed = schema.safeParse(values)
   if (parsed.success) return parsed.data
   const missing = parsed.error.issues.map(({ path }) => path.join('.'))
+  const gaps = missing.length <= fewMissing ? `, got none for ${missing.join(', ')}` : ''
   throw new RecipeError(
-    `a plan for the CPU needs measured rates, got none for ${missing.join(', ')}: ` +
-      'write them with npm run bench -- --only ranks, and give --measured runs/bench/ranks.json',
+    `a plan for the CPU needs rates measured on this machine${gaps}: run npm run bench -- --only ranks and add ` +
+      '--measured runs/bench/ranks.json, or plan for GPUs with --gpus N',
   )
 }
 

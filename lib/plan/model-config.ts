@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { RecipeError } from '../errors.js'
 import { type ConfigJson, type LlamaConfig, parseConfig, readConfig, readConfigFile } from '../model/config.js'
+import { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { defaultMaxLength, type Recipe } from '../train/recipe-schema.js'
 import { packageRoot } from '../version.js'
 
@@ -23,6 +24,12 @@ function presetOf(name: string): LlamaConfig | undefined {
   return parseConfig(JSON.parse(readFileSync(path.join(presets, `${known}.json`), 'utf8')) as ConfigJson, known)
 }
 
+/** The rows of a new model: as many as its tokenizer has pieces, where that is here. */
+async function tokenizerSize(directory?: string): Promise<number | undefined> {
+  if (directory === undefined || !existsSync(directory)) return undefined
+  return (await LlamaTokenizer.fromPretrained(directory)).vocabSize
+}
+
 /**
  * The config of the model that a recipe trains; its weights need not be here.
  * @param given a config.json, a model directory, or the name of a known model, in place of the recipe's
@@ -31,9 +38,11 @@ function presetOf(name: string): LlamaConfig | undefined {
 export async function planConfig(recipe: Recipe, given?: string): Promise<{ name: string; config: LlamaConfig }> {
   const asked = given ?? recipe.model_path
   if (asked === undefined && recipe.model) {
-    const { vocab_size, max_position_embeddings = recipe.max_length ?? defaultMaxLength } = recipe.model
-    // A new model has as many rows as its tokenizer has pieces, which takes the tokenizer.
-    if (vocab_size === undefined) throw new RecipeError('the vocabulary is not known: add --model.vocab_size N')
+    const { max_position_embeddings = recipe.max_length ?? defaultMaxLength } = recipe.model
+    const vocab_size = recipe.model.vocab_size ?? (await tokenizerSize(recipe.tokenizer_path))
+    if (vocab_size === undefined) {
+      throw new RecipeError('the vocabulary is not known: add --model.vocab_size N, or --tokenizer_path DIR')
+    }
     return { name: recipe.name, config: parseConfig({ ...recipe.model, vocab_size, max_position_embeddings }, 'model') }
   }
   const name = asked ?? recipeModels[recipe.name]

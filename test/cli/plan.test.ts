@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest'
@@ -82,6 +82,29 @@ describe('plan', () => {
   })
 })
 
+describe('a plan without a recipe', () => {
+  it('is that of the quickstart, with the vocabulary of its tokenizer', async () => {
+    const { text, code } = await plan('--instances', '3200')
+    expect(code).toBe(0)
+    expect(text).toMatch(/^quickstart, 2\.02M parameters, bfloat16, one process\n/)
+    expect(text).toMatch(/The run: 84 steps/)
+  })
+
+  it('has the data of OpenAlpaca where --config names the model', async () => {
+    const { data, batch } = await planned('--config', 'open_llama_3b', '--gpus', '8')
+    expect(data).toMatch(/^15001 instances as long as those of databricks-dolly-15k/)
+    expect(batch.instances).toBe(64)
+    const short = file('config.json', {
+      ...JSON.parse(readFileSync(path.join(fixtures, 'd100/config.json'), 'utf8')),
+      max_position_embeddings: 200,
+    })
+    expect((await planned('--config', short, '--gpus', '2')).batch.max_tokens).toBe(4096)
+    expect((await failure('--config', short, '--gpus', '2', '--max_length', '201')).line).toMatch(
+      /max_length 201 is longer than the model's context of 200/,
+    )
+  })
+})
+
 describe('a plan that cannot be made', () => {
   it('says why', async () => {
     const seven = ['--recipe', 'openalpaca-7b']
@@ -96,9 +119,16 @@ describe('a plan that cannot be made', () => {
       /none\.json cannot be read as JSON: ENOENT/,
     )
     expect((await failure(...seven, '--ranks', '2')).line).toMatch(
-      /^error: a plan for the CPU needs measured rates, got none for name, memory, .*: write them with npm run bench/,
+      /^error: a plan for the CPU needs rates measured on this machine: run npm run bench -- --only ranks .* --gpus N$/,
     )
-    expect((await failure('--model.hidden_size', '64', '--gpus', '2')).line).toMatch(/add --model\.vocab_size N$/)
+    const { op_seconds, link_seconds, ...gappy } = { ...gpus.h100 }
+    expect((await failure(...seven, '--ranks', '2', '--measured', file('gappy.json', gappy))).line).toMatch(
+      /this machine, got none for op_seconds, link_seconds: run/,
+    )
+    const noTokenizer = ['--tokenizer_path', path.join(directory, 'none')]
+    expect((await failure('--model.hidden_size', '64', '--gpus', '2', ...noTokenizer)).line).toMatch(
+      /add --model\.vocab_size N, or --tokenizer_path DIR$/,
+    )
     expect((await failure(...seven, '--link_bandwidth', '0')).line).toMatch(
       /'0' is invalid\. Expected a number above 0/,
     )
