@@ -22,6 +22,7 @@ import { keepCheckpoints, listCheckpoints } from '../../train/checkpoint.js'
 import { Followers, type TrainEvent, type TrainSubscriber } from '../../train/events.js'
 import { joinRun } from '../../train/join.js'
 import { TrainingLog } from '../../train/log.js'
+import { MachineWatch } from '../../train/machine-watch.js'
 import { optionsFromRecipe, withMaxLength } from '../../train/recipe.js'
 import { defaultMaxLength, type Recipe } from '../../train/recipe-schema.js'
 import { writeReport } from '../../train/report/index.js'
@@ -123,8 +124,9 @@ async function trainInto(
   const isFirst = group.rank === 0
   const display: RunDisplay = json ? new EventLines() : new ProgressDisplay()
   const log = new TrainingLog(logPath)
-  const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
   const onWarning = (message: string) => display.print(`warning: ${message}`)
+  const subscribers: TrainSubscriber[] = isFirst ? [display, log, new TensorBoardWriter(logPath)] : []
+  if (isFirst) subscribers.push(new MachineWatch(new Followers([...subscribers])))
   const sayStopping = () => isFirst && display.print('stopping after this step; press Ctrl-C again to quit immediately')
   signal.addEventListener('abort', sayStopping)
   stop.onQuit = () => display.close()
