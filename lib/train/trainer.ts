@@ -113,11 +113,17 @@ export class Trainer {
     const isFirst = this.model.parameters.group.rank === 0 // the ranks of a run share its directory
     return await withLocks(isFirst && savePath ? [savePath] : [], async () => {
       if (offload === 'optimizer') await this.model.parameters.moveMastersToHost()
-      const endTokenNote = this.adoptEndToken()
-      this.tokenizer.chatTemplate = alpacaChatTemplate // of what is saved from now on
+      const notes = [this.adoptEndToken(), this.adoptChatTemplate()].filter((note) => note !== undefined)
       using run = new Run(this.model, this.tokenizer, this.recipe, data, options)
-      return await run.train(endTokenNote)
+      return await run.train(notes)
     })
+  }
+
+  /** What is saved from now on has the trained prompt as its template, unless it has one already. Returns a warning. */
+  private adoptChatTemplate(): string | undefined {
+    this.tokenizer.chatTemplate ??= alpacaChatTemplate
+    if (this.tokenizer.chatTemplate === alpacaChatTemplate) return undefined
+    return "the model keeps its own chat template, which is not Alpaca's prompt that it is trained on"
   }
 
   /** The model is to stop at the token that it learns to end with, here and where it is saved. Returns a warning. */
@@ -217,12 +223,12 @@ class Run implements Disposable {
     }
   }
 
-  /** @param warning to be given once the run has started */
-  async train(warning?: string): Promise<TrainResult> {
+  /** @param notes warnings to be given once the run has started */
+  async train(notes: readonly string[] = []): Promise<TrainResult> {
     await this.group.agree({ 'the data': this.fingerprint })
     await this.resume()
     await this.announce()
-    if (warning) this.emit({ type: 'warning', step: this.step, message: warning })
+    for (const message of notes) this.emit({ type: 'warning', step: this.step, message })
     try {
       for (const { indices, epoch } of batchesFrom(this.step, this.plan)) {
         await this.heedStop()

@@ -15,6 +15,7 @@ import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
 import { convertModel } from '../../lib/tools/convert.js'
 import { inspect } from '../../lib/tools/inspect.js'
 import { makeShards } from '../../lib/tools/make-shards.js'
+import type { TrainEvent } from '../../lib/train/events.js'
 import { Trainer } from '../../lib/train/trainer.js'
 import { fixtures, temporaryDirectory } from '../formats/helpers.js'
 import { readSafetensors } from '../support/fixtures.js'
@@ -337,6 +338,15 @@ describe('files that go with a model', () => {
       await saved.savePretrained(target, { tokenizer })
       expect(readFileSync(path.join(target, 'chat_template.jinja'), 'utf8')).toBe('{{ messages }}')
     }
+    const tokenizer = await LlamaTokenizer.fromPretrained(directory)
+    const data = [{ instruction: 'Say a.', input: '', output: 'a' }]
+    const trainer = new Trainer({ model: saved, tokenizer, data, batchSize: 1, epochs: 1, maxLength: 128 })
+    const warnings: string[] = []
+    const handle = (event: TrainEvent) => void (event.type === 'warning' && warnings.push(event.message))
+    await trainer.train({ subscribers: [{ handle, close() {} }] })
+    expect(tokenizer.chatTemplate).toBe('{{ messages }}')
+    expect(warnings).toContainEqual(expect.stringContaining('the model keeps its own chat template'))
+
     expect(await chatTemplates(directory)).toEqual({ 'tokenizer.chat_template': '{{ messages }}' })
     rmSync(path.join(directory, 'chat_template.jinja'))
     writeFileSync(path.join(directory, 'chat_template.json'), JSON.stringify({ chat_template: 'of the processor' }))

@@ -143,7 +143,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
 
   it('asks for the config of an output directory, and refuses one of another model', async () => {
     const output = path.join(fresh(), 'model')
-    expect((await rejection(zeroToFp32({ checkpoint: three, output }))).message).toMatch(/--model_path/)
+    expect((await rejection(zeroToFp32({ checkpoint: three, output }))).message).toMatch(/model_path/)
     const misfit = await rejection(zeroToFp32({ checkpoint: three, output, modelPath: path.join(fixtures, 'd100') }))
     expect(misfit.message).toMatch(/does not fit .*d100.config\.json: expected tensors such as model\.layers/)
   })
