@@ -19,9 +19,11 @@ namespace {
 
 // How a kernel is cut up. A block keeps two tiles of rows (Q and dO, or K and V; 16·RowTiles of them a warp) and walks
 // over two tiles of kColumns rows of the others, in one buffer or, so that the next ones arrive meanwhile, in two.
-template <int Warps, int RowTiles, int Buffers>
+// Where shared memory has room for that many blocks on a multiprocessor and no more, Blocks keeps ptxas from saving
+// registers for another one; 0 leaves it to ptxas.
+template <int Warps, int RowTiles, int Buffers, int Blocks = 0>
 struct Cut {
-  static constexpr int kThreads = Warps * kWarp, kRowTiles = RowTiles, kBuffers = Buffers;
+  static constexpr int kThreads = Warps * kWarp, kRowTiles = RowTiles, kBuffers = Buffers, kBlocks = Blocks;
   static constexpr int kRows = Warps * 16 * RowTiles;
 };
 
@@ -33,8 +35,10 @@ struct Cuts {
   // dq_kernel: 32 queries a warp, so that what it reads of K and V serves two products, and 4 warps: two blocks hide
   // each other's barriers. At D = 128 that takes 104 KB a block.
   using Queries = Cut<4, 2, 1>;
-  // … where two of those do not fit, from D = 100 on (sm_80: 164 KB, sm_86 and sm_89: 100 KB): 70 KB at D = 128.
-  using QueriesSmall = std::conditional_t<(kHead > 96), Cut<4, 1, 1>, Queries>;
+  // … where two of those do not fit, from D = 100 on (sm_80: 164 KB, sm_86 and sm_89: 100 KB): 70 KB at D = 128, hence
+  // two blocks. Without that bound ptxas aims at three with 168 registers and, from 13.5 on, spills at D = 100; with it
+  // the kernel takes about 200 of the 255.
+  using QueriesSmall = std::conditional_t<(kHead > 96), Cut<4, 1, 1, 2>, Queries>;
 
   // dkv_kernel: dK and dV are two sums, which with 32 keys a warp are 256 registers at D = 128, so only small heads
   // have that. The others have 16, in blocks of 8 warps, for the more keys in a block the less often Q and dO are read.
@@ -103,7 +107,8 @@ struct Operands {
 };
 
 template <class T, int kHead, int kAccess, class Cut>
-__global__ void __launch_bounds__(Cut::kThreads) dq_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
+__global__ void __launch_bounds__(Cut::kThreads, Cut::kBlocks)
+    dq_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
   constexpr int kThreads = Cut::kThreads, kKeys = kColumns<T>, R = Cut::kRowTiles;
   constexpr int kPass = kKeys / R;  // keys that S and dP are in registers for
   const auto [tile, head] = block_work(tiles, shape.heads);
@@ -164,7 +169,8 @@ __global__ void __launch_bounds__(Cut::kThreads) dq_kernel(Operands<T> x, Attent
 }
 
 template <class T, int kHead, int kAccess, class Cut>
-__global__ void __launch_bounds__(Cut::kThreads) dkv_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
+__global__ void __launch_bounds__(Cut::kThreads, Cut::kBlocks)
+    dkv_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
   constexpr int kThreads = Cut::kThreads, kQueries = kColumns<T>, R = Cut::kRowTiles;
   constexpr int kPass = kQueries / R;  // queries that Sᵀ and dPᵀ are in registers for
   const auto [tile, kv_head] = block_work(tiles, shape.kv_heads);

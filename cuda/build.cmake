@@ -53,7 +53,7 @@ function(openalpaca_find_cuda)
       return()
     endif()
   endforeach()
-  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${root} $ENV{NCCL_HOME} PATHS ${nccl_packages}
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${root} $ENV{NCCL_HOME} ${nccl_packages}
     PATH_SUFFIXES include targets/x86_64-linux/include)
   # An nvcc may be too old for C++20, or refuse the host's compiler.
   set(trial ${CMAKE_BINARY_DIR}/cuda-trial)
@@ -118,7 +118,7 @@ if(CUDA_REASON STREQUAL "")
   endif()
   target_sources(openalpaca PRIVATE ${CUDA_HOST} ${CUDA_OBJECTS})
   set_source_files_properties(${CUDA_OBJECTS} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
-  target_compile_definitions(openalpaca PRIVATE OPENALPACA_CUDA)
+  set_property(SOURCE binding/devices.cpp APPEND PROPERTY COMPILE_DEFINITIONS OPENALPACA_CUDA)
   target_include_directories(openalpaca SYSTEM PRIVATE ${CUDA_INCLUDE_DIR} ${CUBLASLT_INCLUDE_DIR})
   find_package(Threads REQUIRED)
   target_link_libraries(openalpaca PRIVATE ${CUDA_RUNTIME} Threads::Threads rt)
@@ -126,5 +126,6 @@ elseif(OPENALPACA_CUDA STREQUAL "ON")
   message(FATAL_ERROR "CUDA device: ${CUDA_REASON}")
 else()
   message(STATUS "CUDA device: no; ${CUDA_REASON}")
-  target_compile_definitions(openalpaca PRIVATE "OPENALPACA_NO_CUDA_REASON=\"${CUDA_REASON}\"")
+  set_property(SOURCE binding/devices.cpp APPEND PROPERTY COMPILE_DEFINITIONS
+    "OPENALPACA_NO_CUDA_REASON=\"${CUDA_REASON}\"") # no other file is compiled again when it changes
 endif()
