@@ -67,7 +67,7 @@ async function convertToGguf(directory: string, output: string, options: Convert
     const { config, weights } = await resolveTies(read, stored, directory, onWarning)
     const tokenizer = await LlamaTokenizer.fromPretrained(directory)
     const surplus = describeSurplus(tokenizer, config.vocabSize)
-    if (surplus !== undefined) warnings.push(`${directory}: ${surplus}; they are left out of the file`)
+    if (surplus !== undefined) warnings.push(`${directory}: ${surplus}; the tokens beyond are left out of the file`)
     warnings.push(...specialTokenNotes(config, tokenizer).map((note) => `${directory}: ${note}`))
     const type = options.dtype ? GGUF_TYPES[options.dtype] : mainType(weights, directory)
     const { name = path.basename(path.resolve(directory)), strict, onProgress, signal } = options
