@@ -38,7 +38,9 @@ describe('doctor', () => {
         mend: 'set HF_HUB_CACHE to a writable directory: export HF_HUB_CACHE=DIR',
       },
     ])
-    expect(describeDiagnosis(diagnosis)).toMatch(/problem: models from the Hub.*\n {2}fix: set HF_HUB_CACHE to a writable directory/)
+    expect(describeDiagnosis(diagnosis)).toMatch(
+      /problem: models from the Hub.*\n {2}fix: set HF_HUB_CACHE to a writable directory/,
+    )
   })
 
   test('shows the variables that matter, and no secret', async () => {
