@@ -99,7 +99,11 @@ export function createTargets(fixtures: string): Record<string, Target> {
         writeFileSync(path.join(directory, 'model.safetensors'), Buffer.concat([length, bytes, Buffer.alloc(600)]))
       },
     },
-    'torch-zip': { seeds: [...zipSeeds, read('torch_foreign/trainer_protocol4.bin')], mutate: mutateBytes, ...weights('pytorch_model.bin') },
+    'torch-zip': {
+      seeds: [...zipSeeds, read('torch_foreign/trainer_protocol4.bin')],
+      mutate: mutateBytes,
+      ...weights('pytorch_model.bin'),
+    },
     'torch-legacy': { seeds: [read('torch_bin/legacy.bin')], mutate: mutateBytes, ...weights('pytorch_model.bin') },
     pickle: {
       seeds: zipSeeds.map((zip) => zip.subarray(zip.indexOf(Buffer.of(0x80, 2)), zip.indexOf('u.', 0, 'latin1') + 2)),
