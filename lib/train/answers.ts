@@ -1,3 +1,4 @@
+import { shown } from '../arguments.js'
 import type { LlamaForCausalLM } from '../causal-lm.js'
 import type { Instruction } from '../data/instructions.js'
 import { encodePrompt } from '../data/prompt.js'
@@ -48,7 +49,7 @@ export async function sampleAnswers(
   for (const request of requests) {
     const { instruction, input = '' } = typeof request === 'string' ? { instruction: request } : request
     const fail = (why: string) =>
-      emit({ type: 'warning', step, message: `the sample ${JSON.stringify(instruction)} has no answer: ${why}` })
+      emit({ type: 'warning', step, message: `the sample ${shown(instruction)} has no answer: ${why}` })
     try {
       const ids = encodePrompt(tokenizer, { instruction, input })
       const room = model.config.maxPositionEmbeddings - ids.length

@@ -137,7 +137,7 @@ describe('on any device', () => {
     })
     const kinds = events.map((event) => (event.type === 'step' ? `step ${event.step}` : event.type))
     expect(kinds.join(', ')).toBe(
-      'start, step 1, step 2, step 3, checkpoint, step 4, validation, step 5, step 6, checkpoint, step 7, step 8, ' +
+      'start, warning, step 1, step 2, step 3, checkpoint, step 4, validation, step 5, step 6, checkpoint, step 7, step 8, ' +
         'checkpoint, validation, sample, end',
     )
   })
