@@ -209,7 +209,7 @@ export async function listCheckpoints(savePath: string): Promise<string[]> {
  */
 export async function keepCheckpoints(
   savePath: string,
-  keep: Recipe['keep_checkpoints'],
+  keep: NonNullable<Recipe['keep_checkpoints']>,
 ): Promise<{ directories: string[]; bytes: number }> {
   const all = await listCheckpoints(savePath)
   const directories = keep === 'all' ? all : all.slice(0, keep === 'last' ? 1 : 0)

@@ -160,11 +160,13 @@ export const recipeGroups = {
       .boolean()
       .default(true)
       .describe('Write checkpoints while training continues, from a copy in host memory: 12 bytes per parameter'),
-    keep_last: count(1).default(2).describe('Number of checkpoints to keep; older ones are deleted'),
+    keep_last: count(1).optional().describe('Number of checkpoints to keep, 2 when left out; older ones are deleted'),
     keep_checkpoints: z
       .enum(['none', 'last', 'all'])
-      .default('last')
-      .describe('Checkpoints, with optimizer states, that a completed run keeps; all are those of keep_last'),
+      .optional()
+      .describe(
+        'Checkpoints, with optimizer states, that a completed run keeps: none, last (when left out), or all those of keep_last (when that is set)',
+      ),
   },
 } as const
 

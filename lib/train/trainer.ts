@@ -217,7 +217,7 @@ class Run implements Disposable {
     if (recipe.save_path) {
       this.writer = new CheckpointWriter({
         savePath: recipe.save_path,
-        keepLast: recipe.keep_last,
+        keepLast: recipe.keep_last ?? 2,
         onWritten: (written) => this.emit({ type: 'checkpoint', ...written }),
       })
     }
@@ -327,7 +327,8 @@ class Run implements Disposable {
       return
     }
     const unsaved = await this.saveModel()
-    const { checkpoint_every, keep_checkpoints, save_path } = this.recipe
+    const { checkpoint_every, keep_last, save_path } = this.recipe
+    const { keep_checkpoints = keep_last === undefined ? 'last' : 'all' } = this.recipe
     const isNeeded = keep_checkpoints !== 'none' || (await this.group.any(unsaved !== undefined))
     if (checkpoint_every > 0 && isNeeded && this.step > this.resumedStep) await this.checkpoint()
     await this.writer?.finish()

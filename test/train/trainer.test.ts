@@ -145,6 +145,7 @@ describe('on any device', () => {
   it.each([
     [{}, ['checkpoint-3']],
     [{ keepCheckpoints: 'all', keepLast: 2 }, ['checkpoint-2', 'checkpoint-3']],
+    [{ keepLast: 2 }, ['checkpoint-2', 'checkpoint-3']],
     [{ keepCheckpoints: 'none' }, []],
   ] as const)('keeps with %o the checkpoints %j once it is complete', async (options, kept) => {
     const { events } = await run({ checkpointEvery: 1, maxSteps: 3, validationSize: 0, ...options })
