@@ -78,13 +78,14 @@ describe('torch files of other programs', () => {
     cpSync(path.join(foreign, 'distributed'), path.join(below, 'pytorch_model_fsdp_0'), { recursive: true })
     for (const directory of [path.join(foreign, 'distributed'), below]) {
       const where = directory === below ? path.join(below, 'pytorch_model_fsdp_0') : directory
-      for (const command of [
-        inspect(directory),
-        openModelWeights(directory),
-        zeroToFp32({ checkpoint: directory, output: path.join(root, 'a.bin') }),
-      ]) {
-        expect((await rejection(command)).message).toContain(`dcp_to_torch ${where} pytorch_model.bin`)
-      }
+      const errors = await Promise.all(
+        [
+          inspect(directory),
+          openModelWeights(directory),
+          zeroToFp32({ checkpoint: directory, output: path.join(root, 'a.bin') }),
+        ].map((command) => rejection(command)),
+      )
+      for (const { message } of errors) expect(message).toContain(`dcp_to_torch ${where} pytorch_model.bin`)
     }
   })
 
