@@ -1,13 +1,13 @@
 /**
- * The working memory of a forward and backward pass, planned once for the largest batch: no step allocates. What the
- * backward pass needs of a block is kept per block (the residual stream before attention and before the MLP, the
- * rotated queries, keys and values, the attention's output, gate and up); norms and SwiGLU are cheap and computed again.
+ * The working memory of a forward and backward pass, allocated once for the largest batch so that no step allocates.
+ * Each block keeps what its backward pass needs (the residual stream before attention and before the MLP, the rotated
+ * queries, keys and values, the attention output, gate and up); norms and SwiGLU are cheap and recomputed.
  */
 import type { Device } from '../device.js'
 import { type DType, numel, type Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
 
-/** Kept from a block's forward pass. T tokens. */
+/** What a block's forward pass keeps for its backward pass. T tokens. */
 export interface BlockActivations {
   /** [T, C]: the residual stream before attention. */
   residualIn: Tensor
@@ -23,7 +23,7 @@ export interface BlockActivations {
   gateUp: Tensor
 }
 
-/** One batch's view of the working memory. */
+/** A view of the working memory for one batch. */
 export interface Activations {
   tokens: number
   ids: Tensor
@@ -31,15 +31,15 @@ export interface Activations {
   blocks: BlockActivations[]
   /** [T, C]: the normalized input of a projection. */
   normalized: Tensor
-  /** [T, C]: the output of attention or of the MLP, to be added to the residual stream. */
+  /** [T, C]: the output of attention or the MLP, to be added to the residual stream. */
   residualUpdate: Tensor
   /** [T] */
   rstd: Tensor
   /** [T, F]: silu(gate) · up */
   act: Tensor
-  /** Gradients; only when training. */
+  /** Gradients; present only in training. */
   gradients?: {
-    /** [T, C]: of the residual stream. */
+    /** [T, C]: gradient of the residual stream. */
     residual: Tensor
     /** [T, C] */
     normalized: Tensor
@@ -99,8 +99,8 @@ export class ActivationMemory implements Disposable {
   private readonly fill: (tokens: number) => Activations
 
   /**
-   * @param maxTokens the largest batch
-   * @param training keeps every block's activations, and makes room for gradients; otherwise the blocks share one set
+   * @param maxTokens the number of tokens in the largest batch
+   * @param training keeps the activations of every block and allocates gradients; otherwise the blocks share one set
    */
   constructor(
     private readonly device: Device,
@@ -125,7 +125,7 @@ export class ActivationMemory implements Disposable {
     }
   }
 
-  /** The memory as a batch of `tokens` sees it. */
+  /** A view of the memory for a batch of `tokens` tokens. */
   for(tokens: number): Activations {
     if (tokens > this.maxTokens) {
       throw new RangeError(`a batch of ${tokens} tokens exceeds the ${this.maxTokens} that were planned for`)

@@ -9,7 +9,7 @@ import { parseJson } from '../json.js'
 import { type GenerationJson, oneOrList, readGenerationConfig } from './generation-config.js'
 import { parseRope, type RopeJson, type RopeScaling, ropeSchema } from './rope-config.js'
 
-/** What the computation needs to know of a model; `parseConfig` makes it from a config.json. */
+/** The settings that the computation needs; `parseConfig` reads them from a config.json. */
 export interface LlamaConfig {
   /** Rows of the embedding. */
   vocabSize: number
@@ -31,29 +31,29 @@ export interface LlamaConfig {
   rmsNormEps: number
   /** Base of the rotary frequencies. */
   ropeTheta: number
-  /** Null where there is none. */
+  /** Null for none. */
   ropeScaling: RopeScaling | null
-  /** Whether the embedding is the output projection too. */
+  /** Whether the output projection shares the embedding's weights. */
   tieWordEmbeddings: boolean
-  /** Standard deviation of a new model's weights. */
+  /** Standard deviation of newly initialized weights. */
   initializerRange: number
-  /** Begins a text. */
+  /** Starts a text. */
   bosTokenId: number
-  /** Any of these ends a generation: those of generation_config.json, else of config.json. */
+  /** Each of these ends generation; from generation_config.json, else config.json. */
   eosTokenIds: number[]
-  /** The config.json as it was read; keys that the computation doesn't need are written back unchanged. */
+  /** The config.json as read; keys that the computation doesn't need are written back unchanged. */
   json: ConfigJson
-  /** The generation_config.json as it was read, where there is one. */
+  /** The generation_config.json as read, if there is one. */
   generation?: GenerationJson
 }
 
 const size = z.int().positive()
-/** Far more than any model has; a damaged config must not ask for a list of a billion. */
+/** Far more than any model has; keeps a damaged config from allocating a billion layers. */
 const MOST_LAYERS = 10_000
-/** Names that Transformers gives to the activation of SwiGLU. */
+/** Transformers' names for the activation of SwiGLU. */
 const SILU = ['silu', 'swish']
 
-/** Checks a ConfigJson, and fills in what is left out. */
+/** Validates a ConfigJson and fills in defaults. */
 const schema = z.looseObject({
   architectures: z.array(z.string()).nullish(),
   model_type: z.string().nullish(),
@@ -80,11 +80,11 @@ const schema = z.looseObject({
   eos_token_id: z.union([z.int(), z.array(z.int())]).nullish(),
 })
 
-/** A config.json of the LLaMA architecture, in the form of OpenLLaMA or of Transformers 5. */
+/** A config.json of the LLaMA architecture, as written by OpenLLaMA or Transformers 5. */
 export interface ConfigJson {
-  /** `['LlamaForCausalLM']`, where it is given. */
+  /** `['LlamaForCausalLM']`, if given. */
   architectures?: string[] | null
-  /** `llama`, where it is given. */
+  /** `llama`, if given. */
   model_type?: string | null
   /** Rows of the embedding. */
   vocab_size: number
@@ -96,41 +96,41 @@ export interface ConfigJson {
   num_hidden_layers: number
   /** Query heads. */
   num_attention_heads: number
-  /** Key/value heads, a divisor of the query heads; as many as those when left out. */
+  /** Key/value heads, a divisor of the query heads; defaults to the number of query heads. */
   num_key_value_heads?: number | null
   /** Size of a head (default: hidden_size / num_attention_heads). */
   head_dim?: number | null
-  /** Longest context, in tokens; 2048 when left out. */
+  /** Longest context, in tokens; defaults to 2048. */
   max_position_embeddings?: number
-  /** ε of the RMSNorm layers; 1e-6 when left out. */
+  /** ε of the RMSNorm layers; defaults to 1e-6. */
   rms_norm_eps?: number
-  /** Base of the rotary frequencies; 10000 when left out. One inside the RoPE settings goes before it. */
+  /** Base of the rotary frequencies; defaults to 10000. A value inside the RoPE settings takes precedence. */
   rope_theta?: number | null
-  /** RoPE scaling, as Transformers 4 has it; where it is not empty, `rope_parameters` is ignored. */
+  /** RoPE scaling in the form of Transformers 4; unless empty, it replaces `rope_parameters`. */
   rope_scaling?: RopeJson | null
-  /** RoPE settings, as Transformers 5 has them. */
+  /** RoPE settings in the form of Transformers 5. */
   rope_parameters?: RopeJson | null
-  /** The context before it was extended; goes before the one inside the RoPE settings. */
+  /** The context before extension; takes precedence over the value inside the RoPE settings. */
   original_max_position_embeddings?: number | null
-  /** Whether the embedding is the output projection too; false when left out. */
+  /** Whether the output projection shares the embedding's weights; defaults to false. */
   tie_word_embeddings?: boolean
   /** Must not be true. */
   attention_bias?: boolean | null
   /** Must not be true. */
   mlp_bias?: boolean | null
-  /** `silu`, or its other name `swish`. */
+  /** `silu`, or its alias `swish`. */
   hidden_act?: string
-  /** Standard deviation of a new model's weights; 0.02 when left out. */
+  /** Standard deviation of newly initialized weights; defaults to 0.02. */
   initializer_range?: number
-  /** Begins a text. */
+  /** Starts a text. */
   bos_token_id?: number | null
-  /** What ends a generation. */
+  /** Ends generation. */
   eos_token_id?: number | number[] | null
-  /** Whatever else there is, is carried along. */
+  /** Other keys are kept. */
   [key: string]: unknown
 }
 
-/** What this package cannot compute, by the key that asks for it. */
+/** Rejects features that this package does not compute, named by their config key. */
 function refuseUnsupported(json: z.infer<typeof schema>, where: string): void {
   const architecture = json.architectures?.[0]
   if ((architecture && architecture !== 'LlamaForCausalLM') || (json.model_type && json.model_type !== 'llama')) {
@@ -145,9 +145,9 @@ function refuseUnsupported(json: z.infer<typeof schema>, where: string): void {
 }
 
 /**
- * Reads the fields of a config.json, with Transformers' defaults for those that are left out.
+ * Reads the fields of a config.json, with Transformers' defaults for missing ones.
  * @param where names the source in errors
- * @throws {ConfigError} for a missing or impossible value, or an architecture other than LLaMA
+ * @throws {ConfigError} for a missing or invalid value, or an architecture other than LLaMA
  */
 export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
   const parsed = schema.safeParse(input)
@@ -189,7 +189,11 @@ export function parseConfig(input: ConfigJson, where = 'config'): LlamaConfig {
   }
 }
 
-/** Reads `config.json` of a model directory, and `generation_config.json`, whose special tokens go first, as in Transformers. */
+/**
+ * Reads a model directory's `config.json` and `generation_config.json`; special tokens of the latter take precedence,
+ * as in Transformers.
+ * @throws {ConfigError} for a file that cannot be read or is invalid
+ */
 export async function readConfig(directory: string): Promise<LlamaConfig> {
   const names = await readdir(directory).catch((): string[] => [])
   if (!names.includes('config.json') && isPeftAdapter(names)) throw new ConfigError(peftAdvice(directory))
@@ -223,7 +227,10 @@ export async function readConfigFile(file: string, advice: string): Promise<Llam
   return parseConfig(json as ConfigJson, file)
 }
 
-/** The config.json to write for a model: as it was read, with what every reader of the LLaMA architecture expects. */
+/**
+ * The config.json to save for a model: the keys as read, plus those that every reader of the LLaMA architecture
+ * expects.
+ */
 export function configJson(config: LlamaConfig, dtype: string): Record<string, unknown> {
   return {
     architectures: ['LlamaForCausalLM'],
@@ -239,11 +246,11 @@ export function configJson(config: LlamaConfig, dtype: string): Record<string, u
     bos_token_id: config.json.bos_token_id ?? config.bosTokenId,
     eos_token_id: config.json.eos_token_id ?? oneOrList(config.eosTokenIds),
     torch_dtype: dtype,
-    ...('dtype' in config.json && { dtype }), // as Transformers 5 calls it, and the name that goes first there
+    ...('dtype' in config.json && { dtype }), // Transformers 5's name, which takes precedence there
   }
 }
 
-/** The generation_config.json to write for a model: as it was read, else what config.json says of generating. */
+/** The generation_config.json to save for a model: the keys as read, else derived from config.json. */
 export function generationJson({ bosTokenId, eosTokenIds, json, generation }: LlamaConfig): GenerationJson {
   return (
     generation ?? {
@@ -255,7 +262,7 @@ export function generationJson({ bosTokenId, eosTokenIds, json, generation }: Ll
   )
 }
 
-/** Makes a token one that ends a generation, here and in every file that is written of the model. */
+/** Adds an end token to the model and to every file that is saved for it. */
 export function addEndToken(config: LlamaConfig, id: number): void {
   const withId = (ids: number | number[] | null | undefined) => oneOrList([...new Set([ids ?? [], id].flat())])
   config.json = { ...config.json, eos_token_id: withId(config.json.eos_token_id) }

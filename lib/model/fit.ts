@@ -10,7 +10,7 @@ interface NamedShape {
   readonly shape: readonly number[]
 }
 
-/** Names that tell how a file was made, and what to do about it. */
+/** Name patterns that show how a file was made, with advice. */
 const ORIGINS: readonly [RegExp, string][] = [
   [
     /tok_embeddings|attention\.w[qkvo]\.|feed_forward\.w[123]\./,
@@ -27,7 +27,7 @@ const ORIGINS: readonly [RegExp, string][] = [
   ],
 ]
 
-/** What of these tensors does not belong to the model of a config: one sentence each, none for a fit. */
+/** Mismatches between tensors and a config's model, one sentence each; empty if they fit. */
 export function misfits(config: LlamaConfig, tensors: Iterable<NamedShape>): string[] {
   const shapes = new Map([...tensors].map(({ name, shape }) => [name, shape]))
   const wanted = new Map(layoutOf(config).units.flatMap((unit) => unit.parameters.map((one) => [one.name, one.shape])))
@@ -58,14 +58,14 @@ function strangeNames(missing: readonly string[], unknown: readonly string[]): s
   return `${names}: ${advice ?? "save the model's state dict under the names of Transformers"}`
 }
 
-/** @throws {CheckpointError} for tensors that are missing, unknown, or of another shape */
+/** @throws {CheckpointError} for tensors that are missing, unknown, or of the wrong shape */
 export function checkFit(config: LlamaConfig, tensors: Iterable<NamedShape>, where: string): void {
   const [first, ...others] = misfits(config, tensors)
   if (first === undefined) return
   throw new CheckpointError(`${where}: ${first}${others.length > 0 ? `, and ${others.length} more` : ''}`)
 }
 
-/** The types of parameters that no device computes in: one sentence for each type, with what to do. */
+/** Parameter types that no device computes in: one sentence per type, with advice. */
 export function unusableTypes(
   config: LlamaConfig,
   tensors: Iterable<{ readonly name: string; readonly dtype: string }>,

@@ -8,7 +8,7 @@ import type { Parameters } from './parameters.js'
 import type { RopeCache } from './rope.js'
 import { type Attend, type Context, forward, packedAttention } from './transformer.js'
 
-/** The scores of a batch's labeled rows, in the order of the rows. */
+/** Scores of a batch's labeled rows, in row order. */
 export interface BatchResult extends LabeledRows {
   /** −log p of the label. */
   losses: Float32Array
@@ -17,11 +17,14 @@ export interface BatchResult extends LabeledRows {
 }
 
 export interface ForwardPassOptions {
-  /** The most tokens of a batch. */
+  /** The number of tokens in the largest batch. */
   maxTokens: number
-  /** The most rows whose logits are computed at once. All of a batch's when left out. */
+  /** The maximum number of rows whose logits are computed at once; defaults to all rows of a batch. */
   maxRows?: number
-  /** float32 buffers of the parameters' layout for a pass with gradients, which keeps every block's activations. */
+  /**
+   * float32 buffers with the parameters' layout, for a pass with gradients; the pass then keeps every block's
+   * activations.
+   */
   gradients?: Tensor[]
 }
 
@@ -43,7 +46,7 @@ export class ForwardPass implements Disposable {
     this.cuSeqlens = device.tensor('int32', [maxTokens + 1])
   }
 
-  /** Bytes of working memory: of the passes through the blocks, and of the head with its chunk of logits. */
+  /** Bytes of working memory for the blocks, and for the LM head with its chunk of logits. */
   get workingBytes(): { activations: number; logits: number } {
     return { activations: this.memory.bytes, logits: this.head.bytes }
   }
@@ -55,7 +58,7 @@ export class ForwardPass implements Disposable {
 
   /**
    * Uploads a batch and runs the blocks.
-   * @param attend computes attention in place of the packed sequences' own
+   * @param attend computes attention; defaults to attention within the packed sequences
    */
   run(
     batch: Pick<PackedBatch, 'inputIds' | 'positions' | 'cuSeqlens'>,
@@ -73,7 +76,7 @@ export class ForwardPass implements Disposable {
     return { activations, cuSeqlens }
   }
 
-  /** Calls `enqueue`, which enqueues ops that compute with the weights of the head, while these are gathered. */
+  /** Calls `enqueue` with the weights of the head gathered, to enqueue ops that use them. */
   withHead(direction: 1 | -1, enqueue: () => void): void {
     const { layout, weights } = this.parameters
     weights.get(layout.head.index, direction)
@@ -84,7 +87,7 @@ export class ForwardPass implements Disposable {
     }
   }
 
-  /** The losses of a batch's labeled rows. Enqueued at once; the promise resolves when they have been read. */
+  /** Losses of a batch's labeled rows. Enqueues at once; the promise resolves when the results have been read. */
   async score(batch: PackedBatch): Promise<BatchResult> {
     const { activations } = this.run(batch)
     const labeled = labeledRows(batch.labels, batch.weights)

@@ -12,12 +12,12 @@ const schema = z.looseObject({
   pad_token_id: id.nullish(),
 })
 
-/** A generation_config.json: special tokens, which go before those of config.json, and whatever else there is. */
+/** A generation_config.json: special tokens, which take precedence over those of config.json, and any other keys. */
 export type GenerationJson = z.infer<typeof schema>
 
 /**
- * Reads generation_config.json of a model directory; undefined where there is none.
- * @throws {ConfigError} for a file that is not one
+ * Reads a model directory's generation_config.json; undefined if there is none.
+ * @throws {ConfigError} for an invalid file
  */
 export async function readGenerationConfig(directory: string): Promise<GenerationJson | undefined> {
   const file = path.join(directory, 'generation_config.json')
@@ -40,7 +40,7 @@ export async function readGenerationConfig(directory: string): Promise<Generatio
   throw new ConfigError(`${file}: ${forError(`${issue.path.join('.') || 'the file'}: ${issue.message}`)}`)
 }
 
-/** Ids as these files write them. */
+/** Ids as these files write them: a number for one, a list for several. */
 export function oneOrList(ids: number[]): number | number[] {
   return ids.length === 1 ? ids[0] : ids
 }

@@ -1,4 +1,4 @@
-/** A model's layers: its weights, and where it is trained their gradients, as the transformer computes with them. */
+/** A model's layers as the transformer uses them: weights, plus gradients if trained. */
 import type { Layout, Unit } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
@@ -21,16 +21,16 @@ export interface Block {
 }
 
 export interface Layers {
-  /** [V, C], and its gradient where it is trained. */
+  /** [V, C], and its gradient if trained. */
   embedding: { w: Tensor; dw?: Tensor }
   blocks: Block[]
   finalNorm: RmsNorm
-  /** C → V; with the weights of the embedding where the two are tied. */
+  /** C → V; shares the embedding's weights if the two are tied. */
   lmHead: Linear
 }
 
 /**
- * @param weights flat buffers, one for each of the layout's units
+ * @param weights flat buffers, one per unit of the layout
  * @param gradients float32 buffers of the same layout
  */
 export function layersOf(config: LlamaConfig, layout: Layout, weights: Tensor[], gradients?: Tensor[]): Layers {

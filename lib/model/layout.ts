@@ -1,15 +1,14 @@
 /**
- * How a model's parameters lie in memory. A unit (the embedding, one transformer block, the final norm with the output
- * projection) is one flat buffer: what ZeRO gathers, and what the optimizer walks, in one piece. Within a block the
- * query, key and value projections follow each other without a gap, and so do gate and up, so that each group is one
- * matrix product.
+ * The memory layout of a model's parameters. Each unit (the embedding, one transformer block, the final norm with the
+ * output projection) is one flat buffer, which ZeRO gathers and the optimizer updates in one piece. Within a block the
+ * query, key and value projections are contiguous, as are gate and up, so that each group is one matrix product.
  */
 import type { Layout, Parameter, Unit } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import { numel } from '../tensor.js'
 import type { LlamaConfig } from './config.js'
 
-/** A parameter's part in the computation. */
+/** A parameter's role in the computation. */
 export type Role =
   | 'embedding'
   | 'inputNorm'
@@ -24,10 +23,10 @@ export type Role =
   | 'finalNorm'
   | 'lmHead'
 
-/** Parameters that lie next to each other without a gap. */
+/** Contiguous parameters. */
 type Group = { role: Role; name: string; shape: number[] }[]
 
-/** Groups start on 128 bytes of bfloat16, for vector loads and for tensor cores. */
+/** Groups start at multiples of 128 bytes in bfloat16, for vector loads and tensor cores. */
 const alignment = 64
 
 function unit(index: number, name: string, groups: Group[]): Unit {
@@ -79,7 +78,7 @@ export function layoutOf(config: LlamaConfig): Layout {
   return { embedding, blocks, head, tied, units: [embedding, ...blocks, head] }
 }
 
-/** The number of parameters, tied ones counted once. */
+/** The number of parameters, with tied ones counted once. */
 export function parameterCount(config: LlamaConfig): number {
   return layoutOf(config).units.reduce(
     (total, { parameters }) => total + parameters.reduce((sum, { shape }) => sum + numel(shape), 0),
@@ -88,8 +87,8 @@ export function parameterCount(config: LlamaConfig): number {
 }
 
 /**
- * One matrix or vector out of a unit's flat buffer, found by its role. Several roles are projections that lie next to
- * each other and share their input: their rows one below the other.
+ * A view of a matrix or vector in a unit's flat buffer, found by role. Several roles must be adjacent projections of
+ * the same input; their rows are stacked.
  */
 export function viewOf(buffer: Tensor, unit: Unit, ...roles: Role[]): Tensor {
   const found = roles.map((role) => {

@@ -1,6 +1,6 @@
 /**
- * Linear layers: the projections of a model. T tokens, M inputs, N outputs. The transformer knows only this interface;
- * how the weights are stored, and which of them are trained, is the layer's affair.
+ * Linear layers: the projections of a model. T tokens, M inputs, N outputs. The transformer depends only on this
+ * interface; a layer decides how its weights are stored and which of them are trained.
  */
 import type { Stream } from '../device.js'
 import * as ops from '../ops.js'
@@ -10,14 +10,14 @@ import type { Tensor } from '../tensor.js'
 export interface Linear {
   /** Writes y[T, N] from x[T, M]. */
   forward(stream: Stream, y: Tensor, x: Tensor): void
-  /** Writes dx[T, M] from dy[T, N], and adds into the gradients of the weights that are trained. x as in `forward`. */
+  /** Writes dx[T, M] from dy[T, N] and accumulates the gradients of the trained weights. x as in `forward`. */
   backward(stream: Stream, dx: Tensor, dy: Tensor, x: Tensor): void
 }
 
-/** A tensor of tokens as a matrix: [T, H, D] becomes [T, H·D]. */
+/** Flattens a tensor of tokens to a matrix: [T, H, D] becomes [T, H·D]. */
 const asMatrix = (tensor: Tensor) => tensor.view([tensor.shape[0], tensor.length / tensor.shape[0]])
 
-/** A weight matrix w[N, M], and where it is trained its float32 gradient dw[N, M]. */
+/** A weight matrix w[N, M] and, if trained, its float32 gradient dw[N, M]. */
 export class DenseLinear implements Linear {
   constructor(
     readonly w: Tensor,

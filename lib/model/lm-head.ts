@@ -1,6 +1,6 @@
 /**
- * The final norm, the output projection and the loss, for the rows that need them and in chunks of them: a packed batch
- * of instructions has a label on perhaps every third token, and T × V logits never exist at once.
+ * The final norm, the output projection and the loss, computed in chunks and only for the rows that need them: in a
+ * packed batch of instructions about every third token has a label, and the full T × V logits never exist at once.
  */
 import type { Device } from '../device.js'
 import * as ops from '../ops.js'
@@ -9,23 +9,23 @@ import type { Activations } from './activations.js'
 import type { LlamaConfig } from './config.js'
 import type { Context } from './transformer.js'
 
-/** Rows are taken in steps of this many, so that matrix products come in few shapes. */
+/** Row counts are rounded up to multiples of this, so that matrix products have few distinct shapes. */
 const rowStep = 64
 
-/** The most logits at once: 64 MiB of them in float32. */
+/** The maximum number of logits at once: 64 MiB in float32. */
 const maxLogits = 1 << 24
 
 /** The labeled rows of a batch, as host arrays. */
 export interface LabeledRows {
   /** Row of the batch. */
   rows: Int32Array
-  /** The token that the row predicts. */
+  /** The token to predict. */
   labels: Int32Array
   /** The weight of its loss. */
   weights: Float32Array
 }
 
-/** The rows with a label (labels below 0 are ignored). */
+/** The labeled rows (labels below 0 are ignored). */
 export function labeledRows(labels: Int32Array, weights: Float32Array): LabeledRows {
   const rows = Int32Array.from(labels.keys()).filter((row) => labels[row] >= 0)
   return {
@@ -35,7 +35,7 @@ export function labeledRows(labels: Int32Array, weights: Float32Array): LabeledR
   }
 }
 
-/** Copies host rows into `size` entries, the rest `rest`. */
+/** Copies host rows into `size` entries, padded with `rest`. */
 function padded<T extends Int32Array | Float32Array>(array: T, start: number, size: number, rest: number): T {
   const result = new (array.constructor as new (n: number) => T)(size).fill(rest) as T
   result.set(array.subarray(start, start + size) as never)
@@ -76,7 +76,7 @@ export class LmHead implements Disposable {
     return tensors.reduce((sum, { byteLength }) => sum + byteLength, 0)
   }
 
-  /** Logits of some rows of the batch, [rows.length, V]; valid until the next call. At most `chunk` rows. */
+  /** Logits of some rows of the batch, [rows.length, V], valid until the next call; at most `chunk` rows. */
   logits(context: Context, activations: Activations, rows: Int32Array): Tensor {
     const { sum, delta, y, rstd, logits, rows: index } = this.views(rows.length)
     const { stream, config, layers } = context
@@ -90,8 +90,8 @@ export class LmHead implements Disposable {
   }
 
   /**
-   * The losses of the labeled rows; with `writeGradient`, also the gradients of the final norm and the projection (added
-   * to) and of the residual stream (written to `activations.gradients.residual`).
+   * Losses of the labeled rows. With `writeGradient`, also accumulates the gradients of the final norm and the
+   * projection and writes that of the residual stream to `activations.gradients.residual`.
    */
   loss(context: Context, activations: Activations, labeled: LabeledRows, writeGradient: boolean): void {
     const { stream, layers } = context
@@ -121,7 +121,7 @@ export class LmHead implements Disposable {
     }
   }
 
-  /** The losses and hits of the last `count` labeled rows that `loss` computed, in their order. */
+  /** Losses and hits of the last `count` labeled rows that `loss` computed, in order. */
   async results(context: Context, count: number): Promise<{ losses: Float32Array; correct: Int32Array }> {
     const losses = new Float32Array(count)
     const correct = new Int32Array(count)

@@ -1,4 +1,4 @@
-/** A model's weights in device memory, unit by unit: made anew, read from weight files, and handed to their writer. */
+/** A model's weights in device memory, by unit: initialized or loaded from weight files, and read back for saving. */
 
 import type { Device } from '../device.js'
 import { CheckpointError } from '../errors.js'
@@ -17,25 +17,25 @@ import { type Layers, layersOf } from './layers.js'
 import { layoutOf } from './layout.js'
 import { readPieces, uploadTensors } from './transfer.js'
 
-/** What a model can compute in. */
+/** A dtype that a model can compute in. */
 export type ModelDType = 'bfloat16' | 'float32'
 
-/** A parameter's place in the buffers. */
+/** A parameter's location in the buffers. */
 interface Place {
   unit: number
   parameter: Parameter
 }
 
-/** A parameter's elements that lie in this rank's shard of its unit. */
+/** The elements of a parameter in this rank's shard of its unit. */
 interface OwnedRange extends ElementRange {
   place: Place
-  /** Elements from the shard's start. */
+  /** Offset from the shard's start, in elements. */
   offset: number
 }
 
 /**
- * The weights of a model; of a group of ranks, this one's share of them. What is said of buffers "of this layout" is one
- * flat tensor a unit, in the order of `layout.units`.
+ * The weights of a model, or this rank's shards of them. Buffers "of this layout" are flat tensors, one per unit, in
+ * the order of `layout.units`.
  */
 export class Parameters implements Disposable {
   readonly layout: Layout
@@ -46,7 +46,7 @@ export class Parameters implements Disposable {
   private hostMasters = false
   private readonly places = new Map<string, Place>()
 
-  /** Memory for weights, to be filled by `initialize` or `load`. */
+  /** Allocates memory for weights; `initialize` or `load` fills it. */
   constructor(
     readonly device: Device,
     readonly config: LlamaConfig,
@@ -61,12 +61,12 @@ export class Parameters implements Disposable {
     })
   }
 
-  /** The weights that this rank owns, of this layout: all of them, where they are not shared out. */
+  /** The weights that this rank owns, in this layout: all of them unless they are sharded. */
   get buffers(): Tensor[] {
     return this.weights.shards
   }
 
-  /** Zeroed buffers like those that this rank owns. */
+  /** Zeroed buffers with the sizes of those that this rank owns. */
   allocate(dtype: DType, device = this.device): Tensor[] {
     return this.buffers.map(({ length }) => {
       const buffer = device.tensor(dtype, [length])
@@ -75,12 +75,12 @@ export class Parameters implements Disposable {
     })
   }
 
-  /** Names and shapes, in the order of a state dict. */
+  /** Names and shapes, in state dict order. */
   list(): Parameter[] {
     return [...this.places.values()].map(({ parameter }) => parameter)
   }
 
-  /** The float32 weights to train: the weights themselves, or a copy that is made when it is first asked for. */
+  /** The float32 master weights: the weights themselves, or a copy made on first use. */
   get masters(): Tensor[] {
     if (!this.masterBuffers) {
       if (this.dtype === 'float32') return this.buffers
@@ -96,17 +96,17 @@ export class Parameters implements Disposable {
     return this.dtype === 'float32' || this.masterBuffers !== undefined
   }
 
-  /** Where the masters are, and are updated. */
+  /** The device that holds and updates the masters. */
   get masterDevice(): Device {
     return this.masterBuffers?.[0].device ?? this.device
   }
 
-  /** The masters are a copy of their own in the CPU's memory. */
+  /** Whether the masters are a separate copy in the CPU's memory. */
   get mastersOnHost(): boolean {
     return this.hostMasters
   }
 
-  /** Moves the masters to the CPU's memory; nothing if they are there. */
+  /** Moves the masters to the CPU's memory; does nothing if they are already there. */
   async moveMastersToHost(): Promise<void> {
     if (this.hostMasters) return
     const { host } = this.device
@@ -118,7 +118,7 @@ export class Parameters implements Disposable {
     this.hostMasters = true
   }
 
-  /** To be called when the masters have changed: rounds them to the weights. */
+  /** Rounds the masters to the weights; call it after the masters change. */
   async updateFromMasters(): Promise<void> {
     if (!this.hostMasters) return this.roundMasters()
     for (const [i, master] of this.masters.entries()) {
@@ -138,8 +138,8 @@ export class Parameters implements Disposable {
   }
 
   /**
-   * Draws new weights as Transformers initialises a LLaMA: normal matrices, norms of one. The masters where they exist
-   * are drawn, and the weights rounded from them; the weights are the same without.
+   * Initializes weights as Transformers initializes a LLaMA: normal matrices, norms of one. If masters exist, they are
+   * drawn and rounded to the weights; the weights are the same either way.
    */
   initialize(seed: number): void {
     const { stream } = this.device
@@ -153,7 +153,7 @@ export class Parameters implements Disposable {
       if (id === undefined) ops.fill(stream, { x, value: 1 })
       else if (range.count === numel(shape)) this.draw(x, seed, id)
       else if (range.count > 0) {
-        // A draw is a function of its place in the whole parameter.
+        // A draw is a function of its position in the full parameter, so that shards match the unsharded draw.
         using whole = this.device.tensor(x.dtype, [numel(shape)])
         this.draw(whole, seed, id)
         ops.cast(stream, { dst: x, src: whole.view([range.count], range.start) })
@@ -167,8 +167,8 @@ export class Parameters implements Disposable {
   }
 
   /**
-   * Fills the weights from files, in parallel pieces; the masters too where they exist.
-   * @throws {CheckpointError} for a tensor that is missing, unknown, of another shape, or not of floating point
+   * Loads the weights, and the masters if they exist, from files in parallel pieces.
+   * @throws {CheckpointError} for a tensor that is missing, unknown, of the wrong shape, or not floating-point
    */
   async load(source: WeightSource, where: string, signal?: AbortSignal): Promise<void> {
     this.check(source, where)
@@ -182,8 +182,8 @@ export class Parameters implements Disposable {
   }
 
   /**
-   * Every weight as bytes of `dtype`, for a writer: from the masters where they exist, else from the weights.
-   * @param overflows counts finite values that `dtype` cannot hold, when their tensor has been read
+   * Every weight as bytes of `dtype`, for a writer: from the masters if they exist, else from the weights.
+   * @param overflows counts finite values that `dtype` cannot hold, once their tensor has been read
    */
   entries(
     dtype: ModelDType | 'float16',
@@ -206,7 +206,7 @@ export class Parameters implements Disposable {
     overflows?.add(parameter.name, losses.overflows)
   }
 
-  /** A parameter within whole buffers of this layout, flat. */
+  /** A parameter's flat view within full buffers of this layout. */
   private view(buffers: Tensor[], { unit, parameter }: Place): Tensor {
     return buffers[unit].view([numel(parameter.shape)], parameter.offset)
   }
@@ -224,7 +224,7 @@ export class Parameters implements Disposable {
     return buffers[place.unit].view([count], count > 0 ? offset : 0)
   }
 
-  /** A whole unit, put together from what the ranks own of it in buffers of this layout. All ranks have to call it. */
+  /** Gathers a full unit from the ranks' shards in buffers of this layout. All ranks must call it. */
   private async whole(unit: number, buffers: Tensor[]): Promise<Tensor> {
     const { device, group } = this
     const own = buffers[unit]
@@ -240,13 +240,13 @@ export class Parameters implements Disposable {
     return out
   }
 
-  /** Whether the device has the memory for `copyWhole` and for computing with it. */
+  /** Whether the device has enough memory for `copyWhole` and for computing with the copy. */
   get copyFits(): boolean {
     const elements = this.layout.units.reduce((sum, { length }) => sum + length, 0)
     return 1.2 * elements * bytesPerElement(this.dtype) < this.device.properties.freeMemory
   }
 
-  /** On rank 0 the weights as one process has them, for what it does alone. All ranks have to call it. */
+  /** Gathers a full copy of the weights on rank 0, for work that it does alone. All ranks must call it. */
   async copyWhole(): Promise<Parameters | undefined> {
     const copy = this.group.rank === 0 ? new Parameters(this.device, this.config, this.dtype) : undefined
     for (const [unit, { length }] of this.layout.units.entries()) {
@@ -258,7 +258,9 @@ export class Parameters implements Disposable {
 
   private fetched?: { unit: number; whole: Tensor }
 
-  /** A unit in the best precision that there is; of a group, put together by rank 0 with what the others `lend`. */
+  /**
+   * A unit in the best available precision; in a group, rank 0 assembles it while the other ranks `lend` their shards.
+   */
   private async fetch(unit: number): Promise<Tensor> {
     const buffers = this.hasMasters ? this.masters : this.buffers
     if (this.group.stage === 0) return buffers[unit]
@@ -271,8 +273,8 @@ export class Parameters implements Disposable {
   }
 
   /**
-   * Lets rank 0 alone read `entries`, such as to write a file, while the others give it what they own of each unit in
-   * turn: no rank ever holds more than one whole unit. All ranks have to call it.
+   * Lets rank 0 read `entries`, for example to write a file, while the other ranks send their shards of each unit in
+   * order: no rank ever holds more than one full unit. All ranks must call it.
    */
   async collect(read: () => Promise<void>): Promise<void> {
     const { rank, stage } = this.group
@@ -295,7 +297,10 @@ export class Parameters implements Disposable {
     }
   }
 
-  /** Parameters by Hugging Face name, from what this rank owns in buffers of this layout, such as gradients. All ranks. */
+  /**
+   * Parameters by Hugging Face name, gathered from this rank's buffers of this layout, such as gradients. All ranks
+   * must call it.
+   */
   async toMap(buffers: Tensor[]): Promise<Map<string, Float32Array>> {
     if (this.group.stage === 0) {
       const entries = [...this.places].map(async ([name, place]) => {

@@ -2,26 +2,26 @@ import { z } from 'zod'
 import { ConfigError } from '../errors.js'
 import { forError } from '../format.js'
 
-/** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, a ramp between. */
+/** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, with a ramp between. */
 export interface Llama3RopeScaling {
   type: 'llama3'
   /** Divides low frequencies. */
   factor: number
-  /** Turns within the original context below which a frequency is low. */
+  /** Rotations within the original context below which a frequency is low. */
   lowFreqFactor: number
-  /** Turns within the original context above which a frequency is high. */
+  /** Rotations within the original context above which a frequency is high. */
   highFreqFactor: number
   /** The original context, in tokens. */
   originalMaxPositionEmbeddings: number
 }
 
-/** Every frequency is divided by `factor`. */
+/** Divides every frequency by `factor`. */
 export interface LinearRopeScaling {
   type: 'linear'
   factor: number
 }
 
-/** The base grows with sequences beyond `maxPositionEmbeddings`; shorter ones are rotated as without scaling. */
+/** The base grows with sequences longer than `maxPositionEmbeddings`; shorter ones rotate as without scaling. */
 export interface DynamicRopeScaling {
   type: 'dynamic'
   factor: number
@@ -36,52 +36,52 @@ export interface YarnRopeScaling {
   originalMaxPositionEmbeddings: number
   /** Multiplies cos and sin. */
   attentionFactor: number
-  /** Turns within the original context above which a frequency is kept. */
+  /** Rotations within the original context above which a frequency is kept. */
   betaFast: number
-  /** Turns within the original context below which a frequency is divided by `factor`. */
+  /** Rotations within the original context below which a frequency is divided by `factor`. */
   betaSlow: number
-  /** Whether the ramp begins and ends at whole dimensions. */
+  /** Whether the ramp starts and ends at integer dimensions. */
   truncate: boolean
 }
 
-/** How a model's context was extended. */
+/** The method that extended a model's context. */
 export type RopeScaling = Llama3RopeScaling | LinearRopeScaling | DynamicRopeScaling | YarnRopeScaling
 
-/** RoPE settings as config.json has them. */
+/** RoPE settings in the form of config.json. */
 export interface RopeJson {
-  /** Base of the rotary frequencies; goes before the one at the top. */
+  /** Base of the rotary frequencies; takes precedence over the top-level key. */
   rope_theta?: number | null
   /** `default`, `linear`, `dynamic`, `llama3`, or `yarn`. */
   rope_type?: string | null
-  /** `rope_type` as older files spell it. */
+  /** `rope_type` in older files. */
   type?: string | null
-  /** How far the context was extended. */
+  /** The factor by which the context was extended. */
   factor?: number | null
-  /** For `llama3`: turns within the original context below which a frequency is low. */
+  /** For `llama3`: rotations within the original context below which a frequency is low. */
   low_freq_factor?: number | null
-  /** For `llama3`: turns within the original context above which a frequency is high. */
+  /** For `llama3`: rotations within the original context above which a frequency is high. */
   high_freq_factor?: number | null
-  /** For `llama3` and `yarn`: the original context, in tokens; the one at the top of config.json goes before it. */
+  /** For `llama3` and `yarn`: the original context, in tokens; the top-level key takes precedence. */
   original_max_position_embeddings?: number | null
-  /** For `yarn`: multiplies cos and sin; 0.1·ln(factor) + 1 when left out. */
+  /** For `yarn`: multiplies cos and sin; defaults to 0.1·ln(factor) + 1. */
   attention_factor?: number | null
-  /** For `yarn`: 32 when left out. */
+  /** For `yarn`: defaults to 32. */
   beta_fast?: number | null
-  /** For `yarn`: 1 when left out. */
+  /** For `yarn`: defaults to 1. */
   beta_slow?: number | null
-  /** For `yarn`: with `mscale_all_dim`, another way to say `attention_factor`. */
+  /** For `yarn`: with `mscale_all_dim`, an alternative to `attention_factor`. */
   mscale?: number | null
   /** For `yarn`: see `mscale`. */
   mscale_all_dim?: number | null
-  /** For `yarn`: true when left out. */
+  /** For `yarn`: defaults to true. */
   truncate?: boolean | null
-  /** Everything else is carried along. */
+  /** Other keys are kept. */
   [key: string]: unknown
 }
 
 const positive = z.number().positive().nullish()
 
-/** The value of `rope_scaling` and of `rope_parameters`; false stands for none, as Transformers takes it. */
+/** The value of `rope_scaling` and of `rope_parameters`; false means none, as in Transformers. */
 export const ropeSchema = z.preprocess(
   (value) => (value === false ? null : value),
   z
@@ -106,7 +106,7 @@ export const ropeSchema = z.preprocess(
 
 type Parameters = NonNullable<z.infer<typeof ropeSchema>>
 
-/** The keys of a config.json that decide about RoPE, after their types are checked. */
+/** The config.json keys that determine RoPE, after type checks. */
 export interface RopeKeys {
   rope_theta?: number | null
   rope_scaling?: Parameters | null
@@ -120,11 +120,11 @@ const DEFAULT_THETA = 10_000
 const SUPPORTED = 'default, linear, dynamic, llama3, and yarn'
 
 /**
- * The base and the scaling, with the precedence of Transformers 5: `rope_scaling` where it is not empty goes before all
- * of `rope_parameters`; inside the one that is taken, `rope_theta` goes before the one at the top, while
- * `original_max_position_embeddings` at the top goes before the one inside.
+ * The base and the scaling, with the precedence of Transformers 5: a non-empty `rope_scaling` replaces
+ * `rope_parameters` entirely; within the one used, `rope_theta` overrides the top-level key, while a top-level
+ * `original_max_position_embeddings` overrides the one inside.
  * @param where names the source in errors
- * @throws {ConfigError} for a scaling that is not supported, or lacks a key that Transformers requires
+ * @throws {ConfigError} for an unsupported scaling, or one without a key that Transformers requires
  */
 export function parseRope(keys: RopeKeys, where: string): { ropeTheta: number; ropeScaling: RopeScaling | null } {
   const { rope_scaling: scaling, rope_parameters: parameters } = keys
@@ -138,7 +138,7 @@ export function parseRope(keys: RopeKeys, where: string): { ropeTheta: number; r
 function parseScaling(parameters: Parameters, keys: RopeKeys, where: string): RopeScaling | null {
   const type = parameters.rope_type ?? parameters.type ?? 'default'
   const partial = parameters.partial_rotary_factor ?? keys.partial_rotary_factor ?? 1
-  // Transformers' LLaMA ignores the key for the default type, and cannot run with it for the others.
+  // Transformers' LLaMA ignores this key for the default type and cannot run with it for the others.
   if (type !== 'default' && partial !== 1) {
     throw new ConfigError(`${where}: partial_rotary_factor ${partial} is not supported with RoPE scaling`)
   }
@@ -179,7 +179,7 @@ function yarn(
   maxPositionEmbeddings: number,
   need: (key: 'factor') => number,
 ): YarnRopeScaling {
-  // A factor of null stands for the ratio of the two contexts; one that is left out is an error in Transformers too.
+  // A null factor means the ratio of the two contexts; a missing one is an error in Transformers too.
   const factor = parameters.factor === null ? maxPositionEmbeddings / original : need('factor')
   const { mscale, mscale_all_dim: mscaleAllDim } = parameters
   const scale = (weight: number) => (factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1)

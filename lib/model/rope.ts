@@ -4,8 +4,8 @@ import type { LlamaConfig } from './config.js'
 import type { Llama3RopeScaling, YarnRopeScaling } from './rope-config.js'
 
 /**
- * The angle per position of each pair of a head's dimensions: θ^(−2i/D), with the config's scaling. In float32 as
- * Transformers computes it, since the angle of position 2000 magnifies its last bits.
+ * The angle per position of each pair of a head's dimensions: θ^(−2i/D), with the config's scaling. float32 as in
+ * Transformers, since the angle at position 2000 magnifies the last bits.
  */
 export function inverseFrequencies(config: LlamaConfig): Float32Array {
   const { headDim, ropeScaling: scaling } = config
@@ -23,14 +23,12 @@ export function inverseFrequencies(config: LlamaConfig): Float32Array {
   }
 }
 
-/**
- * The base for sequences up to `maxPositionEmbeddings`, the longest that are computed here: θ itself, but for rounding.
- */
+/** The base for sequences up to `maxPositionEmbeddings`, the longest supported: θ itself, up to rounding. */
 function dynamicTheta({ ropeTheta, headDim }: LlamaConfig, factor: number): number {
   return headDim === 2 ? ropeTheta : ropeTheta * (factor - (factor - 1)) ** (headDim / (headDim - 2))
 }
 
-/** Wavelengths longer than the original context are stretched by `factor`, short ones kept, a ramp between. */
+/** Stretches wavelengths longer than the original context by `factor` and keeps short ones, with a ramp between. */
 function llama3Frequency(frequency: number, scaling: Llama3RopeScaling): number {
   const { factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings } = scaling
   const wavelength = (2 * Math.PI) / frequency
@@ -40,7 +38,9 @@ function llama3Frequency(frequency: number, scaling: Llama3RopeScaling): number 
   return ((1 - smooth) * frequency) / factor + smooth * frequency
 }
 
-/** A ramp over the dimensions, from those that turn `betaFast` times within the original context to `betaSlow` times. */
+/**
+ * A ramp over the dimensions, from those that rotate `betaFast` times within the original context to `betaSlow` times.
+ */
 function yarnFrequencies(plain: Float32Array, { ropeTheta, headDim }: LlamaConfig, scaling: YarnRopeScaling) {
   const { factor, betaFast, betaSlow, originalMaxPositionEmbeddings: original, truncate } = scaling
   const dimension = (turns: number) =>
@@ -77,7 +77,7 @@ export function ropeTables(config: LlamaConfig, positions: number): { cos: Float
   return { cos, sin }
 }
 
-/** RoPE's tables on a device, grown when a longer context is asked for. */
+/** RoPE's tables on a device; they grow for longer contexts. */
 export class RopeCache implements Disposable {
   private positions = 0
   private current?: { cos: Tensor; sin: Tensor }
@@ -94,7 +94,7 @@ export class RopeCache implements Disposable {
     return this.current!
   }
 
-  /** Makes room for positions 0 … positions − 1. */
+  /** Grows the tables to positions 0 … positions − 1. */
   reserve(positions: number): void {
     if (positions <= this.positions) return
     const shape = [positions, this.config.headDim / 2]
@@ -104,7 +104,7 @@ export class RopeCache implements Disposable {
     })
     this.device.stream.write(grown.cos, cos)
     this.device.stream.write(grown.sin, sin)
-    this.dispose() // only now: without room for the new tables the old ones still serve
+    this.dispose() // only now: if the allocation fails, the old tables remain usable
     this.current = grown
     this.positions = positions
   }

@@ -6,8 +6,8 @@ const same = (a: readonly number[], b: readonly number[]) =>
   a.every((id) => b.includes(id)) && b.every((id) => a.includes(id))
 
 /**
- * Where config.json, generation_config.json, and tokenizer_config.json disagree about what begins and ends a text; a sentence
- * each.
+ * Disagreements between config.json, generation_config.json, and tokenizer_config.json about the tokens that start and
+ * end a text, one sentence each.
  */
 export function specialTokenNotes(config: LlamaConfig, tokenizer?: LlamaTokenizer): string[] {
   const { json, generation, eosTokenIds, bosTokenId, vocabSize } = config
@@ -43,7 +43,7 @@ export function specialTokenNotes(config: LlamaConfig, tokenizer?: LlamaTokenize
   return notes
 }
 
-/** That the token which training puts behind an answer is none that ends one. */
+/** The warning that training ends answers with a token that does not end generation. */
 export function unlistedEndToken({ eosTokenIds }: LlamaConfig, tokenizer: LlamaTokenizer): string {
   return (
     `the tokenizer's end token ${tokenizer.eosTokenId}, which training puts behind every answer, is not among the model's end ` +

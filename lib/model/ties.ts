@@ -5,8 +5,9 @@ import { emitWarning, type OnWarning } from '../warnings.js'
 import type { LlamaConfig } from './config.js'
 
 /**
- * What a config that ties the output projection to the embedding means for the weights that are there, as Transformers 5
- * takes it: an output projection with other values unties the two, and one without an embedding is the embedding.
+ * Resolves a config that ties the output projection to the embedding against the weights in the files, as Transformers
+ * 5 does: an output projection with different values unties the two, and one without an embedding serves as the
+ * embedding.
  */
 export async function resolveTies(
   config: LlamaConfig,

@@ -1,6 +1,6 @@
 /**
- * Loss and gradients of packed batches. Gradients are float32 sums, one flat buffer for each unit, which successive
- * batches add into: that is gradient accumulation. In a group of ranks, each sums up all ranks' gradients of what it owns.
+ * Loss and gradients of packed batches. Gradients are float32 sums, one flat buffer per unit, and accumulate over
+ * successive batches. In a group of ranks, each rank sums all ranks' gradients for the parameters that it owns.
  */
 import type { PackedBatch } from '../data/packing.js'
 import { ShardedGradients, type UnitBytes } from '../parallel/sharded.js'
@@ -25,7 +25,7 @@ export class TrainPass implements Disposable {
     this.forward = new ForwardPass(parameters, rope, { maxTokens, gradients: this.sums.buffers })
   }
 
-  /** The gradients that this rank owns: float32, one buffer for each unit in the order of `layout.units`. */
+  /** The gradients that this rank owns: float32, one buffer per unit, in the order of `layout.units`. */
   get gradients(): Tensor[] {
     return this.sums.sums
   }
@@ -43,8 +43,8 @@ export class TrainPass implements Disposable {
   }
 
   /**
-   * Forward and backward; adds into the gradients. Enqueued at once; the promise resolves with the losses.
-   * @param isLast the gradients are complete after it: those of all ranks, which make the same number of calls
+   * Runs forward and backward and accumulates the gradients. Enqueues at once; the promise resolves with the losses.
+   * @param isLast completes the gradients, summed over all ranks; every rank makes the same number of calls
    */
   async forwardBackward(batch: PackedBatch, isLast = true): Promise<BatchResult> {
     const { forward, sums, parameters } = this
@@ -64,7 +64,7 @@ export class TrainPass implements Disposable {
     return { ...labeled, ...(await results) }
   }
 
-  /** The losses alone. */
+  /** The losses, without gradients. */
   evaluate(batch: PackedBatch): Promise<BatchResult> {
     return this.forward.score(batch)
   }

@@ -1,4 +1,6 @@
-/** Moves tensors between weight files and device memory in pieces, so that the host holds no more than a few of them. */
+/**
+ * Moves tensors between weight files and device memory in pieces, so that the host holds only a few pieces at a time.
+ */
 
 import type { Stream } from '../device.js'
 import { type CastLosses, countNonFinite } from '../formats/cast.js'
@@ -7,12 +9,12 @@ import type { WeightSource } from '../io/weight-source.js'
 import * as ops from '../ops.js'
 import { bytesPerElement, type DType, type Tensor } from '../tensor.js'
 
-/** Elements of a piece. */
+/** Elements per piece. */
 const pieceLength = 1 << 20
 
 /**
- * Fills flat tensors from a file's tensors of the same names, converting the dtype, several pieces at a time.
- * @param source its tensors have as many elements as the targets, and types that the device can convert
+ * Fills flat tensors from the file tensors of the same names, converting the dtype, several pieces at a time.
+ * @param source its tensors have the targets' element counts and types that the device can convert
  */
 export async function uploadTensors(
   source: WeightSource,
@@ -43,8 +45,8 @@ export async function uploadTensors(
 }
 
 /**
- * A flat tensor's elements in a dtype, piece by piece.
- * @param losses is added to: finite values that became infinite
+ * Yields a flat tensor's elements in `dtype`, piece by piece.
+ * @param losses counts finite values that became infinite
  */
 export async function* readPieces(
   tensor: Tensor,

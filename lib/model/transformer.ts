@@ -1,6 +1,6 @@
 /**
- * The transformer's blocks, forward and backward, as the ops that they consist of; written once for every device.
- * Shapes: T tokens of packed sequences, C hidden size, H/K query and key/value heads of size D, F intermediate size.
+ * The transformer's blocks, forward and backward, in terms of ops; the same code runs on every device. Shapes: T tokens
+ * of packed sequences, C hidden size, H/K query and key/value heads of size D, F intermediate size.
  */
 import type { Stream } from '../device.js'
 import * as ops from '../ops.js'
@@ -10,13 +10,13 @@ import type { Activations, BlockActivations } from './activations.js'
 import type { LlamaConfig } from './config.js'
 import type { Block, Layers } from './layers.js'
 
-/** Shared by the passes of a batch. */
+/** State shared by the passes over a batch. */
 export interface Context {
   stream: Stream
   config: LlamaConfig
   layout: Layout
   layers: Layers
-  /** Gathers the weights of a unit before they are used. */
+  /** Gathers a unit's weights before use. */
   units: UnitWeights
   /** RoPE's tables, [positions, D/2]. */
   cos: Tensor
@@ -46,8 +46,8 @@ export function attentionConstants(config: LlamaConfig) {
 }
 
 /**
- * From the ids to the last block. The last residual addition is left to the head, which does it for the rows that it
- * needs: the model's output is `residualMid` of the last block plus `residualUpdate`.
+ * From the ids to the last block. The head does the last residual addition, and only for the rows that it needs: the
+ * output is `residualMid` of the last block plus `residualUpdate`.
  */
 export function forward(context: Context, activations: Activations, attend: Attend): void {
   const { stream, layers, layout, units } = context
@@ -73,7 +73,7 @@ export function forward(context: Context, activations: Activations, attend: Atte
   })
 }
 
-/** The MLP: recomputes the normalized input and the activation, which the forward pass did not keep. */
+/** The MLP backward pass: recomputes the normalized input and the activation, which the forward pass does not keep. */
 function backwardMlp({ stream }: Context, activations: Activations, block: BlockActivations, layer: Block): void {
   const { normalized: y, rstd, act } = activations
   const grad = activations.gradients!
@@ -112,7 +112,7 @@ function backwardAttention(
   layer.inputNorm.backward(stream, { dx: grad.residual, dy: grad.normalized, x: block.residualIn, rstd })
 }
 
-/** From `gradients.residual`, which the head has written, back to the ids; adds into the gradients of the layers. */
+/** From `gradients.residual`, which the head has written, back to the ids; accumulates the layers' gradients. */
 export function backward(
   context: Context,
   activations: Activations,
