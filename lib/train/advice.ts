@@ -1,27 +1,27 @@
-/** What a run says before it starts, where its settings would train little. */
+/** Warnings before a run starts, for settings that would train little. */
 import { formatCount, formatNumber } from '../format.js'
 import type { Recipe } from './recipe-schema.js'
 import type { ScheduleOptions } from './schedule.js'
 
-/** Fewer steps than these hardly train a model. */
+/** Fewer steps than this hardly train a model. */
 const fewSteps = 50
-/** What the suggested settings come to. */
+/** The number of steps that the suggested settings aim for. */
 const wantedSteps = 100
-/** More passes over few data mostly memorize them. */
+/** More epochs on little data mostly memorize it. */
 const mostEpochs = 10
 const smallestBatch = 4
 
-/** A run, as far as its length and pace are concerned. */
+/** The settings of a run that determine its length and pace. */
 export interface PlannedRun {
   recipe: Pick<Recipe, 'batch_size' | 'epochs' | 'max_steps' | 'learning_rate'>
   schedule: ScheduleOptions
-  /** Instances that are trained on. */
+  /** Training instances. */
   instances: number
-  /** Of the model. */
+  /** Parameters of the model. */
   parameters: number
 }
 
-/** Warnings about a run that is mostly warm-up, or too short to learn from its data; each says which flags would help. */
+/** Warnings about a run that is mostly warm-up or too short to learn from its data; each names the flags that help. */
 export function shortRunWarnings(run: PlannedRun): string[] {
   const { warmupSteps, totalSteps } = run.schedule
   const warnings: string[] = []
@@ -42,7 +42,7 @@ export function shortRunWarnings(run: PlannedRun): string[] {
 
 const steps = (count: number) => `${count} ${count === 1 ? 'step' : 'steps'}`
 
-/** The batch size, as large as it can be, and the epochs with which the data give about a hundred steps. */
+/** The largest possible batch size and the number of epochs that give about a hundred steps. */
 function lengtheningFlags({ recipe, instances, schedule }: PlannedRun): string[] {
   const { batch_size, epochs, max_steps } = recipe
   const byData = Math.floor((epochs * instances) / batch_size)
@@ -60,7 +60,7 @@ function lengtheningFlags({ recipe, instances, schedule }: PlannedRun): string[]
   ]
 }
 
-/** Small models take higher rates than those of billions of parameters, which the default is for. */
+/** Small models take higher rates than models of billions of parameters, which the default is for. */
 function rateFlag({ recipe, parameters }: PlannedRun): string[] {
   const usual = parameters < 1e8 ? 1e-3 : parameters < 1e9 ? 1e-4 : 2e-5
   if (recipe.learning_rate >= usual / 4) return []

@@ -9,9 +9,9 @@ import type { TrainEvent } from './events.js'
 const promptsAtOnce = 32
 
 /**
- * The model's greedy answers to instructions, in their order, none longer than the longest expected one (a longer one
- * would be wrong anyway).
- * @throws the reason of `signal`, once that is aborted
+ * The model's greedy answers to instructions, in order, none longer than the longest expected one (a longer one would
+ * be wrong anyway).
+ * @throws the reason of `signal` when it is aborted
  */
 export async function answerInstructions(
   model: LlamaForCausalLM,
@@ -30,15 +30,15 @@ export async function answerInstructions(
   return answers
 }
 
-/** A question of the recipe's `sample_prompts`. */
+/** A question from the recipe's `sample_prompts`. */
 export interface SampleRequest {
   instruction: string
   input?: string
 }
 
 /**
- * Lets a model answer in the middle of its training. An answer that fails becomes a warning; only what the run cannot go on
- * after is thrown. Once `signal` is aborted, no further question is answered.
+ * Generates answers during training. A failed answer becomes a warning; only errors that end the run are thrown. After
+ * `signal` is aborted, the remaining questions are skipped.
  */
 export async function sampleAnswers(
   model: LlamaForCausalLM,
@@ -68,14 +68,14 @@ export async function sampleAnswers(
   }
 }
 
-/** Whether an error says that an AbortSignal has stopped the work. */
+/** Whether an error comes from an aborted AbortSignal. */
 export function isAbort(error: unknown): boolean {
   return (error as Error | undefined)?.name === 'AbortError'
 }
 
 /**
- * Whether training cannot go on after an error of a generation: the device or another rank is lost, or ranks that generate
- * together do not all have the same error, and would wait for each other.
+ * Whether training cannot continue after an error in generation: the device or another rank is lost, or the ranks that
+ * generate together do not all have the same error and would wait for each other.
  */
 export function endsTraining(error: unknown, model: LlamaForCausalLM): boolean {
   if (error instanceof ParallelError || (error as { code?: string }).code === 'DEVICE_LOST') return true

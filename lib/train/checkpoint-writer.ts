@@ -1,6 +1,6 @@
 /**
- * Writes the checkpoints of a run while it goes on: what is to be written is copied to memory of its own in the host,
- * and training changes the state meanwhile. Of the copy there is one: the next checkpoint waits for this one.
+ * Writes the checkpoints of a run in the background: the state is copied to host memory, and training continues to
+ * change it during the write. There is a single copy, so the next checkpoint waits for this one.
  */
 import { type Device, openDevice, type Stream } from '../device.js'
 import type { Tensor } from '../tensor.js'
@@ -16,13 +16,13 @@ import {
 interface Options {
   savePath: string
   keepLast: number
-  /** Told when a checkpoint lies complete at `path`; `seconds` since it was begun. */
+  /** Called when a checkpoint is complete at `path`; `seconds` since it was begun. */
   onWritten(event: { step: number; path: string; bytes: number; seconds: number }): void
 }
 
 export class CheckpointWriter implements Disposable {
   private readonly host: Device
-  /** Reads the copy; the host's own stream may be busy with training. */
+  /** Reads the copy; training may keep the host's default stream busy. */
   private readonly stream: Stream
   private copies = new Map<string, Tensor>()
   private writing?: Promise<void>
@@ -33,13 +33,13 @@ export class CheckpointWriter implements Disposable {
     this.stream = this.host.createStream()
   }
 
-  /** Writes a checkpoint, after the one that is being written. */
+  /** Writes a checkpoint, after any write in progress. */
   async write(state: CheckpointState): Promise<void> {
     await this.finish()
     await this.save(state)
   }
 
-  /** Copies the state, and leaves the rest to go on by itself. */
+  /** Copies the state and writes it in the background. */
   async begin(state: CheckpointState): Promise<void> {
     await this.finish()
     if (writesShard(state)) await this.copy(state)
@@ -48,14 +48,17 @@ export class CheckpointWriter implements Disposable {
     })
   }
 
-  /** @throws what has gone wrong with the checkpoint that was begun */
+  /** @throws {Error} for a failure of the checkpoint in progress */
   check(): void {
     const { failure } = this
     this.failure = undefined
     if (failure) throw failure.error
   }
 
-  /** Waits for the checkpoint that was begun. @throws as `check` */
+  /**
+   * Waits for the checkpoint in progress.
+   * @throws {Error} as `check` does
+   */
   async finish(): Promise<void> {
     await this.writing
     this.writing = undefined

@@ -1,9 +1,9 @@
 /**
- * Training checkpoints: `checkpoint-<step>/` with everything that a run needs to go on exactly where it was. One
- * safetensors file a rank holds the float32 masters and moments, unit by unit; `manifest.json` says what they belong
- * to, and by their checksums whether they are whole; the config and the tokenizer lie beside them.
+ * Training checkpoints: `checkpoint-<step>/` with everything that a run needs to resume exactly where it was. One
+ * safetensors file per rank holds the float32 masters and moments, by unit; `manifest.json` records the run that they
+ * belong to and checksums that prove them complete; the config and the tokenizer are in the same directory.
  *
- * Random state is part of it without being stored: every draw is a function of the seed and the step.
+ * Random state needs no storage: every draw is a function of the seed and the step.
  */
 import { readdir, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -32,7 +32,7 @@ import { packageVersion } from '../version.js'
 import type { AdamW } from './optimizer.js'
 import type { Recipe } from './recipe-schema.js'
 
-/** What a checkpoint holds, and what one is loaded into. */
+/** The state that a checkpoint is saved from and loaded into. */
 export interface CheckpointState {
   parameters: Parameters
   optimizer: AdamW
@@ -40,21 +40,21 @@ export interface CheckpointState {
   recipe: Recipe
   /** Optimizer steps done. */
   step: number
-  /** Tells the tokenized data set from others. */
+  /** Identifies the tokenized data set. */
   dataFingerprint: string
 }
 
-/** The recipe keys that decide which instances a step learns from. */
+/** The recipe keys that determine which instances a step learns from. */
 const orderKeys = ['seed', 'batch_size', 'max_length', 'validation_size'] as const
 
-/** The recipe keys that decide how far each step goes, and how many there are. A run may be resumed with others. */
+/** The recipe keys that determine the size and number of steps. A resumed run may change them. */
 const paceKeys = [
   ...['epochs', 'max_steps', 'loss_reduction', 'learning_rate', 'adam_beta1', 'adam_beta2', 'adam_epsilon'],
   ...['weight_decay', 'max_grad_norm', 'lr_scheduler', 'warmup_type', 'warmup_ratio', 'warmup_min', 'warmup_steps'],
   'min_learning_rate',
 ] as readonly (keyof Recipe)[]
 
-/** A sentence about the settings of a resumed run that its checkpoint was made with otherwise, where there are any. */
+/** A sentence about the settings in which a resumed run differs from its checkpoint, if there are any. */
 export function changedSettings(before: Record<string, unknown>, recipe: Recipe): string[] {
   const shown = (value: unknown) => (value === undefined ? 'not set' : String(value))
   const changes = paceKeys.flatMap((key) =>
@@ -77,12 +77,12 @@ export function stateTensors({ parameters, optimizer }: CheckpointState): Map<st
   )
 }
 
-/** Whether this rank has a file of its own in the checkpoint: all have, unless each has everything. */
+/** Whether this rank writes a file to the checkpoint: all do, unless every rank has the full state. */
 export function writesShard({ parameters: { group } }: CheckpointState): boolean {
   return group.stage > 0 || group.rank === 0
 }
 
-/** The tensors of a state as they were, and the stream to read them with. */
+/** A snapshot of a state's tensors, and the stream to read them with. */
 export interface StateCopy {
   tensors: ReadonlyMap<string, Tensor>
   stream: Stream
@@ -90,14 +90,14 @@ export interface StateCopy {
 
 interface SaveOptions {
   keepLast: number
-  /** Written in place of the state, which then may change. */
+  /** Written in place of the state, which may then change. */
   copy?: StateCopy
 }
 
 /**
- * Writes `checkpoint-<step>` in `savePath`, whole or not at all, and then removes all but the last few.
+ * Writes `checkpoint-<step>` in `savePath`, completely or not at all, and then removes all but the last few.
  * @returns the directory
- * @throws {CheckpointError} when it cannot be written; those before are left as they are
+ * @throws {CheckpointError} for a failed write; earlier checkpoints are kept
  */
 export async function saveCheckpoint(
   savePath: string,
@@ -120,11 +120,14 @@ export async function saveCheckpoint(
     const stale = (await listCheckpoints(savePath)).filter((other) => other !== directory).slice(keepLast - 1)
     for (const other of stale) await rm(other, { recursive: true, force: true })
   }
-  await group.barrier() // no rank takes it for complete before it is
+  await group.barrier() // no rank may see it as complete before it is
   return directory
 }
 
-/** Writes this rank's file, and returns those of all ranks. @throws {CheckpointError} when a rank cannot write its own */
+/**
+ * Writes this rank's file, and returns those of all ranks.
+ * @throws {CheckpointError} for a rank that cannot write its file
+ */
 async function gatherFiles(
   state: CheckpointState,
   directory: string,
@@ -144,7 +147,7 @@ async function gatherFiles(
   return Object.assign({}, ...all.map(({ files }) => files))
 }
 
-/** The safetensors file with what this rank owns of masters and moments. */
+/** The safetensors file with this rank's masters and moments. */
 async function writeShard(
   state: CheckpointState,
   directory: string,
@@ -187,7 +190,7 @@ async function writeDescription(directory: string, state: CheckpointState, files
   await state.tokenizer.save(directory)
 }
 
-/** The layout as the manifest has it: what decides where a parameter's values lie in the files. */
+/** The layout in the form of the manifest: the facts that determine where a parameter's values are in the files. */
 function placement({ units }: Layout): Manifest['units'] {
   return units.map(({ name, length, parameters }) => ({
     name,
@@ -196,7 +199,7 @@ function placement({ units }: Layout): Manifest['units'] {
   }))
 }
 
-/** The checkpoints in a directory, the last step first. */
+/** The checkpoints in a directory, latest step first. */
 export async function listCheckpoints(savePath: string): Promise<string[]> {
   const names = await readdir(savePath).catch(() => [])
   const steps = names.flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? []).map(Number)
@@ -204,8 +207,8 @@ export async function listCheckpoints(savePath: string): Promise<string[]> {
 }
 
 /**
- * Deletes what a completed run does not keep of its checkpoints.
- * @returns those that are left, and their bytes
+ * Deletes the checkpoints that a completed run does not keep.
+ * @returns the remaining ones, and their size in bytes
  */
 export async function keepCheckpoints(
   savePath: string,
@@ -218,7 +221,7 @@ export async function keepCheckpoints(
   return { directories, bytes: sizes.reduce((sum, size) => sum + size, 0) }
 }
 
-/** The size of a checkpoint. */
+/** The size of a checkpoint in bytes. */
 export async function checkpointBytes(directory: string): Promise<number> {
   const names = await readdir(directory)
   const sizes = await Promise.all(names.map(async (name) => (await stat(path.join(directory, name))).size))
@@ -226,10 +229,10 @@ export async function checkpointBytes(directory: string): Promise<number> {
 }
 
 /**
- * The checkpoint that a recipe asks to go on from; undefined to start anew. With `auto`, the last that is whole, if
- * there is one.
- * @throws {CheckpointError} when a checkpoint was named and is not one, or when a new run would write among the
- * checkpoints of an earlier one
+ * The checkpoint to resume from according to a recipe; undefined to start from scratch. `auto` means the latest
+ * complete one, if any.
+ * @throws {CheckpointError} for a path that is not a checkpoint, or a new run that would write among the checkpoints of
+ *   an earlier one
  */
 export async function resolveResume({ resume, save_path, overwrite }: Recipe): Promise<string | undefined> {
   if (resume === false) {
@@ -255,9 +258,9 @@ export async function resolveResume({ resume, save_path, overwrite }: Recipe): P
 }
 
 /**
- * Fills the masters, weights and moments from a checkpoint.
- * @returns the optimizer steps that it had done
- * @throws {CheckpointError} when it is damaged, or belongs to another model, other data or another order of them
+ * Loads the masters, weights and moments from a checkpoint.
+ * @returns the number of optimizer steps done
+ * @throws {CheckpointError} for a damaged checkpoint, or one of another model, other data, or another data order
  */
 export async function loadCheckpoint(directory: string, state: CheckpointState): Promise<number> {
   const manifest = await readManifest(directory)
@@ -279,8 +282,8 @@ export async function loadCheckpoint(directory: string, state: CheckpointState):
 }
 
 /**
- * Fills what this rank owns from the files of the ranks that wrote it, as many as they may have been: laid end to end,
- * a unit's shards are the unit. Each file's checksum is computed by one of the ranks.
+ * Loads this rank's shards from the files of the ranks that wrote them, whatever their number: concatenated, a unit's
+ * shards are the unit. One rank verifies each file's checksum.
  */
 async function readShards(directory: string, manifest: Manifest, state: CheckpointState): Promise<void> {
   const { group, layout } = state.parameters

@@ -7,7 +7,7 @@ import type { RecipeInput } from './recipe-schema.js'
 export interface DeepSpeedConfig {
   /** The recipe keys that the file sets. */
   layer: RecipeLayer
-  /** One sentence for each thing in the file that is done otherwise here, or not at all. */
+  /** One sentence for each setting that is handled differently here, or not at all. */
   notes: string[]
 }
 
@@ -15,10 +15,9 @@ type Section = Record<string, unknown>
 
 /**
  * Reads a DeepSpeed configuration (https://www.deepspeed.ai/docs/config-json/) as recipe settings. A value of "auto"
- * leaves the choice to the recipe. The values are checked when the layer is resolved, so that a wrong one is reported
- * with the file's name.
- *
- * @throws RecipeError when the file cannot be read or is not a JSON object
+ * leaves the choice to the recipe. The values are checked when the layer is resolved, so that the error for a wrong one
+ * names the file.
+ * @throws {RecipeError} for a file that cannot be read or is not a JSON object
  */
 export function readDeepSpeedConfig(path: string): DeepSpeedConfig {
   let parsed: unknown
@@ -31,7 +30,7 @@ export function readDeepSpeedConfig(path: string): DeepSpeedConfig {
   return translateDeepSpeedConfig(parsed, path)
 }
 
-/** `readDeepSpeedConfig` on a parsed file; `label` stands for it in error messages. */
+/** `readDeepSpeedConfig` for a parsed file; error messages call it `label`. */
 export function translateDeepSpeedConfig(config: Section, label: string): DeepSpeedConfig {
   const reader = new Reader(config, '')
   const values: Partial<RecipeInput> = {}
@@ -48,7 +47,7 @@ export function translateDeepSpeedConfig(config: Section, label: string): DeepSp
   return { layer: { values, where: () => label }, notes }
 }
 
-/** Hands out the values of a JSON object, and remembers which nobody asked for. */
+/** Reads the values of a JSON object and records which of them are unused. */
 class Reader {
   private readonly taken = new Set<string>()
   private readonly sections: Reader[] = []
@@ -76,14 +75,14 @@ class Reader {
     return reader
   }
 
-  /** Takes all that is left, and names it. */
+  /** Marks all remaining keys as read, and returns their names. */
   takeRest(): string[] {
     const rest = Object.keys(this.values).filter((key) => !this.taken.has(key))
     for (const key of rest) this.taken.add(key)
     return rest
   }
 
-  /** The keys that were given and not taken, those of sections last, as `optimizer.params.amsgrad`. */
+  /** The keys that were given but not read, with sections last, as `optimizer.params.amsgrad`. */
   unused(): string[] {
     const own = Object.keys(this.values).filter((key) => !this.taken.has(key))
     return [...own.map((key) => this.prefix + key), ...this.sections.flatMap((section) => section.unused())]
@@ -183,8 +182,8 @@ function translateScheduler(scheduler: Reader, values: Partial<RecipeInput>, not
 }
 
 /**
- * A warm-up counted in steps belongs to the total that stands beside it. This run has a length of its own, and the
- * trainers that such files come from overwrite both numbers with it (OpenAlpaca's does), so they are not taken then.
+ * A warm-up counted in steps belongs to the total in the same file. This run has its own length, and the trainers that
+ * such files come from overwrite both numbers with theirs (OpenAlpaca's does), so both are ignored.
  */
 function translateLength(params: Reader, values: Partial<RecipeInput>, notes: string[]): void {
   const total = params.take('total_num_steps')
@@ -222,7 +221,7 @@ function translateOffload(zero: Reader, values: Partial<RecipeInput>, notes: str
   const legacy = zero.take('cpu_offload') === true
   const optimizer = zero.section('offload_optimizer')
   const where = optimizer.take('device') ?? (zero.has('offload_optimizer') ? 'cpu' : undefined)
-  optimizer.takeRest() // how it is done
+  optimizer.takeRest() // no effect on the result
   if (legacy || where === 'cpu' || where === 'nvme') values.offload = 'optimizer'
   else if (where === 'none') values.offload = 'none'
   if (where === 'nvme')

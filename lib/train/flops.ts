@@ -5,9 +5,9 @@ import { matmul, randomNormal } from '../ops.js'
 import { numel } from '../tensor.js'
 
 /**
- * Floating-point operations that the model itself asks for in a training step: forward and backward (three times the
- * forward) of every matrix product, of the causal half of attention, and of the output projection for the tokens that
- * have a label. What an implementation computes beside that is not counted.
+ * The model's floating-point operations in a training step: forward and backward (three times the forward) of every
+ * matrix product, of the causal half of attention, and of the output projection for labeled tokens. Other work of an
+ * implementation is not counted.
  */
 export function trainingFlops(config: LlamaConfig, lengths: Iterable<number>, labelTokens: number): number {
   const { blocks } = layoutOf(config)
@@ -19,9 +19,9 @@ export function trainingFlops(config: LlamaConfig, lengths: Iterable<number>, la
   return flops
 }
 
-/** The device's measured rate of a large matrix product, in operations a second. Takes a moment. */
+/** Measures the device's rate for a large matrix product, in operations per second. Takes a moment. */
 export async function measurePeakFlops(device: Device, dtype: 'bfloat16' | 'float32'): Promise<number> {
-  const size = { cpu: 1024, cuda: 8192 }[device.type] ?? 64 // one that is emulated has no rate
+  const size = { cpu: 1024, cuda: 8192 }[device.type] ?? 64 // the emulator has no meaningful rate
   const { stream } = device
   using a = device.tensor(dtype, [size, size])
   using b = device.tensor(dtype, [size, size])
@@ -30,8 +30,8 @@ export async function measurePeakFlops(device: Device, dtype: 'bfloat16' | 'floa
   for (const [streamId, x] of [a, b].entries()) {
     randomNormal(stream, { x: x.view([x.length]), std: 1, seed: 0, streamId })
   }
-  const together = device.type === 'cuda' ? 10 : 1 // a GPU is told of the next product while it computes the last
-  // The best of many: other programs may be busy at the same time.
+  const together = device.type === 'cuda' ? 10 : 1 // on a GPU, launches overlap execution
+  // The best of many runs: other programs may be busy at the same time.
   let best = Number.POSITIVE_INFINITY
   for (let repeat = 0; repeat < 40; repeat++) {
     await stream.synchronize()

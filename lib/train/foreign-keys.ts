@@ -1,7 +1,7 @@
-/** The settings of other trainers (Transformers, TRL, axolotl, LLaMA-Factory, torchtune) in the words of a recipe. */
+/** Maps the settings of other trainers (Transformers, TRL, axolotl, LLaMA-Factory, torchtune) to recipe keys. */
 import type { RecipeKey } from './recipe-schema.js'
 
-/** Keys that mean exactly what one of ours does, and are taken for it. */
+/** Keys with exactly the meaning of a recipe key; accepted in its place. */
 export const aliases: Readonly<Record<string, RecipeKey>> = {
   lr: 'learning_rate',
   num_train_epochs: 'epochs',
@@ -41,7 +41,7 @@ const ranks = 'use {gpus} or {ranks} for the processes of one machine'
 const validation = 'use {validation_every}, in optimizer steps'
 const checkpoints = 'use {checkpoint_every}, in optimizer steps'
 
-/** Other keys, and what stands for them; a recipe's keys are in braces. */
+/** Other keys, and their replacements; recipe keys are in braces. */
 const advice: readonly [keys: string, advice: string][] = [
   ['per_device_train_batch_size micro_batch_size gradient_accumulation_steps per_device_batch_size', batch],
   ['train_batch_size per_gpu_train_batch_size gradient_accumulation global_batch_size', batch],
@@ -94,12 +94,12 @@ const advice: readonly [keys: string, advice: string][] = [
 
 const adviceList = advice.flatMap(([keys, text]) => keys.split(' ').map((key) => [key, text] as const))
 const adviceOf = new Map(adviceList)
-/** The keys that are known and are none of ours. */
+/** Known keys of other trainers. */
 export const adviceKeys = [...Object.keys(aliases), ...adviceList.map(([key]) => key)]
 
 /**
- * What stands for another trainer's key; undefined for a key that nobody is known to have.
- * @param spell one of our keys as the reader writes it, such as `--batch_size`
+ * Advice for another trainer's key; undefined for an unknown one.
+ * @param spell formats a recipe key for the reader, such as `--batch_size`
  */
 export function adviceFor(key: string, spell: (key: string) => string): string | undefined {
   const ours = aliases[key]

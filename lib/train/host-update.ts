@@ -1,18 +1,18 @@
 /**
- * The optimizer's update on the CPU, where masters and moments are (Ren et al. 2021, ZeRO-Offload, arXiv:2101.06840).
- * Unit by unit: the gradients come to the host, are used there, and the new weights go back. While one unit is updated
- * the gradients of the next are on their way, and the weights of the one before.
+ * The optimizer's update on the CPU, which holds masters and moments (Ren et al. 2021, ZeRO-Offload, arXiv:2101.06840).
+ * For each unit, the gradients are copied to the host and used, and the new weights are copied back. The update of a
+ * unit overlaps the transfers of the next unit's gradients and the previous unit's weights.
  */
 import type { Stream } from '../device.js'
 import type { Parameters } from '../model/parameters.js'
 import type { EventHandle } from '../native.js'
 import type { DType, Tensor } from '../tensor.js'
 
-/** Updates a unit with the gradients in `grad`; rounds the new masters to `weights`, where there are any. */
+/** Updates a unit with the gradients in `grad`; rounds the new masters to `weights`, if given. */
 export type UpdateUnit = (stream: Stream, unit: number, grad: Tensor, weights: Tensor | undefined) => void
 
 export class HostUpdate implements Disposable {
-  /** Two in turns. */
+  /** Two buffers, used alternately. */
   private readonly gradients: Tensor[]
   private readonly rounded?: Tensor[]
   private readonly down: Stream
@@ -30,7 +30,7 @@ export class HostUpdate implements Disposable {
     this.ready = device.createEvent()
   }
 
-  /** @param gradients of what this rank owns, complete when the device's stream comes to this point */
+  /** @param gradients those that this rank owns, complete when the device's stream reaches this point */
   async run(gradients: Tensor[], update: UpdateUnit): Promise<void> {
     const { device, masterDevice, buffers, masters } = this.parameters
     const { stream } = masterDevice
@@ -42,7 +42,7 @@ export class HostUpdate implements Disposable {
     const copies: Promise<void>[] = []
     const start = (copy: Promise<void>) => {
       copies.push(copy)
-      copy.catch(() => {}) // it is waited for below, and may fail before
+      copy.catch(() => {}) // awaited below, and may fail before
       return copy
     }
     try {
@@ -54,7 +54,7 @@ export class HostUpdate implements Disposable {
         const rounded = this.rounded && room(this.rounded, unit)
         update(stream, unit, room(this.gradients, unit), rounded)
         await stream.synchronize()
-        await leaving // the next unit rounds to where these weights lie
+        await leaving // the next unit rounds into the same buffer
         leaving = start(this.up.transfer(buffer, rounded ?? masters[unit]))
       }
     } finally {

@@ -1,4 +1,4 @@
-/** A rank's part in a run: it finds the others, and makes sure that all mean the same run. */
+/** A rank's entry into a run: it connects to the other ranks and checks that all of them have the same recipe. */
 import { chooseGpu, countDevices, openDevice } from '../device.js'
 import { Communicator } from '../parallel/communicator.js'
 import type { RankPlace } from '../parallel/environment.js'
@@ -7,13 +7,13 @@ import { Rendezvous } from '../parallel/rendezvous.js'
 import { packageVersion } from '../version.js'
 import type { Recipe } from './recipe-schema.js'
 
-/** Where a rank writes to is its own affair. */
+/** Keys in which ranks may differ. */
 const mayDiffer = new Set(['threads', 'log_every'])
 
 /**
  * Joins the run.
- * @param signal ends the waiting for other ranks, with its reason
- * @throws {ParallelError} when the ranks do not find each other, or disagree on the recipe or the version
+ * @param signal ends the wait for other ranks, with its reason
+ * @throws {ParallelError} for ranks that do not connect, or that disagree on the recipe or the version
  */
 export async function joinRun(place: RankPlace, recipe: Recipe, signal: AbortSignal): Promise<RankGroup> {
   const rendezvous = await Rendezvous.join({ ...place, timeout: recipe.collective_timeout, signal })
@@ -39,15 +39,15 @@ async function connectRanks(rendezvous: Rendezvous, place: RankPlace, recipe: Re
 }
 
 /**
- * A rank's GPU where its process sees those of all ranks of its machine, as under torchrun. Where there are fewer than
- * ranks, they take turns; what the launcher or the job's scheduler has dealt out, one to each rank, stays as it is.
+ * Chooses a rank's GPU if its process sees those of all ranks on the machine, as under torchrun. With fewer GPUs than
+ * ranks, ranks share them; an assignment of one GPU per rank by the launcher or job scheduler is kept.
  */
 function chooseGpuOf(localRank: number): void {
   let count = 0
   try {
     count = countDevices('cuda')
   } catch {
-    return // opening one tells the reason
+    return // opening the device reports why
   }
   chooseGpu(localRank % count)
 }

@@ -11,10 +11,10 @@ export function trainingLogPath(directory: string): string {
 }
 
 /**
- * Writes every event as a line of JSON to `<directory>/train.jsonl`, at once, so that a killed run loses nothing.
+ * Appends every event as a line of JSON to `<directory>/train.jsonl` at once, so that a killed run loses nothing.
  *
- * A resumed run goes on in the same file, and what an earlier one wrote after the checkpoint is dropped, so the log
- * reads like that of one run. A new run in a used directory moves the old log aside, to train.1.jsonl and so on.
+ * A resumed run continues the same file and drops the events after its checkpoint, so that the log reads like that of
+ * one run. A new run in a used directory first renames the old log to train.1.jsonl and so on.
  */
 export class TrainingLog implements TrainSubscriber {
   readonly path: string
@@ -65,9 +65,8 @@ function unusedName(directory: string): string {
 }
 
 /**
- * Reads a log back. A last line that was cut short by a crash is left out.
- *
- * @throws DataError when the file cannot be read, or another line is not an event
+ * Reads a log, without a last line that a crash cut short.
+ * @throws {DataError} for a file that cannot be read, or another line that is not an event
  */
 export function readTrainingLog(path: string): TrainEvent[] {
   let lines: string[]
@@ -76,7 +75,7 @@ export function readTrainingLog(path: string): TrainEvent[] {
   } catch (cause) {
     throw new DataError(`cannot read the training log ${path}: ${(cause as NodeJS.ErrnoException).code}`, { cause })
   }
-  lines.pop() // what follows the last line break: nothing, or a line cut short
+  lines.pop() // after the last line break: nothing, or an incomplete line
   return lines.map((line, i) => {
     try {
       const event = JSON.parse(line)

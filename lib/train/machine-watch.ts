@@ -1,4 +1,4 @@
-/** Notices that other programs use the cores that a run computes on, which can make it many times slower. */
+/** Detects that other programs use the cores that a run computes on, which can slow it down many times. */
 import os from 'node:os'
 import { formatCount } from '../format.js'
 import type { Followers, StartEvent, StepEvent, TrainEvent, TrainSubscriber } from './events.js'
@@ -9,7 +9,7 @@ export interface CpuTimes {
   all: number
   /** Of this process. */
   own: number
-  /** Since some moment. */
+  /** Elapsed time. */
   wall: number
 }
 
@@ -20,26 +20,26 @@ export function readCpuTimes(): CpuTimes {
 }
 
 interface WatchOptions {
-  /** @default those that OpenMP takes */
+  /** @default OpenMP's number of threads */
   threads?: number
-  /** @default those of this machine */
+  /** @default the machine's number of cores */
   cores?: number
-  /** Stands in for the operating system. */
+  /** Replaces the operating system's counters. */
   read?: () => CpuTimes
 }
 
-/** Shorter than this, the system's clock ticks are too coarse. */
+/** Below this, the system's clock ticks are too coarse. */
 const shortest = 0.2 // seconds
-/** Steps by which later ones are judged. */
+/** Steps that set the baseline for later ones. */
 const baselineSteps = 10
-/** Steps in a row that have to be slow, and how much slower. */
+/** Consecutive steps that must be slow, and how much slower. */
 const slowSteps = 5
 const slowFactor = 2.5
 
-/** Follows a run; it is made before the model is loaded, to see what else runs meanwhile. */
+/** Watches a run; create it before the model is loaded, to measure other programs in the meantime. */
 export class MachineWatch implements TrainSubscriber {
   private readonly cores: number
-  /** Threads that the run computes with; undefined where that is not on the CPU, or other processes belong to the run. */
+  /** Threads that the run computes with; undefined if it is not on the CPU, or spans other processes. */
   private threads: number | undefined
   private readonly read: () => CpuTimes
   private before: CpuTimes
@@ -47,7 +47,7 @@ export class MachineWatch implements TrainSubscriber {
   private slow: number[] = []
   private isWarned = false
 
-  /** @param followers get the warnings */
+  /** @param followers receive the warnings */
   constructor(
     private readonly followers: Pick<Followers, 'emit'>,
     private readonly options: WatchOptions = {},
@@ -65,7 +65,7 @@ export class MachineWatch implements TrainSubscriber {
 
   close(): void {}
 
-  /** Where other programs have used, since this watch began, cores that the run needs. */
+  /** A warning if, since this watch began, other programs have used cores that the run needs. */
   private atStart({ device, recipe, world_size: ranks = 1 }: StartEvent): string | undefined {
     if (device.type === 'cpu' && ranks === 1) this.threads = recipe.threads ?? this.options.threads ?? defaultThreads()
     const { threads } = this
@@ -78,7 +78,7 @@ export class MachineWatch implements TrainSubscriber {
     )
   }
 
-  /** Once, when steps have become much slower than the first ones were. */
+  /** A single warning when steps have become much slower than the first ones. */
   private afterStep({ tokens_per_second: tokensPerSecond }: StepEvent): string | undefined {
     if (this.rates.length < baselineSteps) {
       this.rates.push(tokensPerSecond)
@@ -109,7 +109,7 @@ export class MachineWatch implements TrainSubscriber {
     return `other programs keep ${others.toFixed(1)} of ${this.cores} cores busy; wait for them${restart}`
   }
 
-  /** Cores that other programs keep busy, since the last look. */
+  /** Cores that other programs have kept busy since the last call. */
   private othersCores(): number {
     const { before } = this
     const now = this.read()

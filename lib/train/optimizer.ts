@@ -12,11 +12,11 @@ export interface AdamWOptions {
 }
 
 /**
- * AdamW over a model's flat buffers, with float32 moments and masters; one op a unit and step. It works where the masters
- * are: on the model's device, or on the CPU.
+ * AdamW over a model's flat buffers, with float32 moments and masters; one op per unit and step. It runs on the device
+ * of the masters: the model's device or the CPU.
  */
 export class AdamW implements Disposable {
-  /** First and second moments, one a unit. */
+  /** First and second moments, one buffer per unit. */
   readonly m: Tensor[]
   readonly v: Tensor[]
   private readonly squares: Tensor
@@ -44,7 +44,7 @@ export class AdamW implements Disposable {
     return squares.reduce((sum, value) => sum + value, 0)
   }
 
-  /** One update of the masters and the weights; the gradients are multiplied by `gradScale` first. */
+  /** Updates the masters and the weights once; multiplies the gradients by `gradScale` first. */
   async step(gradients: Tensor[], lr: number, gradScale: number): Promise<void> {
     const { device, buffers, masters, dtype } = this.parameters
     const { beta1, beta2, epsilon: eps, weightDecay } = this.options
@@ -73,7 +73,7 @@ export class AdamW implements Disposable {
   }
 }
 
-/** What gradients are multiplied by so that their norm is at most `maxNorm` (as torch.nn.utils.clip_grad_norm_). */
+/** The factor that scales gradients to a norm of at most `maxNorm` (as torch.nn.utils.clip_grad_norm_). */
 export function clipScale(norm: number, maxNorm: number): number {
   return maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1
 }

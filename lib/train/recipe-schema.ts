@@ -1,9 +1,9 @@
 import { z } from 'zod'
 
-/** A size as Hugging Face writes it: `5GB` is 5·10⁹ bytes, `5GiB` is 5·2³⁰. */
+/** A size in Hugging Face's notation: `5GB` is 5·10⁹ bytes, `5GiB` is 5·2³⁰. */
 export const byteSize = z.string().regex(/^\d+(\.\d+)?([KMGT]i?)?B$/)
 
-/** The longest instance where `max_length` is left out: OpenAlpaca's for 3B. */
+/** The default of `max_length`: OpenAlpaca's for 3B. */
 export const defaultMaxLength = 1536
 
 const count = (minimum: number) => z.int().min(minimum)
@@ -28,7 +28,7 @@ const samplePrompt = z.union([
   z.strictObject({ instruction: z.string().min(1), input: z.string().optional() }),
 ])
 
-/** Every recipe key, in the groups that `--help` and the documentation show. */
+/** Every recipe key, in the groups of `--help` and the documentation. */
 export const recipeGroups = {
   'Model and files': {
     name: z.string().min(1).default('run').describe('Name of the run in logs and in the report'),
@@ -181,22 +181,22 @@ const shape = {
   ...recipeGroups['During training'],
 }
 
-/** A recipe as the trainer takes it: every key checked, every default filled in. */
+/** A recipe for the trainer: every key checked, defaults filled in. */
 export const recipeSchema = z.strictObject(shape)
 
-/** A recipe with every key checked and every default filled in. */
+/** A recipe with every key checked and defaults filled in. */
 export interface Recipe extends z.output<typeof recipeSchema> {}
-/** A recipe with the length that instances of its model are cut to. */
+/** A recipe with the length that instances are cut to for its model. */
 export type SizedRecipe = Recipe & { max_length: number }
-/** A recipe as a person writes it: what is left out has its default. */
+/** A recipe as users write it: missing keys have defaults. */
 export type RecipeInput = z.input<typeof recipeSchema>
 export type RecipeKey = keyof Recipe
 
 export const recipeKeys = Object.keys(shape) as RecipeKey[]
-/** The keys of `model`, flags of their own as `--model.hidden_size`. */
+/** The keys of `model`, which are flags such as `--model.hidden_size`. */
 export const modelKeys = Object.keys(modelShape)
 
-/** The schema behind a recipe key such as `learning_rate` or `model.hidden_size`; undefined for an unknown one. */
+/** The schema of a recipe key such as `learning_rate` or `model.hidden_size`; undefined for an unknown one. */
 export function schemaOf(key: string): z.ZodType | undefined {
   const nested = key.startsWith('model.')
   const fields: Record<string, z.ZodType> = nested ? modelShape : shape
@@ -216,7 +216,7 @@ interface JsonSchema {
   exclusiveMaximum?: number
 }
 
-/** What a schema accepts, in words: "a whole number of at least 1", "one of instance, token". */
+/** Describes the values that a schema accepts: "a whole number of at least 1", "one of instance, token". */
 export function expectation(schema: z.ZodType): string {
   return inWords(z.toJSONSchema(schema, { io: 'input' }) as JsonSchema)
 }
@@ -240,7 +240,7 @@ function inWords(schema: JsonSchema): string {
   }
 }
 
-/** A bound that was set; that of the numbers which are exact is always there. */
+/** Whether a bound is explicit; safe integers always have an implicit one. */
 const isSmall = (maximum: number | undefined) => maximum !== undefined && maximum < Number.MAX_SAFE_INTEGER
 
 function bounds({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }: JsonSchema): string {

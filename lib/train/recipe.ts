@@ -18,7 +18,7 @@ import {
   schemaOf,
 } from './recipe-schema.js'
 
-/** Settings from one place; `where` names the place of a key (`my.yaml:7`, `--learning_rate`) for error messages. */
+/** Settings from one source; `where` locates a key (`my.yaml:7`, `--learning_rate`) for error messages. */
 export interface RecipeLayer {
   values: Record<string, unknown>
   where(key: string): string
@@ -26,7 +26,7 @@ export interface RecipeLayer {
 
 const builtInDirectory = join(packageRoot, 'recipes')
 
-/** The names that `--recipe` knows, such as `quickstart`. */
+/** The built-in names for `--recipe`, such as `quickstart`. */
 export function builtInRecipes(): string[] {
   return readdirSync(builtInDirectory)
     .filter((file) => file.endsWith('.yaml'))
@@ -35,18 +35,17 @@ export function builtInRecipes(): string[] {
 }
 
 /**
- * Reads a recipe and lays further settings over it.
- *
+ * Reads a recipe and applies further settings on top.
  * @param nameOrPath a built-in recipe's name, or the path of a YAML file; undefined for the defaults alone
- * @param layers later ones win; a value of null goes back to the default, and `model` is merged key by key
- * @throws RecipeError for an unknown key (with the nearest known one) or a value of the wrong type or range, naming
- * the file and line or the flag it came from
+ * @param layers later ones win; null resets to the default, and `model` is merged key by key
+ * @throws {RecipeError} for an unknown key (with the nearest known one) or a value of the wrong type or range, with its
+ *   file and line or its flag
  */
 export function loadRecipe(nameOrPath?: string, layers: RecipeLayer[] = []): Recipe {
   return resolveRecipe(nameOrPath === undefined ? layers : [readRecipeFile(nameOrPath), ...layers])
 }
 
-/** Two ways of saying one thing: a later layer that says it one way takes back what an earlier one said the other way. */
+/** Pairs of keys for the same setting: a later layer that sets one of them resets the other. */
 const rivals: [RecipeKey, RecipeKey][] = [
   ['model_path', 'model'],
   ['model', 'model_path'],
@@ -56,7 +55,7 @@ const rivals: [RecipeKey, RecipeKey][] = [
 
 /**
  * The recipe with its `max_length`, or the default for a model with that context.
- * @throws {RecipeError} when `max_length` is longer than the context
+ * @throws {RecipeError} for a `max_length` longer than the context
  */
 export function withMaxLength(recipe: Recipe, context: number): SizedRecipe {
   const { max_length = Math.min(defaultMaxLength, context) } = recipe
@@ -97,7 +96,7 @@ function withoutNulls(values: Record<string, unknown>): Record<string, unknown> 
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null && value !== undefined))
 }
 
-/** The layer with our names for the keys of other trainers that mean the same. */
+/** The layer with other trainers' keys renamed to the equivalent recipe keys. */
 function withOurNames(layer: RecipeLayer): RecipeLayer {
   const given = new Map<string, string>()
   const entries: [string, unknown][] = []
@@ -124,7 +123,7 @@ function checkKey(layer: RecipeLayer, key: string): void {
   throw new RecipeError(`${layer.where(key)}: unknown key ${key}; ${hint}${more}`)
 }
 
-/** What is wrong with the value at a path such as `['model', 'hidden_size']`. */
+/** Explains the error in the value at a path such as `['model', 'hidden_size']`. */
 function explain(path: string[], values: Record<string, unknown>, origin: Map<string, RecipeLayer>): string {
   const isInner = path[0] === 'model' && path.length > 1
   const key = isInner ? `model.${path[1]}` : path[0]
@@ -159,7 +158,7 @@ function readRecipeFile(nameOrPath: string): RecipeLayer {
   }
   if (!isName) return parseRecipe(text, path)
   const layer = parseRecipe(text, `recipe ${nameOrPath}`)
-  // What a recipe of the package brings along lies beside it; all other paths are the user's, from where they are.
+  // Files of a built-in recipe are relative to the recipe; all other paths are relative to the working directory.
   const { tokenizer_path: tokenizer } = layer.values
   if (typeof tokenizer === 'string' && tokenizer.startsWith('./')) {
     layer.values.tokenizer_path = join(builtInDirectory, tokenizer)
@@ -167,7 +166,7 @@ function readRecipeFile(nameOrPath: string): RecipeLayer {
   return layer
 }
 
-/** Parses a recipe's YAML; `label` stands for the file in error messages. */
+/** Parses a recipe's YAML; error messages call the file `label`. */
 export function parseRecipe(text: string, label: string): RecipeLayer {
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines })
@@ -200,17 +199,20 @@ function keyOffset(root: YAMLMap | null, key: string): number {
 
 type CamelCase<S extends string> = S extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<CamelCase<Tail>>}` : S
 
-/** A recipe in the spelling of JavaScript, as `new Trainer({ …, learningRate: 1e-4 })` takes it. */
+/** A recipe in camel case, as in `new Trainer({ …, learningRate: 1e-4 })`. */
 export type RecipeOptions = {
   [K in Exclude<RecipeKey, 'model'> as CamelCase<K>]: RecipeInput[K]
 }
 
 const camelCase = (key: string) => key.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())
 const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
-// `model`, the configuration of a new model, is left out: the trainer takes the model itself.
+// Without `model`, the configuration of a new model: the trainer takes the model itself.
 const optionKeys = new Map(recipeKeys.filter((key) => key !== 'model').map((key) => [camelCase(key), key]))
 
-/** Checks options such as `{ learningRate: 1e-4 }` and fills in the defaults. Throws RecipeError as `loadRecipe` does. */
+/**
+ * Checks options such as `{ learningRate: 1e-4 }` and fills in the defaults.
+ * @throws {RecipeError} as `loadRecipe` does
+ */
 export function recipeFromOptions(options: Partial<RecipeOptions>): Recipe {
   const values: Record<string, unknown> = {}
   for (const [name, value] of Object.entries(options)) {

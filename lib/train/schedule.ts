@@ -6,13 +6,13 @@ export interface ScheduleOptions {
   warmupType: 'log' | 'linear'
   /** Peak learning rate, reached at the end of the warm-up. */
   peak: number
-  /** Learning rate at the end of the decay and, save for `cosine`, at the start of the warm-up. */
+  /** Learning rate at the end of the decay and, except for `cosine`, at the start of the warm-up. */
   minimum: number
   warmupSteps: number
   totalSteps: number
 }
 
-/** The fewest warm-up steps where `warmup_min` is left out, which is OpenAlpaca's number; a short run has fewer. */
+/** The default of `warmup_min`, from OpenAlpaca; shorter in a short run. */
 const usualWarmupMin = 10
 const shortRunShare = 0.2
 
@@ -33,14 +33,15 @@ export function scheduleOf(recipe: Recipe, totalSteps: number): ScheduleOptions 
 }
 
 /**
- * The learning rate of optimizer step i = 0, 1, …: minimum + (peak − minimum) · γ(j), with w warm-up steps and n in all.
+ * The learning rate of optimizer step i = 0, 1, …: minimum + (peak − minimum) · γ(j), with w warm-up steps and n in
+ * all.
  *
  * - `warmup_decay` is DeepSpeed's WarmupDecayLR as its engine applies it: the engine sets the rate after an update, so
- *   j = max(0, i − 1), and a warm-up has at least two steps. γ = ln(j + 1) / ln(w) (`log`) or j / w (`linear`) while
- *   j < w; then max(0, n − j) / max(1, n − w).
- * - `cosine` and `constant` are Transformers' `cosine` (`cosine_with_min_lr` where there is a minimum) and
- *   `constant_with_warmup`: j = i; γ = j / w (`linear`, their only warm-up) or ln(j + 1) / ln(w) (`log`); then
- *   ½ (1 + cos(π · (j − w) / max(1, n − w))), or 1. The cosine's warm-up begins at 0 and not at the minimum.
+ * j = max(0, i − 1), and a warm-up has at least two steps. γ = ln(j + 1) / ln(w) (`log`) or j / w (`linear`) while j <
+ * w; then max(0, n − j) / max(1, n − w).
+ * - `cosine` and `constant` are Transformers' `cosine` (`cosine_with_min_lr` with a minimum) and
+ * `constant_with_warmup`: j = i; γ = j / w (`linear`, their only warm-up) or ln(j + 1) / ln(w) (`log`); then ½ (1 +
+ * cos(π · (j − w) / max(1, n − w))), or 1. The cosine's warm-up starts at 0, not at the minimum.
  */
 export function learningRateAt(step: number, options: ScheduleOptions): number {
   const { scheduler, peak, minimum, warmupSteps } = options
@@ -55,7 +56,7 @@ export function learningRateAt(step: number, options: ScheduleOptions): number {
 }
 
 function warmupShare(j: number, warmup: number, type: ScheduleOptions['warmupType']): number {
-  if (j === 0) return 0 // also where one step of warm-up would give ln 1 / ln 1
+  if (j === 0) return 0 // also avoids ln 1 / ln 1 for one step of warm-up
   return type === 'log' ? Math.log(j + 1) / Math.log(warmup) : j / warmup
 }
 

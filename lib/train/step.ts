@@ -1,4 +1,4 @@
-/** One optimizer step over a global batch of instances: what trains, without what a run has around it. */
+/** One optimizer step over a global batch of instances, without the bookkeeping of a run. */
 import { countLabels, type Instance } from '../data/instances.js'
 import { batchTotals, type LossReduction, packSequences, spreadBatch } from '../data/packing.js'
 import { NonFiniteError } from '../errors.js'
@@ -7,33 +7,33 @@ import type { TrainPass } from '../model/train-pass.js'
 import type { RankGroup } from '../parallel/group.js'
 import { type AdamW, clipScale } from './optimizer.js'
 
-/** Batches come in multiples of this many tokens, so that matrix products come in few shapes. */
+/** Batches have multiples of this many tokens, so that matrix products have few distinct shapes. */
 const tokenStep = 64
 
 export interface StepOptions {
   lossReduction: LossReduction
-  /** Tokens of a micro-batch; a multiple of 64 loses nothing to padding. */
+  /** Tokens per micro-batch; a multiple of 64 avoids padding. */
   maxTokens: number
 }
 
 export interface BatchLoss {
   loss: number
-  /** Share of the labelled tokens whose most likely prediction is right. */
+  /** Share of the labeled tokens whose most likely prediction is correct. */
   accuracy: number
   tokens: number
   labelTokens: number
 }
 
-/** The most tokens that `packSequences` makes of micro-batches of `maxTokens`. */
+/** The maximum number of tokens that `packSequences` produces for micro-batches of `maxTokens`. */
 export function paddedTokens(maxTokens: number): number {
   return Math.ceil(maxTokens / tokenStep) * tokenStep
 }
 
-/** What this rank's part of a batch came to. */
+/** The result of this rank's part of a batch. */
 interface Outcome {
   loss: number
   correct: number
-  /** Instances whose loss is not finite. */
+  /** Instances with a non-finite loss. */
   unfinite: number[]
 }
 
@@ -67,12 +67,12 @@ async function runBatch(
   return { loss, correct, unfinite: [...unfinite] }
 }
 
-/** How many of a rank's instances an error names. */
+/** The number of a rank's instances that an error names. */
 const maxNamed = 8
 
 /**
- * Adds up what the ranks have found; all of them get the same.
- * @param squares of the gradients that a rank owns
+ * Sums the results of all ranks; every rank gets the same sums.
+ * @param squares the sum of squares of the gradients that this rank owns
  */
 async function addUp(group: RankGroup, { loss, correct, unfinite }: Outcome, squares = 0) {
   const named = Array.from({ length: maxNamed }, (_, i) => unfinite[i] ?? -1)
@@ -81,7 +81,7 @@ async function addUp(group: RankGroup, { loss, correct, unfinite }: Outcome, squ
   return {
     loss: sum(0),
     correct: sum(1),
-    // Where every rank has all gradients, they are not to be counted more than once.
+    // If every rank has all gradients, they count only once.
     gradNorm: Math.sqrt(group.stage === 0 ? all[0][2] : sum(2)),
     unfinite: all.flatMap((values) => values.slice(3).filter((id) => id >= 0)),
   }
@@ -92,9 +92,10 @@ function sequenceOf(row: number, cuSeqlens: Int32Array): number {
 }
 
 /**
- * Forward, backward, clipping and the update.
+ * Runs forward, backward, clipping and the update.
  * @param lr the learning rate of this step
- * @throws {NonFiniteError} with the step and the instances, before the weights are touched
+ * @throws {NonFiniteError} for a non-finite loss or gradient, with the step and the instances, before the weights
+ *   change
  */
 export async function trainStep(
   pass: TrainPass,
@@ -125,7 +126,7 @@ function batchLoss(instances: readonly Instance[], loss: number, correct: number
   return { loss, accuracy: correct / labels, tokens, labelTokens: labels }
 }
 
-/** The loss over a validation set, as the recipe reduces it, and its token accuracy. */
+/** The loss over a validation set, reduced as the recipe says, and its token accuracy. */
 export async function evaluate(
   pass: TrainPass,
   instances: readonly Instance[],
@@ -137,7 +138,7 @@ export async function evaluate(
   return batchLoss(instances, loss, correct)
 }
 
-/** The instances' lengths and labels, for the count of operations. */
+/** The instances' lengths and labels, to count operations. */
 export function batchShape(instances: readonly Instance[]): { lengths: number[]; labelTokens: number } {
   return {
     lengths: instances.map(({ inputIds }) => inputIds.length),

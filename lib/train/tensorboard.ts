@@ -8,8 +8,8 @@ import type { TrainEvent, TrainSubscriber } from './events.js'
  * Writes the curves and sample answers of a run as a TensorBoard event file.
  *
  * The file is a sequence of TFRecords (tensorflow/core/lib/io/record_writer.h), each a `tensorflow.Event` in protobuf
- * (tensorflow/core/util/event.proto). A run that resumes begins a new file with a session start at its first step, by
- * which TensorBoard hides what older files in the directory have from there on.
+ * (tensorflow/core/util/event.proto). A resumed run begins a new file with a session start at its first step, which
+ * makes TensorBoard hide later steps in the directory's older files.
  */
 export class TensorBoardWriter implements TrainSubscriber {
   private file: number | undefined
@@ -69,7 +69,7 @@ export class TensorBoardWriter implements TrainSubscriber {
   }
 }
 
-/** A summary value that TensorBoard's text plugin shows: a tensor of one string. */
+/** A summary value for TensorBoard's text plugin: a tensor of one string. */
 function textValue(tag: string, value: string): Buffer {
   const dtString = 7
   const shape = message(2, message(2, integer(1, 1)))
@@ -88,7 +88,7 @@ export function frameRecord(data: Uint8Array): Buffer {
   return Buffer.concat([header, data, footer])
 }
 
-/** A CRC of data that may itself hold CRCs is stored rotated by 15 bits, plus a constant. */
+/** A CRC of data that may itself contain CRCs is stored rotated by 15 bits, plus a constant. */
 function maskedCrc32c(data: Uint8Array): number {
   const crc = crc32c(data)
   return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0

@@ -1,4 +1,4 @@
-/** A training run from the first batch to the saved model; the file reads from top to bottom as the job goes. */
+/** A training run from the first batch to the saved model; the file follows the order of the run. */
 import { createHash } from 'node:crypto'
 import { checkOptions } from '../arguments.js'
 import type { LlamaForCausalLM } from '../causal-lm.js'
@@ -30,59 +30,59 @@ import { defaultMaxLength, type Recipe, type SizedRecipe } from './recipe-schema
 import { learningRateAt, type ScheduleOptions, scheduleOf } from './schedule.js'
 import { batchShape, evaluate, paddedTokens, trainStep } from './step.js'
 
-/** A recipe's keys in camel case, and what is trained. */
+/** A recipe's keys in camel case, plus the model, tokenizer, and data. */
 export interface TrainerOptions extends Partial<Omit<RecipeOptions, 'model'>> {
-  /** Trained in place: its weights are the result. */
+  /** Trained in place. */
   model: LlamaForCausalLM
   /** The model's. Training sets its chat template to the prompt that the model learns. */
   tokenizer: LlamaTokenizer
   /** Instructions to train on, in place of `dataPath`. */
   data?: readonly InstructionRow[]
-  /** @internal What is known about `data`, where a file was read for it: a program that has it shows it itself. */
+  /** @internal Notes on `data` if it was read from a file: the calling program shows them itself. */
   notes?: DataNotes
 }
 
-/** Who follows a run, and what stops it. */
+/** Subscribers to a run, and the signal that stops it. */
 export interface TrainOptions {
   /** Called after every optimizer step. */
   onStep?: (event: Extract<TrainEvent, { type: 'step' }>) => void
-  /** Followers of the run, such as the log; the trainer doesn't close them. */
+  /** Subscribers to the run, such as the log; the trainer doesn't close them. */
   subscribers?: TrainSubscriber[]
   /**
-   * Called, and awaited, once the last step is done, before the last checkpoint, validation, and samples: the place to save
-   * the model. All ranks call it.
+   * Called and awaited after the last step, before the last checkpoint, validation, and samples; save the model here.
+   * All ranks call it.
    */
   onTrained?: () => Promise<void>
-  /** Aborted: the step in progress is ended, a checkpoint is written, and `train` resolves. */
+  /** When aborted, the step in progress finishes, a checkpoint is written, and `train` resolves. */
   signal?: AbortSignal
 }
 
-/** How a run ended. */
+/** The outcome of a run. */
 export interface TrainResult {
-  /** Optimizer steps done, those before a resume included. */
+  /** Optimizer steps done, including those before a resume. */
   steps: number
-  /** Optimizer steps of the whole run. */
+  /** Optimizer steps of the complete run. */
   totalSteps: number
   /** Loss of the last step. */
   loss: number
-  /** Of the last validation. */
+  /** Loss of the last validation. */
   validationLoss?: number
-  /** `stopped`: by `signal`, after a checkpoint where the recipe has a `savePath`. */
+  /** `stopped`: by `signal`, after a checkpoint if the recipe has a `savePath`. */
   reason: 'completed' | 'stopped'
 }
 
-/** Fine-tunes a model on instructions, as a recipe says. */
+/** Fine-tunes a model on instructions according to a recipe. */
 export class Trainer {
   private readonly model: LlamaForCausalLM
   private readonly tokenizer: LlamaTokenizer
   private readonly data?: Dataset
   private readonly notes?: DataNotes
-  /** Every key, with the defaults filled in. */
+  /** Every key, with defaults filled in. */
   readonly recipe: SizedRecipe
 
   /**
    * @throws {RecipeError} for an unknown option or a value out of range
-   * @throws {DataError} for a row of `data` that is no instruction with an answer
+   * @throws {DataError} for a row of `data` that is not an instruction with an answer
    */
   constructor({ model, tokenizer, data, notes, ...options }: TrainerOptions) {
     this.model = model
@@ -97,10 +97,10 @@ export class Trainer {
 
   /**
    * Trains to the end of the recipe, or until `signal` is aborted.
-   * @throws {DataError} when the data cannot be used
-   * @throws {CheckpointError} when a checkpoint cannot be read or written
-   * @throws {OpenAlpacaError} `IN_USE` when another process trains into the same `savePath`
-   * @throws {NonFiniteError} when a loss or gradient is not finite; the weights are as before that step
+   * @throws {DataError} for unusable data
+   * @throws {CheckpointError} for a checkpoint that cannot be read or written
+   * @throws {OpenAlpacaError} `IN_USE` for a `savePath` that another process trains into
+   * @throws {NonFiniteError} for a loss or gradient that is not finite; the weights are as before that step
    */
   async train(options: TrainOptions = {}): Promise<TrainResult> {
     checkOptions('train', options, ['onStep', 'subscribers', 'onTrained', 'signal'] satisfies (keyof TrainOptions)[])
@@ -119,14 +119,14 @@ export class Trainer {
     })
   }
 
-  /** What is saved from now on has the trained prompt as its template, unless it has one already. Returns a warning. */
+  /** Makes the trained prompt the chat template of saved models, unless there already is one. Returns a warning. */
   private adoptChatTemplate(): string | undefined {
     this.tokenizer.chatTemplate ??= alpacaChatTemplate
     if (this.tokenizer.chatTemplate === alpacaChatTemplate) return undefined
     return "the model keeps its own chat template, which is not Alpaca's prompt that it is trained on"
   }
 
-  /** The model is to stop at the token that it learns to end with, here and where it is saved. Returns a warning. */
+  /** Makes the model stop at the end token that it learns, here and in saved models. Returns a warning. */
   private adoptEndToken(): string | undefined {
     const { config } = this.model
     const { eosTokenId } = this.tokenizer
@@ -155,14 +155,14 @@ export class Trainer {
 interface TrainingData {
   train: Instance[]
   validation: Instance[]
-  /** Rows that had nothing to learn within max_length. */
+  /** Rows with nothing to learn within max_length. */
   dropped: number
   /** Instances whose answer is cut at max_length. */
   truncated: number
   notes: DataNotes
 }
 
-/** One run: its working memory and its place in the recipe. */
+/** One run: its working memory and its progress through the recipe. */
 class Run implements Disposable {
   private readonly optimizer: AdamW
   private readonly trainPass: TrainPass
@@ -173,9 +173,9 @@ class Run implements Disposable {
   private readonly writer?: CheckpointWriter
   private readonly followers: Followers
   private readonly started = performance.now()
-  /** Optimizer steps done, and to do in all. */
+  /** Optimizer steps done, and the total. */
   private step = 0
-  /** Those of the checkpoint that the run goes on from. */
+  /** Optimizer steps of the resumed checkpoint. */
   private resumedStep = 0
   private readonly warnings: string[]
   private readonly totalSteps: number
@@ -223,7 +223,7 @@ class Run implements Disposable {
     }
   }
 
-  /** @param notes warnings to be given once the run has started */
+  /** @param notes warnings to emit once the run has started */
   async train(notes: readonly string[] = []): Promise<TrainResult> {
     await this.group.agree({ 'the data': this.fingerprint })
     await this.resume()
@@ -301,7 +301,7 @@ class Run implements Disposable {
     })
   }
 
-  /** What the recipe asks for between steps; the end of the run has its own. */
+  /** The recipe's work between steps; the end of the run is handled separately. */
   private async afterStep(): Promise<void> {
     const { recipe } = this
     if (this.step === this.totalSteps || this.stopping) return
@@ -313,13 +313,13 @@ class Run implements Disposable {
     else await this.checkpoint()
   }
 
-  /** A run that fails still has the checkpoint that it had begun, unless it needs ranks that are lost. */
+  /** Finishes a checkpoint that a failed run has begun, unless that needs lost ranks. */
   private async keepCheckpoint(error: unknown): Promise<void> {
     if (['RANK_LOST', 'COLLECTIVE_TIMEOUT'].includes((error as { code: string }).code)) return
-    await this.writer?.finish().catch(() => {}) // the first error is to be told
+    await this.writer?.finish().catch(() => {}) // report the first error
   }
 
-  /** A run that was stopped keeps its place in a checkpoint. One that is complete is saved before anything else. */
+  /** A stopped run writes a checkpoint to resume from. A completed run first saves the model. */
   private async finish(): Promise<void> {
     if (this.step < this.totalSteps) {
       await this.checkpoint()
@@ -339,7 +339,7 @@ class Run implements Disposable {
     this.emitEnd('completed')
   }
 
-  /** @returns why the model could not be written, on the rank that writes it; the checkpoint is still to be tried */
+  /** @returns the error of a failed save, on the rank that writes the model; the checkpoint is still attempted */
   private async saveModel(): Promise<CheckpointError | undefined> {
     try {
       await this.options.onTrained?.()
@@ -397,7 +397,8 @@ class Run implements Disposable {
   private async announce(): Promise<void> {
     const { model, data, recipe } = this
     const { device } = model.parameters
-    // Together the ranks have so many times the arithmetic; on one machine's CPU rank 0 measures with its threads.
+    // The peak of all ranks together: rank 0's measured peak times the number of ranks; on one machine's CPU rank 0
+    // measures with its own threads.
     if (this.group.rank === 0) this.peakFlops = (await measurePeakFlops(device, model.dtype)) * this.group.size
     this.emit({
       type: 'start',
@@ -439,16 +440,16 @@ class Run implements Disposable {
   }
 }
 
-/** The most tokens of a micro-batch, for data whose longest instance has `longest`. */
+/** The maximum number of tokens in a micro-batch, for data whose longest instance has `longest`. */
 export function microBatchTokens(
   { max_tokens_per_micro_batch, max_length = defaultMaxLength, batch_size }: Recipe,
   longest: number,
 ): number {
-  // Enough tokens to keep the matrix units busy, and at least one instance of the longest kind.
+  // Enough tokens to keep the matrix units busy, and at least one instance of the maximum length.
   return Math.max(max_tokens_per_micro_batch ?? Math.min(Math.max(max_length, 4096), max_length * batch_size), longest)
 }
 
-/** Tells one tokenized data set from another, so that a run is not resumed on other data. */
+/** Identifies a tokenized data set, so that a run is not resumed on other data. */
 function fingerprint(instances: Instance[]): string {
   const hash = createHash('sha256')
   for (const { id, inputIds, labels } of instances) hash.update(`${id}:`).update(inputIds).update(labels)

@@ -10,19 +10,21 @@ export interface Series {
 export interface Chart {
   title: string
   series: Series[]
-  /** A value where it is read: with the same number of digits throughout. */
+  /** Formats a value for display, always with the same number of digits. */
   format(value: number): string
-  /** A value at a grid line, without needless digits. */
+  /** Formats a value for a grid line, without unnecessary digits. */
   formatTick(value: number): string
   /** Start the vertical axis at zero. */
   fromZero?: boolean
-  /** A logarithmic vertical axis for values that span a decade or more: on a linear one their later part looks flat. */
+  /**
+   * Use a logarithmic vertical axis for values that span a decade or more; on a linear one their later part looks flat.
+   */
   logarithmic?: boolean
 }
 
 const mostPoints = 1200
 
-/** The parts of a drawing that both the page and the standalone figure use, as CSS rules for `.chart`. */
+/** CSS rules for `.chart`, shared by the page and the standalone figure. */
 export const chartStyle = `
 .chart { --train: #1f63d1; --validation: #c9480c; --grid: #e4e6ea; --ink: #1b1f24; --muted: #626b76; --surface: #ffffff }
 @media (prefers-color-scheme: dark) {
@@ -42,7 +44,7 @@ export const chartStyle = `
 /** The axes of a chart. */
 export interface Axes {
   x: readonly [first: number, last: number]
-  /** Where the horizontal grid lines are, from the lower end of the axis to the upper. */
+  /** Positions of the horizontal grid lines, from the lower end of the axis to the upper. */
   rows: readonly number[]
   isLog: boolean
 }
@@ -65,9 +67,9 @@ const least = (values: number[]) => values.reduce((a, b) => Math.min(a, b), Numb
 const most = (values: number[]) => values.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY)
 
 /**
- * Grid, axis labels, and curves, as the content of an `<svg>` whose size is the plot area's. Positions are shares of
- * that size, so the same drawing fits any width while its text keeps its size. Curves have the coordinates of a plot
- * of `width` by `height` and are stretched.
+ * Grid, axis labels, and curves, as the content of an `<svg>` with the size of the plot area. Positions are fractions
+ * of that size, so the same drawing fits any width while its text keeps its size. Curves are in coordinates of a
+ * `width` by `height` plot and are stretched.
  */
 export function drawPlot(chart: Chart, axes: Axes, width: number, height: number): string {
   const vertical = axes.isLog ? Math.log : (value: number) => value
@@ -114,7 +116,7 @@ const percent = (share: number) => `${Number((100 * share).toFixed(2))}%`
 
 const margin = { top: 56, right: 14, bottom: 30, left: 54 }
 
-/** A chart with title and legend as a separate SVG file, light or dark as the reader's system is. */
+/** A chart with title and legend as a separate SVG file; light or dark like the reader's system. */
 export function standaloneSvg(chart: Chart, width: number, height: number): string {
   const shown = chart.series.filter(({ points }) => points.length > 0)
   let at = margin.left
@@ -143,7 +145,7 @@ function shortened(text: string, length: number): string {
   return text.length <= length ? text : `${text.slice(0, Math.floor(length) - 1)}…`
 }
 
-/** Makes any text safe inside an element or a quoted attribute. */
+/** Escapes text for use in an element or a quoted attribute. */
 export function escapeMarkup(text: string): string {
   const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' }
   return text.replace(/[&<>"']/g, (character) => entities[character])

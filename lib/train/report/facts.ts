@@ -2,10 +2,10 @@ import path from 'node:path'
 import type { StartEvent } from '../events.js'
 import type { Recipe } from '../recipe-schema.js'
 
-/** A fact as label and value. */
+/** A fact, as label and value. */
 export type Fact = [label: string, value: string]
 
-/** The recipe's keys that had an effect on this run, as text; paths as `shownPath` shows them. */
+/** The recipe's keys that affected this run, as text; paths in the form of `shownPath`. */
 export function recipeFacts(start: StartEvent): Fact[] {
   const hidden = withoutEffect(start)
   return Object.entries(start.recipe)
@@ -13,12 +13,12 @@ export function recipeFacts(start: StartEvent): Fact[] {
     .map(([key, value]) => [key, key.endsWith('_path') ? shownPath(String(value)) : shownValue(value)])
 }
 
-/** Keys that apply to runs of another kind: of several ranks, with validation, with checkpoints, and so on. */
+/** Keys that apply only to other kinds of run: with several ranks, with validation, with checkpoints, and so on. */
 function withoutEffect(start: StartEvent): Set<string> {
   const { recipe } = start
   const when = (condition: boolean, ...keys: (keyof Recipe)[]) => (condition ? keys : [])
   return new Set<string>([
-    'resume', // how the run was started
+    'resume', // only affects how the run starts
     'overwrite',
     ...when(worldSize(start) === 1, 'backend', 'zero_stage', 'prefetch_blocks', 'collective_timeout', 'max_restarts'),
     ...when(worldSize(start) > 1 && recipe.zero_stage < 3, 'prefetch_blocks'),
@@ -40,12 +40,12 @@ function withoutEffect(start: StartEvent): Set<string> {
 }
 
 function worldSize({ world_size: size, recipe }: StartEvent): number {
-  return size ?? Math.max(recipe.gpus ?? 1, recipe.ranks ?? 1) // logs of 0.1.0 lack it
+  return size ?? Math.max(recipe.gpus ?? 1, recipe.ranks ?? 1) // absent from logs of 0.1.0
 }
 
 /**
- * A path for readers elsewhere, who should not learn how directories are called on this machine: relative to the
- * working directory where it is inside, else its last part. A name on the Hub stays.
+ * A path without this machine's directory names, for readers elsewhere: relative to the working directory if inside it,
+ * else its last part. A Hub name is unchanged.
  */
 export function shownPath(value: string): string {
   const relative = path.relative('', value)
@@ -53,7 +53,7 @@ export function shownPath(value: string): string {
   return isInside ? relative || '.' : path.basename(value)
 }
 
-/** A message without the directories of absolute paths in it. */
+/** A message with the directories of absolute paths removed. */
 export function withoutDirectories(message: string): string {
   return message.replace(/(?<![\w.:/])(?:\/[^\s/:'"]+)+\/?/g, (found) => shownPath(found))
 }

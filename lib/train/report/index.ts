@@ -27,8 +27,8 @@ interface Run {
 }
 
 /**
- * Writes the report of the run in `logPath` (train.jsonl) as one HTML file that needs nothing else.
- * @returns the verdict on a run that is not the success that it looks like
+ * Writes the report of the run in `logPath` (train.jsonl) as a single self-contained HTML file.
+ * @returns the verdict on a run that is less successful than it looks
  */
 export function writeReport(logPath: string, htmlPath: string): string | undefined {
   const run = readRun(readTrainingLog(logPath), logPath)
@@ -57,7 +57,10 @@ export interface RunSummary {
   figures: Fact[]
 }
 
-/** Reads the log of the run in `logPath`. @throws DataError when there is none, or it has no step yet */
+/**
+ * Reads the log of the run in `logPath`.
+ * @throws {DataError} for a missing log, or one without a step
+ */
 export function summarizeRun(logPath: string): RunSummary {
   const run = readRun(readTrainingLog(logPath), logPath)
   const { start, steps, samples, evaluation } = run
@@ -83,7 +86,7 @@ function ofType<T extends TrainEvent['type']>(events: TrainEvent[], type: T): Ex
 }
 
 const percent = (share: number) => `${Number((100 * share).toFixed(1))} %`
-/** A loss or a norm with four decimals, so that values that are compared have the same digits. */
+/** A loss or a norm with four decimals, so that compared values have the same digits. */
 const measured = (value: number) =>
   Math.abs(value) >= 1e-3 && Math.abs(value) < 1000 ? value.toFixed(4) : formatNumber(value)
 
@@ -107,7 +110,7 @@ function trainAndValidation({ steps, validations }: Run, key: 'loss' | 'token_ac
   ]
 }
 
-/** The measured values, faintly, and their smoothed curve on top. */
+/** The measured values, drawn faintly, with their smoothed curve on top. */
 function withNoise(points: Point[], { name = '', steady = false } = {}): Series[] {
   const radius = smoothingRadius(points.length)
   if (radius === 0) return [{ label: name, tone: 'train', points }]
@@ -210,10 +213,13 @@ function tiles(figures: Fact[]): string {
   return `<div class="tiles">${each.join('')}</div>`
 }
 
-/** Losses and accuracies. Those of the training are of the batches, before each update, and say nothing of new data. */
+/**
+ * Losses and accuracies. Training values are measured on batches before each update, and do not reflect performance on
+ * new data.
+ */
 function resultsOf(run: Run): Fact[] {
   const { steps, validations, evaluation } = run
-  const count = smoothingRadius(steps.length) + 1 // the window of the smoothed curve at its end
+  const count = smoothingRadius(steps.length) + 1 // the window at the end of the smoothed curve
   const recent = steps.slice(-count)
   const over = count > 1 ? `last ${count} steps` : 'last step'
   const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length
@@ -243,7 +249,7 @@ function optional(label: string, value: number | undefined, format: (value: numb
   return value === undefined ? [] : [[label, format(value)]]
 }
 
-/** The loss over the whole width, and the others in pairs below it; one that is left over takes the whole row. */
+/** The loss at full width, and the others in pairs below it; an unpaired one takes the full row. */
 function charts(run: Run): string {
   const others = smallCharts(run)
   return [

@@ -1,6 +1,6 @@
 import { chartStyle } from './chart.js'
 
-/** The look of the report; light or dark as the reader's system is. */
+/** The style of the report; light or dark like the reader's system. */
 export const pageStyle = `
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #ffffff; --text: #1b1f24; --soft: #626b76; --edge: #e4e6ea; --code: #f0f2f5 }
 @media (prefers-color-scheme: dark) {
@@ -48,8 +48,9 @@ summary { cursor: pointer; color: var(--soft); margin-top: 8px }
 ${chartStyle}`
 
 /**
- * Runs in the reader's browser: the pointer marks one step in all charts and shows their values there. A figure has
- * its points as JSON in `data-series`, a drawing the steps at its ends in `data-x`; the values at rest are the last ones.
+ * Runs in the reader's browser: the pointer marks one step in all charts and shows their values there. A figure's
+ * points are JSON in `data-series`, and a drawing's first and last steps are in `data-x`; without a pointer the last
+ * values are shown.
  */
 export const pageScript = `
 const figures = [...document.querySelectorAll('figure')].map((figure) => ({

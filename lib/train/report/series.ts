@@ -1,11 +1,11 @@
-/** A point of a curve: the optimizer step and the value there. */
+/** A point of a curve: the optimizer step and its value. */
 export type Point = readonly [x: number, y: number]
 
 /**
- * The mean over a window of neighbors on both sides, so that a smoothed curve does not lag behind. A loss falls steeply
- * at first, and a mean over a wide window would lie above every point there: the window is at most an eighth of the
- * steps so far on each side. At the end it keeps its earlier half. A `steady` curve, such as a speed, has the same
- * window from the start, cut where the curve begins.
+ * The mean over a window of neighbors on both sides, so that a smoothed curve does not lag. A loss falls steeply at
+ * first, and a mean over a wide window would lie above every point there, so the window is at most an eighth of the
+ * steps so far on each side. At the end it keeps its earlier half. A `steady` curve, such as a speed, uses the full
+ * window from the start, cut at the first point.
  */
 export function smooth(points: readonly Point[], radius: number, steady = false): Point[] {
   const sums = [0]
@@ -40,7 +40,7 @@ export function thin(points: readonly Point[], limit: number): readonly Point[] 
 /** About `count` round values (1, 2 or 5 times a power of ten) from at most `low` to at least `high`. */
 export function ticks(low: number, high: number, count: number): number[] {
   const magnitude = Math.max(Math.abs(low), Math.abs(high))
-  const isFlat = high - low <= 1e-9 * magnitude || magnitude < 1e-30 // finer marks would fall together
+  const isFlat = high - low <= 1e-9 * magnitude || magnitude < 1e-30 // finer marks would coincide
   const span = isFlat ? (magnitude < 1e-30 ? 1 : magnitude) : high - low
   const power = 10 ** Math.floor(Math.log10(span / count))
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => span / candidate <= count)!
@@ -73,7 +73,10 @@ function logMarks(low: number, high: number, mantissas: readonly number[]): numb
   return marks.slice(first, last + 1)
 }
 
-/** The texts at an axis's marks: on a linear axis those of one unit (`0.5`, `1.0`; `1.5k`, `2.0k`) have the same decimals. */
+/**
+ * The labels of an axis's marks: on a linear axis, labels with the same unit (`0.5`, `1.0`; `1.5k`, `2.0k`) have the
+ * same decimals.
+ */
 export function axisLabels(values: readonly number[], format: (value: number) => string, isLog = false): string[] {
   const texts = values.map(format)
   if (isLog) return texts

@@ -1,9 +1,9 @@
-/** A sentence about a run that did not do what its figures may suggest. */
+/** A sentence about a run that did not achieve what its figures may suggest. */
 import { formatNumber, formatPercent } from '../../format.js'
 import type { EndEvent, StartEvent, StepEvent, ValidationEvent } from '../events.js'
 import { scheduleOf } from '../schedule.js'
 
-/** The events that a verdict follows from. */
+/** The events that a verdict is based on. */
 export interface JudgedRun {
   start: StartEvent
   steps: readonly StepEvent[]
@@ -11,10 +11,10 @@ export interface JudgedRun {
   end?: EndEvent
 }
 
-/** Steps that a loss is averaged over: a tenth of the run. */
+/** The number of steps that a loss is averaged over: a tenth of the run. */
 const windowOf = (count: number) => Math.max(1, Math.min(50, Math.floor(count / 10)))
 
-/** Why a run is not the success that it looks like: all warm-up, diverged, memorized, or hardly trained; or undefined. */
+/** Why a run is less successful than it looks: all warm-up, diverged, memorized, or hardly trained; else undefined. */
 export function verdictOf(run: JudgedRun): string | undefined {
   return allWarmup(run) ?? diverged(run) ?? memorized(run) ?? hardlyTrained(run)
 }
@@ -42,7 +42,7 @@ function diverged({ steps, end }: JudgedRun): string | undefined {
 function memorized({ steps, validations }: JudgedRun): string | undefined {
   const { last } = lossesOf(steps)
   const { epoch } = steps[steps.length - 1]
-  if (epoch < 1.5) return undefined // hardly a row came twice
+  if (epoch < 1.5) return undefined // hardly a row was repeated
   const held = validations.map(({ loss }) => loss)
   if (held.length > 0) {
     const [best, final] = [Math.min(...held), held[held.length - 1]]
@@ -64,7 +64,7 @@ function hardlyTrained({ steps, end }: JudgedRun): string | undefined {
   return `Hardly trained: the loss went from ${formatNumber(first)} to ${formatNumber(last)}. Raise the learning rate, or train longer.`
 }
 
-/** Mean losses at the start, at best, and at the end. */
+/** Mean losses at the start, at the minimum, and at the end. */
 function lossesOf(steps: readonly StepEvent[]): { first: number; lowest: number; last: number } {
   const size = windowOf(steps.length)
   const losses = steps.map(({ loss }) => loss)
