@@ -1,23 +1,24 @@
-/** Whether the machine of rank 0 has a name that this one knows. */
+/** Checks that this machine can resolve the name of rank 0's machine. */
 import { lookup } from 'node:dns/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ParallelError } from '../errors.js'
 
 interface ResolveOptions {
-  /** Seconds in which the name may still appear, as that of a pod that starts at the same time. @default 0 */
+  /**
+   * Seconds during which the name may still appear, for example that of a pod that starts at the same time. @default 0
+   */
   appearsWithin?: number
   signal?: AbortSignal
-  /** Stands in for the resolver. */
+  /** Replaces the resolver. */
   resolve?: (name: string) => Promise<unknown>
 }
 
-/** Seconds for a name server that is busy. */
+/** Seconds to retry while a name server is busy. */
 const patience = 5
 
 /**
- * Makes sure that a name or an address can be connected to: without this, ranks would wait for rank 0 until they run out
- * of time.
- * @throws {ParallelError} `INVALID_ENVIRONMENT` when the name stays unknown
+ * Checks that a name or an address resolves; otherwise ranks would wait for rank 0 until the timeout.
+ * @throws {ParallelError} `INVALID_ENVIRONMENT` for a name that stays unknown
  */
 export async function checkAddress(
   address: string,
@@ -33,7 +34,7 @@ export async function checkAddress(
       sleep(Math.max(0, deadline - performance.now()), 'no answer', { signal, ref: false }),
     ])
     if (outcome === undefined) return
-    const isFinal = outcome === 'ENOTFOUND' && appearsWithin === 0 // any other code may be that of a busy name server
+    const isFinal = outcome === 'ENOTFOUND' && appearsWithin === 0 // any other code may come from a busy name server
     if (!isFinal && performance.now() + pause < deadline) await sleep(pause, undefined, { signal })
     else {
       throw new ParallelError(

@@ -4,28 +4,28 @@ import { type CommunicatorHandle, native } from '../native.js'
 import type { Tensor } from '../tensor.js'
 import type { Rendezvous } from './rendezvous.js'
 
-/** Those that a process at its end has to free from waiting. */
+/** Communicators to abort at exit, so that the process does not wait for them. */
 const alive = new Set<Communicator>()
 
-// Before the streams are abandoned (lib/native.ts), which waits for what is running on them.
+// Prepended, so that it runs before lib/native.ts abandons the streams, which waits for running work.
 process.prependListener('exit', () => {
   for (const communicator of alive) communicator.abort(new ParallelError('ABORTED', 'the process is exiting'))
 })
 
-/** The library that carries collectives: NCCL between GPUs; Gloo over TCP, by way of the host's memory, on any device. */
+/** The collectives library: NCCL between GPUs; Gloo over TCP, through host memory, on any device. */
 export type Backend = 'nccl' | 'gloo'
 
 interface ConnectOptions {
   /** Seconds that a collective waits for the other ranks. @default 600 */
   timeout?: number
-  /** @default 'auto': NCCL where each rank has a GPU of its own, else Gloo */
+  /** @default 'auto': NCCL if each rank has a separate GPU, else Gloo */
   backend?: Backend | 'auto'
 }
 
 /**
- * What the ranks of a run do together: collectives on float32 or bfloat16 tensors, enqueued on a stream like ops. All
- * ranks make the same calls in the same order; every rank gets the same bits, on every run. A rank that is lost, or
- * does not arrive in time, rejects the stream's next wait with `RANK_LOST` or `COLLECTIVE_TIMEOUT`.
+ * Collectives between the ranks of a run, on float32 or bfloat16 tensors, enqueued on a stream like ops. All ranks make
+ * the same calls in the same order; every rank gets bit-identical results, on every run. If a rank is lost or does not
+ * arrive in time, the stream's next wait rejects with `RANK_LOST` or `COLLECTIVE_TIMEOUT`.
  */
 export class Communicator implements Disposable {
   private constructor(
@@ -39,8 +39,8 @@ export class Communicator implements Disposable {
 
   /**
    * Connects all ranks.
-   * @throws {OpenAlpacaError} `CONNECTION_FAILED`, `GPU_SHARED` when NCCL is asked for and two ranks have one GPU,
-   * `LIBRARY_NOT_FOUND` when it is missing, or an error of the rendezvous
+   * @throws {OpenAlpacaError} `CONNECTION_FAILED`, `GPU_SHARED` for NCCL with two ranks on one GPU,
+   *   `LIBRARY_NOT_FOUND`, or an error of the rendezvous
    */
   static async connect(
     rendezvous: Rendezvous,
@@ -63,32 +63,32 @@ export class Communicator implements Disposable {
     return communicator
   }
 
-  /** out = the `input` of all ranks, one behind the other; `input` may lie in its place in `out`. */
+  /** Concatenates every rank's `input` into `out`; `input` may alias this rank's slice of `out`. */
   allGather(stream: Stream, { out, input }: { out: Tensor; input: Tensor }): void {
     native.communicatorAllGather(this.handle, stream.handle, out.handle, input.handle)
   }
 
-  /** out = this rank's part of the sum over the ranks of `input`; it may be that part of `input`. */
+  /** Writes this rank's slice of the sum of all ranks' `input` to `out`, which may alias that slice of `input`. */
   reduceScatter(stream: Stream, { out, input }: { out: Tensor; input: Tensor }): void {
     native.communicatorReduceScatter(this.handle, stream.handle, out.handle, input.handle)
   }
 
-  /** x = the sum of all ranks' x. */
+  /** Replaces x with the sum of all ranks' x. */
   allReduce(stream: Stream, x: Tensor): void {
     native.communicatorAllReduce(this.handle, stream.handle, x.handle)
   }
 
-  /** x = the x of rank `root`. */
+  /** Replaces x with the x of rank `root`. */
   broadcast(stream: Stream, x: Tensor, root: number): void {
     native.communicatorBroadcast(this.handle, stream.handle, x.handle, root)
   }
 
-  /** Ends when all ranks have come to it. */
+  /** Completes when all ranks have reached it. */
   barrier(stream: Stream): void {
     native.communicatorBarrier(this.handle, stream.handle)
   }
 
-  /** Ends what is running, and all that follows, with this error. */
+  /** Fails all running and future collectives with this error. */
   abort(error: { code: string; message: string }): void {
     native.communicatorAbort(this.handle, error.code, error.message)
   }
@@ -103,8 +103,8 @@ export class Communicator implements Disposable {
 }
 
 /**
- * All ranks find the same.
- * @throws {ParallelError} `GPU_SHARED`, `UNSUPPORTED`
+ * Chooses the same backend on all ranks.
+ * @throws {ParallelError} `GPU_SHARED` or `UNSUPPORTED` for an unusable choice
  */
 async function chooseBackend(rendezvous: Rendezvous, device: Device, asked: Backend | 'auto'): Promise<Backend> {
   const { id, name } = device.properties
@@ -122,7 +122,7 @@ async function chooseBackend(rendezvous: Rendezvous, device: Device, asked: Back
   )
 }
 
-/** What a group of ranks needs of a communicator. */
+/** The part of a communicator that a group of ranks uses. */
 export type Collectives = Pick<
   Communicator,
   'rank' | 'size' | 'allGather' | 'reduceScatter' | 'allReduce' | 'broadcast' | 'barrier' | 'abort' | 'dispose'

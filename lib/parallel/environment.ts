@@ -1,28 +1,28 @@
-/** Who this process is among the ranks of a run, as the program that started it says in the environment. */
+/** Reads this process's rank in a run from the environment that the launcher sets. */
 import { isIPv6 } from 'node:net'
 import { ParallelError } from '../errors.js'
 
 /** One rank of a run. */
 export interface RankPlace {
   kind: 'rank'
-  /** Who started it. */
+  /** The program that started it. */
   launcher: 'torchrun' | 'Open MPI' | 'Slurm' | 'MPICH' | 'PMIx'
   rank: number
   size: number
-  /** Rank among those of this machine: the number of its GPU. */
+  /** Rank within this machine: the index of its GPU. */
   localRank: number
-  /** Where rank 0 is. */
+  /** Address of rank 0. */
   address: string
   port: number
 }
 
-/** One machine of a run, on which the ranks are still to be started. */
+/** One machine of a run whose ranks are yet to be started. */
 export interface NodePlace {
   kind: 'node'
   launcher: 'Kubeflow'
   nodes: number
   nodeRank: number
-  /** undefined: as many as are asked for by --gpus or --ranks. */
+  /** undefined: the number from --gpus or --ranks. */
   ranksPerNode?: number
   address: string
   port: number
@@ -35,9 +35,9 @@ const thisMachine = '127.0.0.1'
 const defaultPort = 29500
 
 /**
- * Recognizes torchrun, Open MPI, Slurm, MPICH, PMIx, and Kubeflow, in this order; undefined for a process that a person
- * has started. An empty variable counts as a missing one.
- * @throws {ParallelError} `INVALID_ENVIRONMENT` when a variable is missing, impossible, or contradicts another
+ * Recognizes torchrun, Open MPI, Slurm, MPICH, PMIx, and Kubeflow, in this order; undefined for a process started by
+ * hand. An empty variable counts as missing.
+ * @throws {ParallelError} `INVALID_ENVIRONMENT` for a variable that is missing, invalid, or contradicts another
  */
 export function placeFromEnvironment(environment: Environment): RankPlace | NodePlace | undefined {
   const env = withoutBlanks(environment)
@@ -50,7 +50,7 @@ export function placeFromEnvironment(environment: Environment): RankPlace | Node
       `set ${names.rank} to a number from 0 to ${place.size - 1}`,
     )
   }
-  // A job script may set one of torchrun's variables for programs that read the other from their own launcher.
+  // A job script may set one of torchrun's variables for programs that read the other from their launcher.
   for (const [name, value] of [
     ['RANK', place.rank],
     ['WORLD_SIZE', place.size],
@@ -62,7 +62,7 @@ export function placeFromEnvironment(environment: Environment): RankPlace | Node
   return place
 }
 
-/** The variables that say a rank's number and that of all ranks. */
+/** The variables with a rank's number and the number of ranks. */
 const variables = {
   torchrun: { rank: 'RANK', size: 'WORLD_SIZE' },
   'Open MPI': { rank: 'OMPI_COMM_WORLD_RANK', size: 'OMPI_COMM_WORLD_SIZE' },
@@ -80,7 +80,7 @@ function findPlace(env: Environment): RankPlace | NodePlace | undefined {
   if (has('MPICH')) return fromMpich(env)
   if (env.PMIX_RANK !== undefined) return fromPmix(env)
   if (env.PET_NNODES !== undefined) return fromKubeflow(env)
-  return has('torchrun') ? fromTorchrun(env) : undefined // which one of them is missing
+  return has('torchrun') ? fromTorchrun(env) : undefined // reports the missing one
 }
 
 function withoutBlanks(env: Environment): Environment {
@@ -118,13 +118,13 @@ function reader(env: Environment, launcher: Launcher) {
   return { number, port }
 }
 
-/** The variables that made a process look like one of this launcher. */
+/** The variables that identify this launcher, for errors. */
 function set(env: Environment, launcher: Launcher): string {
   const names = launcher === 'Kubeflow' ? ['PET_NNODES'] : Object.values(variables[launcher])
   return names.filter((name) => env[name] !== undefined).join(' and ')
 }
 
-/** A name or an address; that of IPv6 may stand in brackets, as it does before a port. */
+/** A name or an address; an IPv6 address may be in brackets, as before a port. */
 function address(env: Environment, name: string): string | undefined {
   const text = env[name]
   if (text === undefined) return undefined
@@ -149,7 +149,7 @@ function fromTorchrun(env: Environment): RankPlace {
       `set LOCAL_RANK to a number from 0 to ${localSize - 1}`,
     )
   }
-  // There torchrun itself listens on the port.
+  // In that case torchrun itself listens on the port.
   const taken = env.TORCHELASTIC_USE_AGENT_STORE?.toLowerCase() === 'true'
   return {
     kind: 'rank',
@@ -184,10 +184,10 @@ function fromOpenMpi(env: Environment): RankPlace {
   }
 }
 
-/** A shell that a person works in has the variables too. */
+/** An interactive shell has the variables too. */
 const isInteractive = ({ SLURM_JOB_NAME: name }: Environment) => name === 'bash' || name === 'interactive'
 
-/** Within a Slurm job, MPICH's mpiexec has one task on each machine, which starts the ranks and is none. */
+/** Inside a Slurm job, MPICH's mpiexec has one task per machine, which starts the ranks and is not a rank itself. */
 function isProxyOfMpich({ PMI_RANK, PMI_SIZE, SLURM_PROCID, SLURM_NTASKS }: Environment): boolean {
   return PMI_RANK !== undefined && PMI_SIZE !== undefined && (PMI_RANK !== SLURM_PROCID || PMI_SIZE !== SLURM_NTASKS)
 }
@@ -208,7 +208,7 @@ function fromSlurm(env: Environment): RankPlace {
     size: number('SLURM_NTASKS', { least: 1 }),
     localRank: number('SLURM_LOCALID'),
     address: address(env, 'MASTER_ADDR') ?? slurmHost(env) ?? thisMachine,
-    // Jobs of one user may share a machine.
+    // Jobs of the same user may share a machine.
     port: port('MASTER_PORT', 20000 + (number('SLURM_JOB_ID', { fallback: 0 }) % 10000)),
   }
 }
@@ -218,14 +218,14 @@ function slurmHost(env: Environment): string | undefined {
   return nodes === undefined ? undefined : firstHost(nodes)
 }
 
-/** The first of a list such as `node[07-09,12],login1`. */
+/** The first host of a list such as `node[07-09,12],login1`. */
 export function firstHost(nodes: string): string {
   const [, prefix, ranges, suffix] = /^([^[,]*)(?:\[([^\]]*)\])?([^,]*)/.exec(nodes) as RegExpExecArray
   const first = ranges === undefined ? '' : ranges.split(/[,-]/)[0]
   return prefix + first + suffix
 }
 
-/** MPICH, Intel MPI, and MVAPICH: their mpiexec does not say where rank 0 is. */
+/** MPICH, Intel MPI, and MVAPICH: their mpiexec does not give the address of rank 0. */
 function fromMpich(env: Environment): RankPlace {
   const { number, port } = reader(env, 'MPICH')
   const rank = number('PMI_RANK')
@@ -244,7 +244,7 @@ function fromMpich(env: Environment): RankPlace {
   }
 }
 
-/** PMIx sets a rank's number and not how many there are. */
+/** PMIx sets a rank's number but not the number of ranks. */
 function fromPmix(env: Environment): RankPlace {
   const { number, port } = reader(env, 'PMIx')
   const rank = number('PMIX_RANK')
@@ -266,7 +266,7 @@ function fromPmix(env: Environment): RankPlace {
   }
 }
 
-/** Where rank 0 is, under a launcher that does not say whether all ranks are on one machine. */
+/** The address of rank 0, for a launcher that does not say whether all ranks are on one machine. */
 function masterOf(env: Environment, size: number, found: string, flag: string): string | undefined {
   const master = address(env, 'MASTER_ADDR')
   if (master === undefined && size > 1) {

@@ -5,12 +5,12 @@ import type { Collectives } from './communicator.js'
 import type { Rendezvous } from './rendezvous.js'
 
 /**
- * What the ranks share among them (Rajbhandari et al. 2020, arXiv:1910.02054): 0 nothing, every rank has everything;
- * 1 masters and moments; 2 gradients as well; 3 weights as well.
+ * The state that is sharded (Rajbhandari et al. 2020, arXiv:1910.02054): 0 none, every rank has everything; 1 masters
+ * and moments; 2 also gradients; 3 also weights.
  */
 export type Stage = 0 | 1 | 2 | 3
 
-/** What a group needs of the rendezvous once its ranks have met. */
+/** The part of the rendezvous that a group uses after the ranks have connected. */
 export type Meeting = Pick<Rendezvous, 'exchange' | 'agree' | 'explain' | 'fail' | 'close'>
 
 interface Members {
@@ -20,7 +20,7 @@ interface Members {
   rendezvous: Meeting
 }
 
-/** The ranks that train one model together, as one of them sees it. One process alone is a group of one. */
+/** The ranks that train one model together, seen from one of them. A single process is a group of one. */
 export class RankGroup implements Disposable {
   private handover?: [ready: EventHandle, done: EventHandle]
 
@@ -29,7 +29,7 @@ export class RankGroup implements Disposable {
     readonly size: number,
     readonly stage: Stage,
     private readonly members?: Members,
-    /** Blocks whose weights are fetched ahead of the one being computed, in stage 3. */
+    /** Blocks whose weights are prefetched ahead of the current one, in stage 3. */
     readonly prefetchBlocks = 1,
   ) {}
 
@@ -49,17 +49,19 @@ export class RankGroup implements Disposable {
     return new RankGroup(rank, size, size === 1 ? 0 : stage, members, prefetchBlocks)
   }
 
-  /** Where there are other ranks. */
+  /** The communicator; requires more than one rank. */
   get communicator(): Collectives {
     return this.members!.communicator
   }
 
-  /** The communication stream, where there are other ranks. */
+  /** The communication stream; requires more than one rank. */
   get stream(): Stream {
     return this.members!.stream
   }
 
-  /** The elements of a unit that a rank owns when units are divided, in whole vectors, so that the last may have fewer. */
+  /**
+   * The elements of a sharded unit that each rank owns, rounded up to full vectors, so the last rank may have fewer.
+   */
   shardLength(length: number): number {
     const alignment = 64
     return this.stage === 0 ? length : Math.ceil(length / this.size / alignment) * alignment
@@ -70,7 +72,7 @@ export class RankGroup implements Disposable {
     return this.stage === 0 ? length : this.shardLength(length) * this.size
   }
 
-  /** The numbers that each rank has given, by rank, to the bit. All give as many. */
+  /** Gathers the numbers of each rank, by rank, bit for bit. All ranks give the same number of values. */
   async gatherNumbers(values: readonly number[]): Promise<number[][]> {
     if (!this.members || this.size === 1 || values.length === 0)
       return Array.from({ length: this.size }, () => [...values])
@@ -88,7 +90,7 @@ export class RankGroup implements Disposable {
     ])
   }
 
-  /** Gives all ranks the 32-bit numbers of rank 0, in the order of `stream`. */
+  /** Sends rank 0's 32-bit values to all ranks, in the order of `stream`. */
   broadcastBits(stream: Stream, x: Tensor): void {
     if (!this.members || this.size === 1) return
     const { device, communicator, stream: own } = this.members
@@ -101,33 +103,36 @@ export class RankGroup implements Disposable {
     stream.wait(done)
   }
 
-  /** Whether any rank says yes. */
+  /** Whether the answer of any rank is true. */
   async any(answer: boolean): Promise<boolean> {
     return (await this.gatherNumbers([Number(answer)])).some(([other]) => other === 1)
   }
 
-  /** What each rank has handed in, by rank; `what` names it in errors. For what JSON can hold, between steps. */
+  /** The values of all ranks, by rank; `what` names them in errors. For JSON values, between steps. */
   async exchange<T>(what: string, value: T): Promise<T[]> {
     return this.members && this.size > 1 ? await this.members.rendezvous.exchange(what, value) : [value]
   }
 
-  /** @throws {ParallelError} `RANKS_DISAGREE` unless all ranks have the same values; it names the one that differs */
+  /**
+   * @throws {ParallelError} `RANKS_DISAGREE` for values that are not the same on all ranks; it names the one that
+   *   differs
+   */
   async agree(values: Record<string, unknown>): Promise<void> {
     if (this.members && this.size > 1) await this.members.rendezvous.agree(values)
   }
 
-  /** A failed collective's error with the ranks that are its cause; any other error is returned as it is. */
+  /** Adds the ranks that caused it to a failed collective's error; returns any other error unchanged. */
   async explain(error: unknown): Promise<unknown> {
     return this.members && this.size > 1 ? await this.members.rendezvous.explain(error) : error
   }
 
-  /** Tells the other ranks why this one ends, and lets go of what waits for them. */
+  /** Reports to the other ranks why this one ends, and frees what waits for them. */
   fail(message: string): void {
     this.members?.rendezvous.fail(message)
     this.members?.communicator.abort({ code: 'ABORTED', message })
   }
 
-  /** Ends when all ranks have come to it. */
+  /** Resolves when all ranks have reached it. */
   async barrier(): Promise<void> {
     await this.exchange('barrier', null)
   }

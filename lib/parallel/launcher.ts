@@ -1,4 +1,4 @@
-/** Starts the ranks of one machine as processes, shows what they print, and ends all of them when one has failed. */
+/** Starts the ranks of one machine as processes, shows their output, and ends all of them when one fails. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import net from 'node:net'
@@ -12,66 +12,66 @@ export interface LaunchOptions {
   args: string[]
   /** Ranks of this machine. */
   ranks: number
-  /** GPUs of this machine, which the ranks get in turn; 0 where they use none. */
+  /** GPUs of this machine, assigned to the ranks round-robin; 0 if unused. */
   gpus: number
   /** This machine among those of the run. */
   nodes?: { count: number; rank: number; address: string; port: number }
-  /** How often a run whose rank was lost is started again, with `restartArgs` added. */
+  /** The number of restarts of a run that lost a rank; `restartArgs` are added. */
   maxRestarts: number
   restartArgs: string[]
-  /** Tells what happens. */
+  /** Reports progress. */
   say(text: string): void
 }
 
-/** What a rank tells the launcher of its error. */
+/** A rank's report of its error to the launcher. */
 export interface RankReport {
   error: { code?: string; line: string; exitCode: number }
 }
 
 /**
- * At which a run ends in order: Ctrl-C, what schedulers send, and a terminal that was closed (for Node.js, SIGHUP is not
- * ignored under nohup).
+ * Signals that end a run in order: Ctrl-C, the signal that schedulers send, and a closed terminal (Node.js does not
+ * ignore SIGHUP under nohup).
  */
 export const stopSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
 const launchedBy = 'OPENALPACA_LAUNCHER'
 
-/** In a rank: ends the process when its launcher is gone, for nobody would see or stop it any more. */
+/** In a rank: ends the process when its launcher is gone, since nothing else would show or stop it. */
 export function endWithLauncher(): void {
   if (process.env[launchedBy] === undefined || !process.channel) return
   process.once('disconnect', () => process.exit(1))
   process.channel.unref()
 }
 
-/** In a rank: tells the launcher of an error; false where there is none, and it is to be printed. */
+/** In a rank: reports an error to the launcher; false without a launcher, and the error must be printed. */
 export function reportToLauncher(error: RankReport['error']): boolean {
   return process.env[launchedBy] !== undefined && process.send?.({ error }) === true
 }
 
-/** Seconds that the other ranks have to end by themselves when one has failed. */
+/** Seconds for the other ranks to end by themselves after one has failed. */
 const grace = 20
 
-/** Seconds in which the name of another machine's pod appears. */
+/** Seconds to wait for the name of another machine's pod. */
 const podPatience = 300
 
-/** What may be different the next time. */
+/** Transient errors, which a restart may avoid. */
 const passing = new Set(['RANK_LOST', 'COLLECTIVE_TIMEOUT', 'CONNECTION_FAILED', 'OUT_OF_MEMORY'])
 
 interface Failure {
   line: string
   exitCode: number
-  /** It may go better when it is tried again. */
+  /** Transient: a retry may succeed. */
   passing: boolean
-  /** It only tells of another rank's end. */
+  /** A consequence of another rank's end. */
   echo: boolean
-  /** Which ended it. */
+  /** The signal that ended it. */
   signal?: string
 }
 
 /**
  * Runs the ranks to their end.
  * @returns the exit code
- * @throws {ParallelError} `RANK_FAILED` with the number of the rank that failed first, and its error
+ * @throws {ParallelError} `RANK_FAILED` for a failed run, with the number of the rank that failed first, and its error
  */
 export async function launch(options: LaunchOptions): Promise<number> {
   let { args } = options
@@ -105,13 +105,13 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
   const signal = (name: NodeJS.Signals) => {
     for (const { child } of children) child.kill(name)
   }
-  // Ctrl-C in a terminal comes to the ranks as well; they take both for one.
+  // Ctrl-C in a terminal reaches the ranks as well; they treat both signals as one.
   let asked: NodeJS.Signals | undefined
   const forward = (name: NodeJS.Signals) => {
     asked ??= name
     signal(name)
   }
-  for (const name of stopSignals) process.on(name, forward) // before there is a rank that would be left behind
+  for (const name of stopSignals) process.on(name, forward) // before any rank that could be left behind
   try {
     for (let localRank = 0; localRank < ranks; localRank++) {
       const rank = (nodes?.rank ?? 0) * ranks + localRank
@@ -123,12 +123,12 @@ async function runRanks(options: LaunchOptions): Promise<number | Failure> {
         const outcome = await ended(child, `rank ${rank} of ${size}`)
         if (typeof outcome === 'number') return outcome
         failures.push(outcome)
-        // The others hear of it from each other, and have time to end in order.
+        // The other ranks notify each other, and have time to end in order.
         killer ??= setTimeout(() => signal('SIGKILL'), 1000 * grace)
         return outcome.exitCode
       }),
     )
-    // Ranks that have not begun to listen, or wait for such a rank, end by the signal without a word.
+    // Ranks that are not listening yet, or wait for such a rank, end on the signal without a report.
     const isObeyed = ({ signal, echo }: Failure) => echo || signal === asked
     if (asked && failures.length > 0 && failures.every(isObeyed)) return 128 + os.constants.signals[asked]
     const failure = failures.find(({ echo }) => !echo) ?? failures[0]
@@ -152,7 +152,7 @@ function start({ args, ranks, gpus }: LaunchOptions, { rank, localRank, size, ad
   const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',')
   const gpu = localRank % gpus
   const child = spawn(process.execPath, args, {
-    // Rank 0 has the display; what the others print is shown line by line, with their number.
+    // Rank 0 has the display; the output of the others is shown line by line, with their rank.
     stdio: ['ignore', rank === 0 ? 'inherit' : 'pipe', 'pipe', 'ipc'],
     env: {
       OMP_NUM_THREADS: String(threads),
@@ -177,7 +177,7 @@ function start({ args, ranks, gpus }: LaunchOptions, { rank, localRank, size, ad
   return child
 }
 
-/** The exit code, or how it failed. */
+/** The exit code, or the failure. */
 async function ended(child: ChildProcess, who: string): Promise<number | Failure> {
   let report: RankReport['error'] | undefined
   child.on('message', (message: RankReport) => {
@@ -192,12 +192,12 @@ async function ended(child: ChildProcess, who: string): Promise<number | Failure
     const { code: kind = '', line, exitCode } = report
     return { line: `${who}: ${line}`, exitCode, passing: passing.has(kind), echo: kind === 'RANK_LOST' }
   }
-  // Codes above 128 tell of a signal that was obeyed.
+  // Codes above 128 mean that the process exited on a signal.
   if (code === 0 || code! > 128) return code!
   return { line: `${who} ended with code ${code}`, exitCode: code!, passing: false, echo: false }
 }
 
-/** A port of this machine that is free at the moment. */
+/** A port of this machine that is currently free. */
 export async function freePort(): Promise<number> {
   const server = net.createServer().listen(0)
   await once(server, 'listening')

@@ -1,8 +1,8 @@
 /**
- * How the ranks of a run find each other: rank 0 listens on a TCP port that all know, and the others come to it. Over
- * these connections, which stay open, ranks exchange small values, and hear when one of them is gone.
+ * Connects the ranks of a run: rank 0 listens on a TCP port known to all, and the others connect to it. Over these
+ * connections, which stay open, ranks exchange small values and learn when a rank is lost.
  *
- * The protocol is one JSON object a line.
+ * The protocol is one JSON object per line.
  */
 import { once } from 'node:events'
 import net from 'node:net'
@@ -14,12 +14,12 @@ export interface RendezvousOptions {
   rank: number
   /** The number of ranks. */
   size: number
-  /** Where rank 0 is. */
+  /** Address of rank 0. */
   address: string
   port: number
   /** Seconds to wait for the other ranks. @default 300 */
   timeout?: number
-  /** Ends the waiting for the other ranks, with its reason. */
+  /** Ends the wait for the other ranks, with its reason. */
   signal?: AbortSignal
 }
 
@@ -42,11 +42,11 @@ function send(socket: net.Socket, message: ToServer | ToClient): void {
   if (socket.writable) socket.write(`${JSON.stringify(message)}\n`)
 }
 
-/** Calls back with each message; ends quietly with the connection. */
+/** Calls back with each message; ends silently with the connection. */
 function receive<Message>(socket: net.Socket, handle: (message: Message) => void): void {
   socket.setNoDelay(true)
   socket.setKeepAlive(true, 10_000)
-  socket.on('error', () => {}) // the end of the connection says enough
+  socket.on('error', () => {}) // the end of the connection is reported separately
   const lines = createInterface({ input: socket })
   lines.on('error', () => {})
   lines.on('line', (line) => {
@@ -54,14 +54,14 @@ function receive<Message>(socket: net.Socket, handle: (message: Message) => void
     try {
       message = JSON.parse(line) as Message
     } catch {
-      socket.destroy() // not one of ours
+      socket.destroy() // not a rank of this run
       return
     }
     handle(message)
   })
 }
 
-/** Seconds in which ranks that are alive tell that they wait as well, once one has run out of patience. */
+/** Seconds for live ranks to report that they wait as well, after one has timed out. */
 const patience = 15
 
 const listed = (ranks: number[]) => `rank${ranks.length > 1 ? 's' : ''} ${ranks.join(', ')}`
@@ -71,9 +71,9 @@ class Server {
   private readonly sockets: (net.Socket | undefined)[]
   private readonly left = new Set<number>()
   private readonly exchanges = new Map<string, Map<number, unknown>>()
-  /** Whose collectives have failed: they are alive, and not what the others wait for. */
+  /** Ranks whose collectives have failed: they are alive, and not the cause. */
   private readonly stuck = new Set<number>()
-  /** What the first rank said whose collective ran out of time. */
+  /** The message of the first rank whose collective timed out. */
   private complaint?: string
   private verdict?: ToClient
   private readonly timers = new Set<NodeJS.Timeout>()
@@ -125,7 +125,7 @@ class Server {
     let rank = -1
     this.strangers.add(socket)
     receive<ToServer>(socket, (message) => {
-      if (this.closed) return // what was on its way
+      if (this.closed) return // data still in transit
       if ('join' in message) {
         const refused = this.refusal(message.join, message.size)
         if (refused) {
@@ -165,11 +165,12 @@ class Server {
     return this.sockets[rank] ? `two processes were started as rank ${rank}` : undefined
   }
 
-  /** All have come. */
+  /** All ranks have connected. */
   private welcome(): void {
     const sockets = this.sockets as net.Socket[]
     const isLocal = (address = '') => /^(::ffff:)?127\.|^::1$/.test(address)
-    // Those on rank 0's machine may have come by the loopback, of IPv4 or of IPv6; others know them as they know rank 0.
+    // Ranks on rank 0's machine may connect over the loopback, IPv4 or IPv6; other machines reach them at rank 0's
+    // outside address.
     const outside = sockets.find((socket) => !isLocal(socket.remoteAddress))?.localAddress
     const addresses = sockets.map(({ remoteAddress = '' }) =>
       (isLocal(remoteAddress) ? (outside ?? '127.0.0.1') : remoteAddress).replace(/^::ffff:/, ''),
@@ -197,15 +198,15 @@ class Server {
     this.broadcast({ key, values: [...this.sockets.keys()].map((other) => values.get(other)) })
   }
 
-  /** Nobody is to wait for what a rank that has left will not hand in. */
+  /** Fails the exchanges that wait for a value from a rank that has left. */
   private checkLeft(values: Map<number, unknown>): void {
     const rank = [...this.left].find((other) => !values.has(other))
     if (rank !== undefined) this.tellLost(rank, 'has left the run')
   }
 
   /**
-   * A rank's collective has failed; `complaint` is what it says where it ran out of time. From its seat, ranks that wait
-   * for a third one have not arrived either. Those to be named are the ones that do not come forward as waiting.
+   * Handles a rank's failed collective; `complaint` is its message if it timed out. That rank cannot tell a hung rank
+   * from one that waits for a third. The ranks to name are those that do not report that they wait.
    */
   private hear(rank: number, complaint: string | null): void {
     this.stuck.add(rank)
@@ -217,7 +218,7 @@ class Server {
     if (this.silent().length <= 1) this.judge()
   }
 
-  /** The ranks that wait neither in a collective nor in an exchange, as far as is known. */
+  /** The ranks not known to wait in a collective or an exchange. */
   private silent(): number[] {
     const waiting = new Set([...this.stuck, ...[...this.exchanges.values()].flatMap((values) => [...values.keys()])])
     return [...this.sockets.keys()].filter((rank) => !waiting.has(rank))
@@ -251,13 +252,13 @@ class Server {
 export class Rendezvous {
   readonly rank: number
   readonly size: number
-  /** This machine as the other ranks reach it. */
+  /** The address at which other ranks reach this machine. */
   address = '127.0.0.1'
   private readonly controller = new AbortController()
   private readonly waiting = new Map<string, { resolve(values: unknown[]): void; reject(error: Error): void }>()
   private exchanges = 0
   private closed = false
-  /** Aborted when it is settled which ranks a collective waits for in vain; the reason is that error. */
+  /** Aborted when the ranks that a timed-out collective waits for are known; the reason is that error. */
   private readonly judged = new AbortController()
 
   private constructor(
@@ -275,8 +276,8 @@ export class Rendezvous {
   }
 
   /**
-   * Meets the other ranks.
-   * @throws {ParallelError} `PORT_IN_USE`, `NO_ANSWER` with the ranks that did not come, `RANKS_DISAGREE`
+   * Connects to the other ranks.
+   * @throws {ParallelError} `PORT_IN_USE`, `NO_ANSWER` with the missing ranks, or `RANKS_DISAGREE`
    */
   static async join(options: RendezvousOptions): Promise<Rendezvous> {
     const { signal } = options
@@ -295,7 +296,7 @@ export class Rendezvous {
     }
   }
 
-  /** Does what waits for other ranks; when `signal` is aborted meanwhile, all waiting ends with its reason. */
+  /** Runs work that waits for other ranks; if `signal` is aborted, all waiting ends with its reason. */
   async unlessAborted<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
     const giveUp = () => this.lose(new ParallelError('ABORTED', (signal!.reason as Error).message))
     signal?.addEventListener('abort', giveUp)
@@ -355,9 +356,9 @@ export class Rendezvous {
   }
 
   /**
-   * Hands `value` to all ranks, and returns what all of them handed in, by rank; every rank has to call it, in the same
+   * Sends `value` to all ranks, and returns the values of all ranks, by rank; every rank must call it, in the same
    * order. `what` names it in errors.
-   * @param value anything that JSON can hold
+   * @param value anything that JSON can represent
    */
   exchange<T>(what: string, value: T): Promise<T[]> {
     if (this.lost.aborted) return Promise.reject(this.lost.reason)
@@ -369,8 +370,8 @@ export class Rendezvous {
   }
 
   /**
-   * Makes sure that all ranks have the same values.
-   * @throws {ParallelError} `RANKS_DISAGREE` with the name, the ranks and both values
+   * Checks that all ranks have the same values.
+   * @throws {ParallelError} `RANKS_DISAGREE` for a value that differs, with its name, the ranks, and both values
    */
   async agree(values: Record<string, unknown>): Promise<void> {
     const mine = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, JSON.stringify(value) ?? '']))
@@ -387,8 +388,8 @@ export class Rendezvous {
   }
 
   /**
-   * A failed collective's error as all ranks agree on it: a rank that others wait for, because it waits for a third
-   * one, is not named. Any other error is returned as it is.
+   * A failed collective's error as all ranks agree on it: it does not name a rank that only waits for a third one.
+   * Returns any other error unchanged.
    */
   async explain(error: unknown): Promise<unknown> {
     const { code, message } = error as { code?: unknown; message: string }
@@ -400,29 +401,29 @@ export class Rendezvous {
       send(this.socket, { stuck: timedOut ? message : null })
       const limit = AbortSignal.timeout(1000 * Math.min(this.options.timeout ?? 300, patience) + 5000)
       await Promise.race([lost, judged, limit].map((signal) => once(signal, 'abort')))
-      // Rank 0, which judges, has not even answered.
+      // Rank 0, which decides, has not answered.
       if (!lost.aborted && !judged.aborted && timedOut) return this.inArrears([0], message)
     }
     return judged.aborted ? judged.reason : lost.aborted ? lost.reason : error
   }
 
-  /** @param complaint the sentence of a collective that ran out of time */
+  /** @param complaint the message of a collective that timed out */
   private inArrears(ranks: number[], complaint: string): ParallelError {
     const those = /ranks? \d+(, \d+)* of \d+ did not arrive|not all of the \d+ ranks arrived/
-    // Where all wait, each for others, what one of them sees is all there is to say.
+    // If all ranks wait, each for others, the message of one of them is all that is known.
     const exact =
       ranks.length > 0 ? complaint.replace(those, `${listed(ranks)} of ${this.size} did not arrive`) : complaint
     return new ParallelError('COLLECTIVE_TIMEOUT', exact)
   }
 
-  /** Tells the other ranks why this one ends. */
+  /** Reports to the other ranks why this one ends. */
   fail(message: string): void {
     this.closed = true
     if (this.server) this.server.tellLost(this.rank, `failed: ${message}`)
     else send(this.socket, { failed: message })
   }
 
-  /** Leaves. Rank 0 must be the last to have something to say. */
+  /** Leaves. Rank 0 must be the last to send anything. */
   close(): void {
     this.closed = true
     send(this.socket, { leaving: true })
@@ -431,7 +432,7 @@ export class Rendezvous {
   }
 }
 
-/** Rank 0 may be a while in coming. */
+/** Rank 0 may start later. */
 async function connect({ rank, size, address, port, timeout = 300, signal }: RendezvousOptions): Promise<net.Socket> {
   const host = rank === 0 ? '127.0.0.1' : address
   const deadline = performance.now() + 1000 * timeout

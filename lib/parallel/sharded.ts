@@ -1,14 +1,14 @@
 /**
- * ZeRO: a unit's weights and gradients divided among the ranks, and whole only while a pass needs them. Collectives run
- * on the communication stream while the compute stream works on another unit; events order the two:
+ * ZeRO: shards a unit's weights and gradients over the ranks; full buffers exist only while a pass needs them.
+ * Collectives run on the communication stream while the compute stream works on another unit; events order the two:
  *
  *   weights    gather: wait until the slot's last user is done (`used`) → all-gather → `arrived`
  *              get: the compute stream waits for `arrived`;  release: the compute stream records `used`
  *   gradients  begin: the compute stream waits until the slot's last sums have left it (`arrived`)
  *              end: the compute stream records `used` → reduce-scatter into this rank's sums → `arrived`
  *
- * Stages differ in how many buffers there are. Below stage 3 each unit has its own for weights, and its shard is a part
- * of it; below stage 2 the same holds for gradients. In stage 0 the shard is the whole.
+ * Stages differ in the number of buffers. Below stage 3 each unit has a separate buffer for weights, and its shard is a
+ * part of it; below stage 2 the same holds for gradients. In stage 0 the shard is the full buffer.
  */
 import type { Device, Stream } from '../device.js'
 import type { EventHandle } from '../native.js'
@@ -17,10 +17,10 @@ import type { DType, Tensor } from '../tensor.js'
 import type { RankGroup } from './group.js'
 import { type Layout, type UnitGradients, type UnitWeights, unitsNeededBy } from './units.js'
 
-/** A buffer that units take in turns. */
+/** A buffer shared by several units, one at a time. */
 interface Slot {
   buffer: Tensor
-  /** The unit whose weights are in it, or on their way. */
+  /** The unit whose weights it holds or receives. */
   occupant?: number
   held: boolean
   /** The communication stream is done with it. */
@@ -30,9 +30,9 @@ interface Slot {
 }
 
 /**
- * The slot of each unit: its own; or, when they are shared, blocks in turns, and the embedding and the head, which are
- * never needed at once unless they are tied, another.
- * @param turns buffers for the blocks
+ * The slot of each unit: a separate one; or, with shared slots, the blocks cycle through `turns` slots, and the
+ * embedding and the head, which are never needed at once unless tied, share another.
+ * @param turns the number of buffers for the blocks
  */
 function slotsFor(
   layout: Layout,
@@ -60,13 +60,13 @@ function slotsFor(
   return units.map((_, unit) => slots.get(name(unit))!)
 }
 
-/** A unit's own part of a whole buffer. */
+/** This rank's part of a full buffer. */
 function ownPart(whole: Tensor, group: RankGroup, length: number): Tensor {
   const shard = group.shardLength(length)
   return group.stage === 0 ? whole : whole.view([shard], group.rank * shard)
 }
 
-/** Bytes on this rank: of what it keeps, and of the buffers in which units are whole for a while. */
+/** Bytes on this rank: of its shards, and of the buffers that hold full units temporarily. */
 export interface UnitBytes {
   kept: number
   gathered: number
@@ -79,9 +79,9 @@ function bytesOf(slots: Slot[], kept: Tensor[], scattered: boolean): UnitBytes {
 }
 
 export class ShardedWeights implements UnitWeights, Disposable {
-  /** What is computed with, a unit each; in stage 3 valid between `get` and `release`. */
+  /** The weights to compute with, one buffer per unit; in stage 3 valid between `get` and `release`. */
   readonly buffers: Tensor[]
-  /** What this rank owns of each unit, and updates. */
+  /** The shard of each unit that this rank owns and updates. */
   readonly shards: Tensor[]
   private readonly slots: Slot[]
   private readonly compute: Stream
@@ -111,7 +111,7 @@ export class ShardedWeights implements UnitWeights, Disposable {
     return bytesOf(this.slots, this.shards, this.group.stage === 3)
   }
 
-  /** The shards have new values: what was gathered is out of date. */
+  /** Marks gathered weights as out of date after the shards change. */
   invalidate(): void {
     for (const slot of this.slots) slot.occupant = undefined
     if (this.group.stage > 0) this.compute.record(this.changed)
@@ -125,13 +125,13 @@ export class ShardedWeights implements UnitWeights, Disposable {
       this.slots[needed].held = true
       this.compute.wait(this.slots[needed].arrived)
     }
-    // Nothing needs the embedding's weights on the way down.
+    // The backward pass does not need the embedding's weights.
     const ahead = this.group.prefetchBlocks
     for (let next = unit + direction, n = 0; n < ahead && next > 0 && next <= last; next += direction, n++)
       this.gather(next)
   }
 
-  /** Below stage 3: brings all weights in place, so that a rank may compute alone until they change. */
+  /** Below stage 3: gathers all weights, so that a rank may compute alone until they change. */
   gatherAll(): void {
     for (const unit of this.layout.units.keys()) {
       this.get(unit, 1)
@@ -170,15 +170,18 @@ export class ShardedWeights implements UnitWeights, Disposable {
 }
 
 export class ShardedGradients implements UnitGradients, Disposable {
-  /** What the passes add into, a unit each; from stage 2 on valid between `begin` and `end`. */
+  /**
+   * The gradients that the passes accumulate into, one buffer per unit; from stage 2 on valid between `begin` and
+   * `end`.
+   */
   readonly buffers: Tensor[]
-  /** float32 sums of what this rank owns of each unit, complete after `finish`. */
+  /** float32 sums of this rank's shard of each unit, complete after `finish`. */
   readonly sums: Tensor[]
   private readonly slots: Slot[]
   private readonly compute: Stream
   private readonly done: EventHandle
   private readonly scattered: boolean
-  /** The micro-batch is the last of its step. */
+  /** Whether the micro-batch is the last of its step. */
   private last = false
 
   constructor(
@@ -190,7 +193,7 @@ export class ShardedGradients implements UnitGradients, Disposable {
     this.scattered = group.stage >= 2
     this.compute = device.stream
     this.done = device.createEvent()
-    // While one unit's gradients are summed over the ranks, the next one's are computed.
+    // Two, so that one unit's gradients are summed over the ranks while the next one's are computed.
     this.slots = slotsFor(layout, group, device, 'float32', { shared: this.scattered, turns: 2 })
     this.buffers = units.map(({ length }, unit) => this.slots[unit].buffer.view([group.paddedLength(length)]))
     this.sums = units.map(({ length }, unit) =>
@@ -205,25 +208,25 @@ export class ShardedGradients implements UnitGradients, Disposable {
     return bytesOf(this.slots, this.sums, this.scattered)
   }
 
-  /** Before the first micro-batch of a step. */
+  /** Call before the first micro-batch of a step. */
   zero(): void {
     for (const x of this.scattered ? this.sums : this.buffers) ops.fill(this.compute, { x, value: 0 })
   }
 
-  /** Before the passes of a micro-batch; after the last one the sums are those of all ranks. */
+  /** Call before the passes of a micro-batch; after the last one the sums include all ranks. */
   startBatch(isLast: boolean): void {
     this.last = isLast
   }
 
   begin(unit: number): void {
     if (!this.scattered) return
-    // A tied embedding has gradients from both ends: the head begins, and the embedding ends.
+    // A tied embedding gets gradients from both ends: the head begins, and the embedding ends.
     if (unit === this.layout.embedding.index && this.layout.tied) return
     for (const needed of unitsNeededBy(unit, this.layout)) {
       const x = this.buffers[needed]
       this.compute.wait(this.slots[needed].arrived)
       ops.fill(this.compute, { x, value: 0 })
-      // The sums so far are put where they will be added up, as this rank's share: they need no addition of their own.
+      // Puts the sums so far into this rank's part before the reduction, which saves a separate addition.
       ops.cast(this.compute, { dst: ownPart(x, this.group, this.layout.units[needed].length), src: this.sums[needed] })
     }
   }
@@ -239,7 +242,7 @@ export class ShardedGradients implements UnitGradients, Disposable {
     stream.record(slot.arrived)
   }
 
-  /** What is enqueued from here on finds the sums of all ranks. */
+  /** Ops enqueued after this see the sums of all ranks. */
   finish(): void {
     if (this.group.size === 1) return
     this.group.stream.record(this.done)

@@ -1,22 +1,25 @@
-/** Units: the flat buffers that ZeRO gathers and the optimizer walks, and how the passes use them. */
+/**
+ * Units: the flat buffers that ZeRO gathers and the optimizer updates, and the interface through which the passes use
+ * them.
+ */
 
 export interface Parameter {
-  /** Its part in the computation, such as `q` or `inputNorm`: what code looks it up by. */
+  /** Its role in the computation, such as `q` or `inputNorm`, by which code finds it. */
   role: string
   /** Hugging Face's name. */
   name: string
   shape: number[]
-  /** Elements from the unit's start. */
+  /** Offset from the unit's start, in elements. */
   offset: number
 }
 
 export interface Unit {
-  /** Its place in the order of the forward pass. */
+  /** Its index in forward-pass order. */
   index: number
   name: string
-  /** In the order in which they lie in memory. */
+  /** In memory order. */
   parameters: Parameter[]
-  /** Elements, the gaps included. */
+  /** Elements, including gaps. */
   length: number
 }
 
@@ -24,9 +27,9 @@ export interface Layout {
   embedding: Unit
   blocks: Unit[]
   head: Unit
-  /** The output projection is the embedding matrix: the head needs both units. */
+  /** Whether the output projection is the embedding matrix, so that the head needs both units. */
   tied: boolean
-  /** All of them, in the order of the forward pass. */
+  /** All units, in forward-pass order. */
   units: Unit[]
 }
 
@@ -36,22 +39,22 @@ export function unitsNeededBy(unit: number, { head, embedding, tied }: Layout): 
 }
 
 /**
- * How the passes gather a unit's weights and hand over its gradients. A no-op where one device has all of them;
+ * Gathers units' weights and reduces their gradients for the passes. A no-op on a single device;
  * lib/parallel/sharded.ts implements it for several ranks.
  */
 export interface UnitWeights {
   /**
-   * Ops enqueued from here on find the unit's weights in place.
-   * @param direction 1 in the forward pass, −1 in the backward pass: decides which unit is prefetched
+   * Makes the unit's weights available to ops enqueued from here on.
+   * @param direction 1 in the forward pass, −1 in the backward pass; decides which unit is prefetched
    */
   get(unit: number, direction: 1 | -1): void
-  /** The ops enqueued so far were the last to need them. */
+  /** Call after the last op that needs the weights is enqueued. */
   release(unit: number): void
 }
 
 export interface UnitGradients {
-  /** Ops enqueued from here on add into the unit's gradients. */
+  /** Lets ops enqueued from here on accumulate into the unit's gradients. */
   begin(unit: number): void
-  /** The ops enqueued so far were the last of this pass to do so. */
+  /** Call after the last op of this pass that does so is enqueued. */
   end(unit: number): void
 }
