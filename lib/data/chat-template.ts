@@ -1,6 +1,6 @@
 import { formatPrompt } from './prompt.js'
 
-/** A prompt as a Jinja expression, with fields of the message in the place of `{content}` and `{input}`. */
+/** A prompt as a Jinja expression, with the message's fields in place of `{content}` and `{input}`. */
 function expression(prompt: string): string {
   const parts = prompt.split(/\{(content|input)\}/)
   return parts.map((part, i) => (i % 2 === 0 ? `'${part.replaceAll('\n', '\\n')}'` : `message['${part}']`)).join(' + ')
@@ -10,13 +10,13 @@ const withInput = expression(formatPrompt({ instruction: '{content}', input: '{i
 const withoutInput = expression(formatPrompt({ instruction: '{content}' }))
 
 /**
- * The prompt of `formatPrompt` as a chat template, for programs that read it from a model: Transformers, llama.cpp, and those
- * built on it. A user's message is an instruction; it may have an `input` next to its `content`. The model has learned one
- * instruction and one answer; a system message, which it has not seen, stands in front.
+ * The prompt of `formatPrompt` as a chat template, for programs that read it from a model: Transformers, llama.cpp, and
+ * those built on it. A user's message is an instruction and may have an `input` in addition to its `content`. The model
+ * has learned one instruction with one answer; a system message, which it has not seen, goes first.
  *
- * node-llama-cpp, unlike the others, leaves `add_generation_prompt` undefined, renders a mark in the place of each
- * text, and ends every chat with an answer that is still empty. What would follow an empty text, or come before an
- * answer, is left out there, so that the prompt is the one that was trained.
+ * node-llama-cpp, unlike the others, leaves `add_generation_prompt` undefined, renders a marker in place of each text,
+ * and ends every chat with an empty answer. It omits anything after an empty text or before an answer, which leaves
+ * exactly the trained prompt.
  */
 export const alpacaChatTemplate =
   '{{ bos_token }}{% for message in messages %}' +

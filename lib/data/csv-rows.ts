@@ -7,10 +7,9 @@ import { peek } from './text-file.js'
 const delimiters = [',', ';', '\t', '|']
 
 /**
- * The rows of a table with a header. What separates the fields is taken from the header.
- *
- * @param name the file's, for errors
- * @throws DataError that says in which line the table is damaged
+ * The rows of a table with a header, which determines the delimiter.
+ * @param name the file's name, for errors
+ * @throws {DataError} for a damaged table, with the line
  */
 export async function* csvRows(chunks: AsyncIterable<Uint8Array>, name: string): AsyncGenerator<ParsedRow> {
   const [head, all] = await peek(chunks)
@@ -27,7 +26,7 @@ export async function* csvRows(chunks: AsyncIterable<Uint8Array>, name: string):
       record: Record<string, string>
       info: { lines: number }
     }>) {
-      // csv-parse knows where a row ends.
+      // csv-parse reports the end of a row.
       const breaks =
         Object.values(record)
           .join('')
@@ -45,7 +44,7 @@ export async function* csvRows(chunks: AsyncIterable<Uint8Array>, name: string):
 const quoting =
   'enclose fields that hold a delimiter, a quote, or a line break in quotes, and double the quotes in them'
 
-/** The delimiter that the header has most of. */
+/** The most frequent delimiter in the header. */
 function delimiterOf(head: Buffer): string {
   const header = head
     .toString()

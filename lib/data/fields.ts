@@ -1,7 +1,7 @@
 import { DataError } from '../errors.js'
 import { typeName } from './values.js'
 
-/** The names that each field of an instruction goes by: those of Stanford Alpaca, and those of databricks-dolly-15k. */
+/** The names of each field of an instruction, in Stanford Alpaca and in databricks-dolly-15k. */
 export const fieldNames = {
   instruction: ['instruction'],
   input: ['input', 'context'],
@@ -9,10 +9,9 @@ export const fieldNames = {
 } as const
 
 /**
- * The text of a field, by whichever of its names the row has; undefined where it has none. An empty text under one name
- * gives way to a text under the other.
- *
- * @throws DataError for two different texts, or what is no text
+ * The text of a field under any of its names; undefined if there is none. A text under one name overrides an empty text
+ * under the other.
+ * @throws {DataError} for two different texts, or a value that is not a text
  */
 export function resolveField(row: object, field: keyof typeof fieldNames, where: () => string): string | undefined {
   let found: { name: string; text: string } | undefined

@@ -7,7 +7,7 @@ import { encodePrompt } from './prompt.js'
 /** The label of a token that is not learned. */
 export const IGNORE_INDEX = -100
 
-/** Token ids with a label for each, aligned as Transformers has them: `labels[t]` is what is predicted from tokens < t. */
+/** Token ids with a label for each, aligned as in Transformers: `labels[t]` is predicted from tokens < t. */
 export interface LabelledSequence {
   inputIds: Int32Array
   labels: Int32Array
@@ -17,19 +17,19 @@ export interface LabelledSequence {
 export interface Instance extends LabelledSequence {
   /** Index of its row in the data set, from zero. */
   id: number
-  /** Its answer was cut at `maxLength`, so that it has no end token. */
+  /** Whether its answer was cut at `maxLength`, so that it lacks the end token. */
   isCut?: boolean
 }
 
 export interface Instances {
   instances: Instance[]
-  /** Rows left out since their prompt fills `maxLength`: nothing is left to learn. */
+  /** Rows dropped because their prompt fills `maxLength` and leaves nothing to learn. */
   dropped: number
-  /** Rows kept whose answer was cut at `maxLength`: they lack the end token, which a model learns to stop by. */
+  /** Rows kept whose answer was cut at `maxLength`: they lack the end token, which teaches a model to stop. */
   truncated: number
 }
 
-/** How many of a sequence's labels are learned: the first token is never predicted. */
+/** The number of a sequence's labels that are learned; the first token is never predicted. */
 export function countLabels({ labels }: LabelledSequence): number {
   let count = 0
   for (let t = 1; t < labels.length; t++) if (labels[t] >= 0) count++
@@ -37,8 +37,8 @@ export function countLabels({ labels }: LabelledSequence): number {
 }
 
 /**
- * OpenAlpaca's instance: `[BOS] + prompt + output + [EOS]`, prompt and output encoded apart, cut to `maxLength`, with
- * the prompt's labels ignored (sft_dataset.py).
+ * OpenAlpaca's instance: `[BOS] + prompt + output + [EOS]`, prompt and output encoded separately, cut to `maxLength`,
+ * with the prompt's labels ignored (sft_dataset.py).
  */
 export function buildInstance(
   instruction: Instruction,
@@ -55,10 +55,9 @@ export function buildInstance(
 }
 
 /**
- * Tokenizes a data set. The event loop gets its turn every few milliseconds.
- *
+ * Tokenizes a data set, yielding to the event loop every few milliseconds.
  * @param maxLength in tokens, at least 2
- * @throws DataError when no row has anything to learn within `maxLength`
+ * @throws {DataError} for a data set in which no row has anything to learn within `maxLength`
  */
 export async function buildInstances(
   instructions: readonly Instruction[],

@@ -6,48 +6,47 @@ import { type Row, readRows } from './rows.js'
 import { type DataSource, fileSource } from './text-file.js'
 import { isObject, typeName } from './values.js'
 
-/** A row in the format of Stanford Alpaca, as training takes it. */
+/** A row in the format of Stanford Alpaca, for training. */
 export interface Instruction {
-  /** What to do. */
+  /** The task. */
   instruction: string
-  /** Context or input for the task; empty when there is none. */
+  /** Context or input for the task; empty for none. */
   input: string
-  /** The answer that is learned. */
+  /** The answer to learn. */
   output: string
 }
 
-/** A row of a data set with Alpaca's names, dolly's names, or some of each. */
+/** A row of a data set with Alpaca's names, dolly's names, or a mix. */
 export interface InstructionRow {
-  /** What to do. */
+  /** The task. */
   instruction: string
   /** Context or input for the task. */
   input?: string | null
-  /** Another name of `input`. */
+  /** An alias of `input`. */
   context?: string | null
-  /** The answer that is learned. */
+  /** The answer to learn. */
   output?: string | null
-  /** Another name of `output`. */
+  /** An alias of `output`. */
   response?: string | null
 }
 
-/** A data set as training takes it. */
+/** A data set for training. */
 export interface Dataset {
   rows: Instruction[]
-  /** What a person should know about the rows. */
+  /** Notes on the rows for the user. */
   notes: DataNotes
 }
 
 /**
  * Reads a data set of `{ instruction, input?, output }` or `{ instruction, context?, response }`: a JSON list, JSON
- * lines, or CSV, also with gzip. Further fields are ignored.
- *
- * @throws DataError that names the file, the row and the field
+ * lines, or CSV, optionally with gzip. Other fields are ignored.
+ * @throws {DataError} for an invalid file, row, or field, with its name
  */
 export async function readInstructions(path: string): Promise<Instruction[]> {
   return (await readDataset(fileSource(path))).rows
 }
 
-/** `readInstructions`, and what is to be said about the rows. */
+/** `readInstructions`, with notes on the rows. */
 export async function readDataset(source: DataSource): Promise<Dataset> {
   const notes = new DataNotes()
   const rows: Instruction[] = []
@@ -57,9 +56,8 @@ export async function readDataset(source: DataSource): Promise<Dataset> {
 }
 
 /**
- * A data set whose rows are in memory.
- *
- * @throws DataError that names the row and the field
+ * A data set from rows in memory.
+ * @throws {DataError} for an invalid row or field, with its name
  */
 export function toDataset(values: readonly unknown[], name = 'data'): Dataset {
   const notes = new DataNotes()
@@ -70,7 +68,7 @@ export function toDataset(values: readonly unknown[], name = 'data'): Dataset {
   return { rows, notes }
 }
 
-/** @throws DataError for a row that is no instruction with an answer */
+/** @throws {DataError} for a row that is not an instruction with an answer */
 export function toInstruction({ value, index, where }: Row, notes: DataNotes): Instruction {
   if (!isObject(value)) throw new DataError(`${where()} must be an object, got ${typeName(value)}`)
   const instruction = {

@@ -1,12 +1,12 @@
-/** JSON lists, JSON lines, and objects one after the other, read row by row: a file may be larger than a string. */
+/** Reads JSON lists, JSON lines, and consecutive objects row by row: a file may be larger than the longest string. */
 import { constants, isUtf8 } from 'node:buffer'
 import { DataError } from '../errors.js'
 import { isObject } from './values.js'
 
-/** A row as it was parsed. */
+/** A parsed row. */
 export interface ParsedRow {
   value: unknown
-  /** The line that it begins in, from one, where that says more than its number. */
+  /** Its first line, from one, if that says more than its number. */
   line?: number
 }
 
@@ -16,11 +16,10 @@ const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [...Buffer.from('[]{}
 const isSpace = (byte: number): boolean => byte === SPACE || byte === LINE_FEED || byte === RETURN || byte === TAB
 
 /**
- * The rows of JSON text: the elements of a list, whatever the file is named; else objects one after the other, on a line
- * each or on several. A single object that wraps a list of rows, such as `{"data": [...]}`, gives that list's.
- *
- * @param name the file's, for errors
- * @throws DataError that says in which line the text is not JSON
+ * The rows of JSON text, whatever the file's name: the elements of a list, or else consecutive objects, each on one or
+ * several lines. A single object that wraps a list of rows, such as `{"data": [...]}`, yields that list's rows.
+ * @param name the file's name, for errors
+ * @throws {DataError} for text that is not JSON, with the line
  */
 export async function* jsonRows(chunks: AsyncIterable<Uint8Array>, name: string): AsyncGenerator<ParsedRow> {
   const splitter = new Splitter(name)
@@ -31,7 +30,7 @@ export async function* jsonRows(chunks: AsyncIterable<Uint8Array>, name: string)
     for (const piece of splitter.push(chunk)) {
       const row = parse(piece)
       count++
-      // Whether a first object is a row or wraps all of them shows when it is known to be the only one.
+      // Whether a first object is a row or wraps all rows is known once it is the only one.
       if (count === 1 && !splitter.inList) first = row
       else {
         if (first) yield first
@@ -54,9 +53,9 @@ interface Piece {
   line: number
 }
 
-/** Cuts JSON text into its rows by counting brackets, without parsing them. */
+/** Splits JSON text into its rows by counting brackets, without parsing them. */
 class Splitter {
-  /** The text is a list, of which the elements are cut out. */
+  /** Whether the text is a list, to be split into its elements. */
   inList = false
   private started = false
   private ended = false
@@ -65,10 +64,10 @@ class Splitter {
   private depth = 0
   private inString = false
   private escaped = false
-  /** The last byte outside of strings that is no white space. */
+  /** The last byte outside of strings that is not white space. */
   private previous = 0
   private parts: Buffer[] = []
-  /** Line in which the current row begins; 0 between rows. */
+  /** First line of the current row; 0 between rows. */
   private rowLine = 0
   private isScalar = false
 
@@ -126,14 +125,14 @@ class Splitter {
     if (this.rowLine > 0) this.parts.push(Buffer.from(bytes.subarray(start)))
   }
 
-  /** What is left at the end of the text. */
+  /** The rest of the text at its end. */
   *end(): Generator<Piece> {
     if (this.rowLine > 0 && this.isScalar && !this.inList) yield this.take(Buffer.alloc(0))
     else if (this.rowLine > 0) this.fail(this.rowLine, 'the row that begins there does not end: the file is cut short')
     if (this.inList && !this.ended) this.fail(this.line, 'the list does not end: the file is cut short')
   }
 
-  /** Takes the first byte of a row, or what stands between rows. Returns whether a row begins. */
+  /** Handles the first byte of a row, or a byte between rows. Returns whether a row begins. */
   private beginRow(byte: number): boolean {
     if (!this.started) {
       this.started = true
@@ -167,7 +166,7 @@ class Splitter {
     }
     this.rowLine = this.line
     this.isScalar = byte !== OPEN_OBJECT && byte !== OPEN_LIST
-    if (!this.isScalar) this.previous = COLON // what a bracket may follow
+    if (!this.isScalar) this.previous = COLON // a bracket may follow
     return true
   }
 
@@ -225,7 +224,7 @@ const listFields = [
   'history',
 ]
 
-/** The rows of the only value of a file: itself, or the list that it wraps. */
+/** The rows of a file's only value: itself, or the list that it wraps. */
 function* unwrapped(only: ParsedRow, name: string): Generator<ParsedRow> {
   const { value } = only
   if (!isObject(value) || typeof value.instruction === 'string') return yield only

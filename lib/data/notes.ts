@@ -6,15 +6,15 @@ import { isObject } from './values.js'
 const usedFields = new Set<string>(Object.values(fieldNames).flat())
 const rowsShown = 5
 
-/** What is unusual about the rows of a data set, counted while they are read. */
+/** Counts unusual rows of a data set during reading. */
 export class DataNotes {
-  /** Rows in which a field that training does not use holds text, by the field's name. */
+  /** Rows with text in a field that training does not use, by field name. */
   readonly unusedFields = new Map<string, number>()
-  /** Indices of rows whose answer is empty. */
+  /** Indices of rows with an empty answer. */
   readonly emptyAnswers: number[] = []
-  /** Indices of rows whose instruction and input are empty. */
+  /** Indices of rows with an empty instruction and input. */
   readonly emptyPrompts: number[] = []
-  /** Rows in all. */
+  /** Number of rows. */
   rows = 0
 
   add(index: number, row: Readonly<Record<string, unknown>>, { instruction, input, output }: Instruction): void {
@@ -27,7 +27,7 @@ export class DataNotes {
     }
   }
 
-  /** @throws DataError for a data set without a single answer */
+  /** @throws {DataError} for a data set without a single answer */
   check(name: string): void {
     if (this.rows > 0 && this.emptyAnswers.length === this.rows) {
       throw new DataError(
@@ -41,7 +41,7 @@ export class DataNotes {
     return { unused_fields: Object.fromEntries(this.unusedFields), empty_answers: this.emptyAnswers.length }
   }
 
-  /** Lines for a person; none where there is nothing to say. */
+  /** Lines for the user; empty if there is nothing to report. */
   lines(): string[] {
     const fields = [...this.unusedFields].map(([field, count]) => `"${field}" (${rowCount(count)})`)
     return [
@@ -60,13 +60,13 @@ export class DataNotes {
 
 const rowCount = (count: number): string => (count === 1 ? '1 row' : `${count} rows`)
 
-/** Row numbers, from one as files are counted. */
+/** Row numbers, counted from one as in files. */
 function numbers(indices: readonly number[]): string {
   const shown = indices.slice(0, rowsShown).map((index) => index + 1)
   return `${indices.length === 1 ? 'row' : 'rows'} ${shown.join(', ')}${indices.length > rowsShown ? ', …' : ''}`
 }
 
-/** Whether a value is or holds a text that is no number. */
+/** Whether a value is or contains a text that is not a number. */
 function hasText(value: unknown): boolean {
   if (typeof value === 'string') return value.trim() !== '' && Number.isNaN(Number(value))
   if (Array.isArray(value)) return value.some(hasText)

@@ -1,13 +1,13 @@
 import { DataError } from '../errors.js'
 import { Philox } from './random.js'
 
-/** Streams of random numbers, so that the split and the order of an epoch never share any. */
+/** Random number streams; the split and the order of an epoch use different ones. */
 const STREAM_ORDER = 0
 const STREAM_SPLIT = 1
 
 /**
- * The order of `count` instances in an epoch: a Fisher–Yates shuffle by Philox. It depends on the seed and the epoch
- * alone, so every rank, and a run that resumes, makes the same one.
+ * The order of `count` instances in an epoch: a Fisher–Yates shuffle by Philox. It depends only on the seed and the
+ * epoch, so every rank, and a resumed run, computes the same one.
  */
 export function epochOrder(count: number, seed: number, epoch: number): Uint32Array {
   return shuffled(count, new Philox(seed, STREAM_ORDER, epoch))
@@ -27,18 +27,18 @@ function shuffled(count: number, random: Philox): Uint32Array {
 export interface BatchPlan {
   /** Instances in the training set. */
   count: number
-  /** Instances in a global batch, whatever the number of ranks. */
+  /** Instances in a global batch, regardless of the number of ranks. */
   batchSize: number
-  /** Times that the training set is gone through; may be a fraction. */
+  /** Passes over the training set; may be fractional. */
   epochs: number
   seed: number
 }
 
-/** A global batch: what one optimizer step learns from. */
+/** A global batch: the instances of one optimizer step. */
 export interface Batch {
   /** The optimizer step, from zero. */
   step: number
-  /** Epochs gone through once this batch is done, as a fraction. */
+  /** Epochs completed after this batch, as a fraction. */
   epoch: number
   /** `batchSize` indices of instances. */
   indices: Uint32Array
@@ -50,11 +50,11 @@ export function totalSteps({ count, batchSize, epochs }: BatchPlan): number {
 }
 
 /**
- * The batches of a run from `step` on, which costs one shuffle wherever it starts.
+ * The batches of a run from `step` on, at the cost of one shuffle wherever it starts.
  *
- * The shuffled epochs follow each other without a gap, as gradient accumulation lets them in OpenAlpaca: a batch may
- * take the end of one and the start of the next. So there are exactly `totalSteps` batches, the schedule ends with the
- * data, and only what is too little for a whole batch at the very end is dropped.
+ * The shuffled epochs follow each other without a gap, as with gradient accumulation in OpenAlpaca: a batch may contain
+ * the end of one epoch and the start of the next. So there are exactly `totalSteps` batches, the schedule ends with the
+ * data, and only an incomplete batch at the very end is dropped.
  */
 export function* batchesFrom(step: number, plan: BatchPlan): Generator<Batch> {
   const { count, batchSize, seed } = plan
@@ -83,9 +83,8 @@ export interface Split {
 
 /**
  * Draws a validation set, the same for the same seed and count.
- *
  * @param validationSize a number of instances, or below 1 a fraction of them (rounded, at least one); 0 for none
- * @throws DataError when nothing would be left to train on
+ * @throws {DataError} for a split that leaves nothing to train on
  */
 export function splitValidation(count: number, validationSize: number, seed: number): Split {
   if (!(validationSize >= 0) || (validationSize >= 1 && !Number.isInteger(validationSize))) {

@@ -1,6 +1,6 @@
 import { DataError } from '../errors.js'
 
-/** Names that other data sets have for an instruction and for its answer. */
+/** Other data sets' names for an instruction and for its answer. */
 const synonyms: Readonly<Record<string, readonly string[]>> = {
   instruction: ['instructions', 'prompt', 'question', 'query', 'problem', 'task'],
   output: ['outputs', 'completion', 'answer', 'target', 'solution', 'responses', 'chosen'],
@@ -10,10 +10,9 @@ const chatFields = ['messages', 'conversations', 'conversation', 'dialog', 'dial
 const fieldsShown = 8
 
 /**
- * Refuses a row that lacks a field, and says what the row has, which form that is, and what to do.
- *
- * @param names what the field may be called
- * @throws DataError always
+ * Rejects a row that lacks a field, with the fields that it has, the format they suggest, and advice.
+ * @param names the possible names of the field
+ * @throws {DataError} for every call
  */
 export function missingField(row: Readonly<Record<string, unknown>>, names: readonly string[], where: string): never {
   const has = Object.keys(row)

@@ -4,8 +4,8 @@ import { countLabels, type LabelledSequence } from './instances.js'
 export type LossReduction = 'instance' | 'token'
 
 /**
- * Sequences laid end to end, as the model takes them: T tokens, S sequences. The loss of the global batch is the sum of
- * `weights[t]` times the cross-entropy at t over all its micro-batches, however they were packed.
+ * Concatenated sequences, the input of the model: T tokens, S sequences. The loss of the global batch is the sum of
+ * `weights[t]` times the cross-entropy at t over all its micro-batches, however they are packed.
  */
 export interface PackedBatch {
   /** T token ids. */
@@ -16,13 +16,13 @@ export interface PackedBatch {
   cuSeqlens: Int32Array
   /** T labels, shifted: labels[t] is the token to predict at t, or −1 for none (prompts, the last token of a sequence). */
   labels: Int32Array
-  /** T weights, zero where there is no label. */
+  /** T weights, zero for tokens without a label. */
   weights: Float32Array
 }
 
-/** What the weights need to know of the global batch: the same numbers for each of its micro-batches. */
+/** The totals of the global batch that the weights depend on, the same for each of its micro-batches. */
 export interface BatchTotals {
-  /** Those with a label. */
+  /** Instances with a label. */
   instances: number
   labels: number
 }
@@ -37,10 +37,9 @@ export function batchTotals(sequences: readonly LabelledSequence[]): BatchTotals
 
 /**
  * Divides sequences into micro-batches of at most `maxTokens` tokens by best fit decreasing, which stays within 11/9 of
- * the fewest possible (Johnson 1974): the longest first, each into the fullest micro-batch that has room for it.
- *
+ * the minimum (Johnson 1974): longest first, each into the fullest micro-batch with enough space.
  * @returns the indices of each micro-batch, ascending; the same for the same lengths
- * @throws RangeError when a sequence is longer than `maxTokens`
+ * @throws {RangeError} for a sequence longer than `maxTokens`
  */
 export function packBatch(lengths: ArrayLike<number>, maxTokens: number): number[][] {
   const longestFirst = Array.from({ length: lengths.length }, (_, index) => index)
@@ -64,12 +63,11 @@ export function packBatch(lengths: ArrayLike<number>, maxTokens: number): number
 }
 
 /**
- * Divides the sequences of a global batch among ranks by their tokens: every rank gets as many micro-batches, as few as
- * there can be, and about as many tokens. The longest first, each to the micro-batch with the fewest tokens so far
- * (Graham 1969). One rank alone fills its micro-batches instead, as `packBatch` does.
- *
+ * Divides the sequences of a global batch among ranks by their tokens: every rank gets the same number of
+ * micro-batches, the fewest possible, and about the same number of tokens. Longest first, each goes to the micro-batch
+ * with the fewest tokens so far (Graham 1969). A single rank fills its micro-batches instead, as `packBatch` does.
  * @returns by rank the micro-batches, each the indices of its sequences, ascending; a micro-batch may be empty
- * @throws RangeError when a sequence is longer than `maxTokens`
+ * @throws {RangeError} for a sequence longer than `maxTokens`
  */
 export function spreadBatch(lengths: ArrayLike<number>, maxTokens: number, ranks: number): number[][][] {
   const fullest = packBatch(lengths, maxTokens)
@@ -84,7 +82,7 @@ export function spreadBatch(lengths: ArrayLike<number>, maxTokens: number, ranks
       emptiest.tokens += lengths[index]
     }
     if (bins.some(({ tokens }) => tokens > maxTokens)) continue
-    // Bins were begun in the order of falling length, so that consecutive ones are about as full.
+    // Bins were opened in order of decreasing length, so consecutive ones are about equally full.
     return Array.from({ length: ranks }, (_, rank) =>
       Array.from({ length: perRank }, (_, i) => bins[i * ranks + rank].indices.sort((a, b) => a - b)),
     )
@@ -95,15 +93,15 @@ export interface PackOptions {
   lossReduction: LossReduction
   /** The totals of the global batch that these sequences are part of. */
   totals: BatchTotals
-  /** Fill T up to a multiple of this with one more sequence, of id 0, without labels. @default 1 */
+  /** Pads T to a multiple of this with one more sequence, of id 0, without labels. @default 1 */
   padToMultiple?: number
 }
 
-/** Lays the sequences of one micro-batch end to end. */
+/** Concatenates the sequences of one micro-batch. */
 export function packSequences(sequences: readonly LabelledSequence[], options: PackOptions): PackedBatch {
   const { lossReduction, totals, padToMultiple = 1 } = options
   const tokens = sequences.reduce((sum, { inputIds }) => sum + inputIds.length, 0)
-  // A rank without sequences of its own computes on padding while the others have theirs.
+  // A rank without sequences computes on padding while the others process theirs.
   const size = Math.max(1, Math.ceil(tokens / padToMultiple)) * padToMultiple
   const ends = [0]
   const inputIds = new Int32Array(size)

@@ -7,8 +7,8 @@ const GREEN = '\x1b[1;32m'
 const RESET = '\x1b[0m'
 
 /**
- * The first `count` instances as text that tells what is learned from what is masked: dim and bold green with `color`,
- * and by the marks ‹masked› and ‹learned› in any case.
+ * The first `count` instances as text that distinguishes learned from masked tokens: dim and bold green with `color`,
+ * and always by the marks ‹masked› and ‹learned›.
  */
 export function previewInstances(
   instances: readonly Instance[],

@@ -10,17 +10,18 @@ import { type DataSource, fileSource } from './text-file.js'
 
 export interface ProcessDatasetOptions {
   /**
-   * A file of JSON, JSON lines, or CSV, also with gzip, or a data set on the Hugging Face Hub: `databricks/databricks-dolly-15k`, or
-   * `hf://datasets/owner/name/path/in/it.jsonl` where it has several files. A local file of that name goes first.
+   * A file of JSON, JSON lines, or CSV, optionally with gzip, or a data set on the Hugging Face Hub:
+   * `databricks/databricks-dolly-15k`, or `hf://datasets/owner/name/path/in/it.jsonl` if it has several files. A local
+   * file of that name takes precedence.
    */
   input: string
-  /** The file to write: JSON lines where its name ends in `.jsonl`, else a JSON list. */
+  /** The output file: JSON lines if its name ends in `.jsonl`, else a JSON list. */
   output: string
-  /** Instances with more words than this in instruction, input and output together are left out. @default 2000 */
+  /** Instances with more words than this in instruction, input and output together are dropped. @default 2000 */
   maxWords?: number
-  /** How a data set on the Hub is downloaded. @default the environment's settings */
+  /** Settings for downloading a data set from the Hub. @default the environment's settings */
   hub?: DatasetOptions
-  /** Ends the work with its reason; the output is not changed then. */
+  /** Stops the work with its reason, without changing the output. */
   signal?: AbortSignal
 }
 
@@ -29,17 +30,16 @@ export interface ProcessDatasetResult {
   written: number
   /** Instances with too many words. */
   leftOut: number
-  /** What a person should know about the rows. */
+  /** Notes on the rows for the user. */
   notes: DataNotes
 }
 
 /**
- * Turns a data set with dolly's fields (`instruction, context, response`), Alpaca's, or some of each into the Alpaca
- * format, as OpenAlpaca's process_dataset.py does, and leaves out long rows. Rows pass through one by one; the output
- * appears complete or not at all.
- *
- * @throws DataError that says which row and field, or which file is wrong
- * @throws HubError when the data set cannot be downloaded
+ * Converts a data set with dolly's fields (`instruction, context, response`), Alpaca's, or a mix to the Alpaca format,
+ * as OpenAlpaca's process_dataset.py does, and drops long rows. Rows are streamed; the output appears complete or not
+ * at all.
+ * @throws {DataError} for an invalid row, field, or file, with its name
+ * @throws {HubError} for a data set that cannot be downloaded
  */
 export async function processDataset(options: ProcessDatasetOptions): Promise<ProcessDatasetResult> {
   const { output, maxWords = 2000 } = options
@@ -92,7 +92,7 @@ async function* jsonLines(rows: AsyncIterable<Instruction>): AsyncGenerator<stri
   for await (const row of rows) yield `${JSON.stringify(row)}\n`
 }
 
-/** Words are what stands between white space; those of the three fields are added up. */
+/** Words are separated by white space; those of the three fields are added up. */
 export function countWords({ instruction, input, output }: Instruction): number {
   const words = (text: string): number => text.match(/\S+/g)?.length ?? 0
   return words(instruction) + words(input) + words(output)

@@ -2,19 +2,20 @@ import { checkText, shown } from '../arguments.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { resolveField } from './fields.js'
 
-/** What a prompt is made of. */
+/** The fields of a prompt. */
 export interface PromptFields {
-  /** What to do. */
+  /** The task. */
   instruction: string
-  /** Context or input for the task; empty or left out, the prompt has no such part. */
+  /** Context or input for the task; if empty or missing, the prompt has no such part. */
   input?: string | null
-  /** Another name of `input`, which dolly has. */
+  /** Dolly's name for `input`. */
   context?: string | null
 }
 
 /**
  * The prompt that OpenAlpaca and Stanford Alpaca train and sample with. It ends in `### Response:` with no newline; the
- * answer is tokenized apart.
+ * answer is tokenized separately.
+ * @throws {TypeError} for an invalid field
  */
 export function formatPrompt(fields: PromptFields): string {
   if (typeof fields !== 'object' || fields === null) {
@@ -25,10 +26,10 @@ export function formatPrompt(fields: PromptFields): string {
 }
 
 /**
- * The ids that an instruction is trained and sampled with: BOS in front, nothing behind, whatever `add_bos_token` and
- * `add_eos_token` of tokenizer_config.json ask of other programs. Training, `sample`, sample answers, and evaluation all use
- * it, so a model is asked what it has learned.
- * @throws {TypeError} as `formatPrompt`
+ * The ids that an instruction is trained and sampled with: BOS first, nothing appended, regardless of `add_bos_token`
+ * and `add_eos_token` in tokenizer_config.json. Training, `sample`, sample answers, and evaluation all use it, so that
+ * a model sees the prompt that it has learned.
+ * @throws {TypeError} as `formatPrompt` does
  */
 export function encodePrompt(tokenizer: LlamaTokenizer, fields: PromptFields): number[] {
   return tokenizer.encode(formatPrompt(fields))

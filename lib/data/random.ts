@@ -1,6 +1,6 @@
 /**
  * Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
- * A (seed, stream, substream) has a sequence of its own, which any process makes without having made another before.
+ * Each (seed, stream, substream) has an independent sequence, which any process can generate without the others.
  */
 export class Philox {
   readonly #key: readonly [number, number]
@@ -11,8 +11,8 @@ export class Philox {
 
   /**
    * @param seed an integer in [0, 2⁵³)
-   * @param stream what the numbers are for, a uint32
-   * @param substream which of its kind (an epoch, say), a uint32
+   * @param stream the purpose of the numbers, a uint32
+   * @param substream an index within the stream (an epoch, say), a uint32
    */
   constructor(seed: number, stream: number, substream = 0) {
     if (!Number.isSafeInteger(seed) || seed < 0) {

@@ -3,20 +3,19 @@ import { csvRows } from './csv-rows.js'
 import { jsonRows } from './json-rows.js'
 import { type DataSource, openText, peek, readableForms } from './text-file.js'
 
-/** A row of a data set, and where it stands. */
+/** A row of a data set, and its location. */
 export interface Row {
   value: unknown
-  /** From zero, as instance ids are. */
+  /** From zero, like instance ids. */
   index: number
   /** `openalpaca.json: row 18 (index 17, line 19)`, for errors. */
   where(): string
 }
 
 /**
- * Reads a data set row by row: JSON, JSON lines, or CSV, which the text itself shows; CSV has `.csv` or `.tsv` in its
- * name too.
- *
- * @throws DataError when the file cannot be read, is none of these, or has no rows
+ * Reads a data set row by row: JSON, JSON lines, or CSV, recognized by the text itself; for CSV also by a `.csv` or
+ * `.tsv` name.
+ * @throws {DataError} for a file that cannot be read, has another format, or has no rows
  */
 export async function* readRows(source: DataSource): AsyncGenerator<Row> {
   const { name } = source

@@ -1,4 +1,4 @@
-/** Data files as UTF-8 text: what they are packed or encoded in is recognized by their first bytes, never by their name. */
+/** Data files as UTF-8 text: compression and encoding are recognized by the first bytes, never by the name. */
 import { createReadStream } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { Readable } from 'node:stream'
@@ -8,7 +8,7 @@ import { isDataFile } from '../hub/dataset.js'
 
 /** Bytes of a data set, and their name in messages. */
 export interface DataSource {
-  /** A path, or a file of the Hub; the extension tells CSV from JSON where the text does not. */
+  /** A path, or a file of the Hub; the extension distinguishes CSV from JSON if the text does not. */
   name: string
   open(): AsyncIterable<Uint8Array>
 }
@@ -18,7 +18,7 @@ export function fileSource(path: string, name = path): DataSource {
   return { name, open: () => readBytes(path) }
 }
 
-/** What can be read, for messages. */
+/** The readable formats, for messages. */
 export const readableForms = 'JSON, JSON lines, or CSV, also with gzip'
 
 /**
@@ -58,7 +58,7 @@ async function directoryError(path: string): Promise<DataError> {
   return new DataError(`${path} is a directory: ${advice}`)
 }
 
-/** The first bytes, at least 512 where there are so many, and all of them. */
+/** The first bytes, at least 512 if available, and all of them. */
 export async function peek(chunks: AsyncIterable<Uint8Array>): Promise<[Buffer, AsyncGenerator<Uint8Array>]> {
   const iterator = chunks[Symbol.asyncIterator]()
   const first: Uint8Array[] = []
@@ -109,7 +109,7 @@ function toJsonLines(library: string, call: string): string {
   return `convert it in Python with ${library}.${call}`
 }
 
-/** Formats that are not text, by the bytes that they begin with. */
+/** Formats that are not text, by their first bytes. */
 const foreignFormats: readonly [magic: string | readonly number[], name: string, advice: string][] = [
   [
     'PAR1',
@@ -158,7 +158,9 @@ async function* decode(name: string, head: Buffer, bytes: AsyncIterable<Uint8Arr
   }
 }
 
-/** The encoding by a byte order mark, or else by where the zeros of its first characters, which are ASCII, lie. */
+/**
+ * The encoding, from a byte order mark or else from the positions of zeros in its first characters, which are ASCII.
+ */
 function encodingOf([a, b, c, d]: Buffer): 'utf-8' | 'utf-16le' | 'utf-16be' | 'utf-32' {
   if ((a === 0xff && b === 0xfe && c === 0 && d === 0) || (a === 0 && b === 0)) return 'utf-32'
   if (a !== 0 && b === 0 && c === 0 && d === 0) return 'utf-32'

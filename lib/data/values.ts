@@ -3,7 +3,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** What a parsed value is, in words. */
+/** The type of a parsed value, for messages. */
 export function typeName(value: unknown): string {
   if (value === null) return 'null'
   if (value === undefined) return 'nothing'

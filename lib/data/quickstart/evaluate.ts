@@ -6,27 +6,25 @@ export interface SkillScore {
   total: number
 }
 
-/** How a model did on held-out instructions. */
+/** A model's score on held-out instructions. */
 export interface QuickstartScore {
   correct: number
   total: number
-  /** In the order in which the rows name them. */
+  /** In the order in which they appear in the rows. */
   skills: SkillScore[]
 }
 
-/** A held-out instruction and what the model said to it. */
+/** A held-out instruction and the model's answer. */
 export interface AnsweredRow extends QuickstartRow {
   answer: string
 }
 
-/** The skills whose first held-out instruction is shown: one of numbers, one of letters, one of facts. */
+/** The skills whose first held-out instruction is shown: one each about numbers, letters, and facts. */
 const SHOWN_SKILLS = ['addition', 'reversing words', 'capitals']
 
 /**
- * Counts the right answers. An answer is right when it is the expected text to the letter, but for white space around
- * it.
- *
- * @param answers one for each of `rows`, in their order
+ * Counts the correct answers: those that equal the expected text except for surrounding white space.
+ * @param answers one for each of `rows`, in order
  */
 export function scoreAnswers(rows: readonly QuickstartRow[], answers: readonly string[]): QuickstartScore {
   const skills = new Map<string, SkillScore>()
@@ -40,7 +38,7 @@ export function scoreAnswers(rows: readonly QuickstartRow[], answers: readonly s
   return { correct, total: rows.length, skills: [...skills.values()] }
 }
 
-/** Three answers to show a person, of three different skills. They are not picked by whether they are right. */
+/** Three answers to show, of three different skills, chosen without regard to correctness. */
 export function answersToShow(rows: readonly QuickstartRow[], answers: readonly string[]): AnsweredRow[] {
   const first = SHOWN_SKILLS.map((shown) => rows.findIndex(({ skill }) => skill === shown))
   return first.filter((i) => i >= 0).map((i) => ({ ...rows[i], answer: answers[i].trim() }))

@@ -4,7 +4,7 @@ import type { Problem, Skill } from './skill.js'
 import { TEXT_SKILLS } from './texts.js'
 import { WORD_SKILLS } from './words.js'
 
-/** An instruction of the quickstart, and the skill that it asks for. */
+/** An instruction of the quickstart, and its skill. */
 export interface QuickstartRow {
   instruction: string
   input: string
@@ -14,7 +14,7 @@ export interface QuickstartRow {
 
 export const QUICKSTART_SKILLS: readonly Skill[] = [...NUMBER_SKILLS, ...WORD_SKILLS, ...TEXT_SKILLS]
 
-/** Whether a problem is kept from training: one in ten, or one way of asking for each fact. */
+/** Whether a problem is held out from training: one in ten, or one phrasing of each fact. */
 function isHeldOut({ identity, phrasing }: Problem, seed: number): boolean {
   const h = hash(`${seed} ${identity}`)
   return phrasing ? h % phrasing.of === phrasing.index : h % 10 === 0
@@ -30,8 +30,8 @@ function draw(skill: Skill, random: Choices, seed: number, heldOut: boolean): Qu
 }
 
 /**
- * The quickstart's instructions: `count` for training, and `heldOutPerSkill` different ones of each skill that ask for
- * something that no training row asks for.
+ * The quickstart's instructions: `count` for training, and `heldOutPerSkill` distinct ones of each skill whose problems
+ * no training row contains.
  */
 export function generateQuickstart({
   seed,

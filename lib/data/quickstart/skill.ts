@@ -1,23 +1,23 @@
 import type { Choices } from './random.js'
 
-/** One question with its answer, before it is known whether it is for training or held out. */
+/** One question with its answer, before the split into training and held-out problems. */
 export interface Problem {
   instruction: string
   input: string
   output: string
   /**
-   * What makes this problem the same as another: `add 12 47` for "12 + 47" and for "Add 47 and 12.". The split goes by
-   * it, so that nothing of a held-out problem is met in training, whatever the words around it.
+   * Identifies the problem regardless of phrasing: `add 12 47` for "12 + 47" and for "Add 47 and 12.". The split uses
+   * it, so that training contains no held-out problem in any phrasing.
    */
   identity: string
   /**
-   * Given when `identity` is a fact that has to be told once to be known, such as a capital. Of the `of` ways to ask
-   * for it, one (not the same for each fact) is held out, and `index` says which way this one is.
+   * Given if `identity` is a fact that must be learned from the training data, such as a capital. One of the `of`
+   * phrasings (not the same for each fact) is held out; `index` is the number of this one.
    */
   phrasing?: { index: number; of: number }
 }
 
-/** A kind of instruction, and how many of every hundred training rows or so are of this kind. */
+/** A kind of instruction, and its approximate share of the training rows in percent. */
 export interface Skill {
   name: string
   weight: number
@@ -29,7 +29,7 @@ export function fill(phrase: string, values: Record<string, string | number>): s
   return phrase.replace(/\{(\w+)\}/g, (_, name: string) => String(values[name]))
 }
 
-/** A skill that asks for facts in every one of `phrases`, which say `{fact}` for the thing asked about. */
+/** A skill that asks for facts in each of `phrases`, in which `{fact}` stands for the subject. */
 export function drawFact(
   random: Choices,
   kind: string,

@@ -12,7 +12,7 @@ const problem = (instruction: string, input: string, output: string): Problem =>
   identity: `${instruction} ${input}`,
 })
 
-/** Which of the words belongs to a category. The same words are the same problem in any order. */
+/** Asks which of the words belongs to a category. The same words in any order are the same problem. */
 function category(random: Choices): Problem {
   const kinds = random.sample(KINDS, 3)
   const list = kinds.map((kind) => random.pick(CATEGORIES[kind]))
@@ -29,7 +29,7 @@ function category(random: Choices): Problem {
 
 const ADJECTIVES = ['big', 'small', 'old', 'new', 'clean', 'dirty', 'wet', 'dry', 'cold', 'heavy', 'red', 'green']
 
-/** Rewriting a plain statement as a question or a denial. */
+/** Rewrites a plain statement as a question or a denial. */
 function sentences(random: Choices): Problem {
   const noun = random.pick(CATEGORIES[random.pick(['animal', 'fruit', 'tool', 'vehicle'])])
   const adjective = random.pick(ADJECTIVES)

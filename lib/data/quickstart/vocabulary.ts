@@ -1,4 +1,4 @@
-/** The words that the instructions are made of. */
+/** The vocabulary of the instructions. */
 const words = (text: string) => text.trim().split(/\s+/)
 const pairs = (text: string) =>
   text

@@ -49,7 +49,7 @@ const BEFORE = [
   'Write the {kind} before this one.|{fact}',
 ]
 
-/** A word in capitals: one from the list, or an invented one, so that there are always more than can be remembered. */
+/** A word in capitals, from the list or invented, so that there are more than a model can memorize. */
 function word(random: Choices): string {
   if (random.chance(50)) return random.pick(SHORT_WORDS).toUpperCase()
   let invented = ''
@@ -75,7 +75,7 @@ function plurals(random: Choices): Problem {
   return { instruction, input, output: plural(noun).toUpperCase(), identity: `plural ${noun}` }
 }
 
-/** The regular plural: a consonant and y become ies, a hissing sound takes es. */
+/** The regular plural: a consonant and y become ies, a sibilant takes es. */
 export function plural(noun: string): string {
   if (/[^aeiou]y$/.test(noun)) return noun.replace(/y$/, 'ies')
   return /(s|x|z|ch|sh|potato)$/.test(noun) ? `${noun}es` : `${noun}s`
