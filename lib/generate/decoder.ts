@@ -1,10 +1,10 @@
 /**
- * Generation: the prompts in one packed forward pass that fills the key/value caches, then a token of every sequence at
- * a time. A token is one recorded graph, from the embedding to the draw, whose only changing state (positions, ids,
- * history) lies on the device; so the next token can be launched before the last has been read.
+ * Generation: one packed forward pass over the prompts fills the key/value caches, then each step generates a token for
+ * every sequence. A step is one recorded graph, from the embedding to the sampling, whose only changing state
+ * (positions, ids, history) is on the device, so the next token can be launched before the last one is read.
  *
- * Where the weights are shared out among ranks, all of them decode together, each unit gathered for every token. Rank 0
- * draws for all, so that they cannot part ways.
+ * If the weights are sharded over ranks, all ranks decode together and gather each unit for every token. Rank 0 samples
+ * for all, so that they cannot diverge.
  */
 
 import { ActivationMemory } from '../model/activations.js'
@@ -21,7 +21,7 @@ import type { Sampling } from './options.js'
 /** Tokens launched ahead of the one that is read. */
 const lookahead = 2
 
-/** For weights that are all there: a recorded graph has nothing to wait for. */
+/** For weights that are not sharded: a recorded graph has nothing to wait for. */
 const inPlace: UnitWeights = { get() {}, release() {} }
 
 export class Decoder implements Disposable {
@@ -39,7 +39,7 @@ export class Decoder implements Disposable {
   /**
    * @param rope with tables for `capacity` positions
    * @param prompts ids of each sequence
-   * @param capacity positions a sequence can have, prompt included
+   * @param capacity positions per sequence, including the prompt
    */
   constructor(
     private readonly parameters: Parameters,
@@ -75,16 +75,16 @@ export class Decoder implements Disposable {
     }
   }
 
-  /** How many sequences a decoder can take at once. */
+  /** The maximum number of sequences per decoder. */
   static maxBatch(vocabSize: number): number {
     return Math.max(1, Math.floor((1 << 23) / vocabSize))
   }
 
   /**
-   * The next token of every sequence, again and again; the caller stops when it has what it wants.
+   * Yields the next token of every sequence, without end; the caller stops when it has enough.
    *
-   * However it ends (an error of the device, an early `return`), every read that was launched ahead is settled first: none
-   * rejects unhandled, and nothing of this generation runs after it.
+   * However it ends (a device error, an early `return`), every read that was launched ahead settles first: none rejects
+   * unhandled, and no work of this generation runs afterwards.
    */
   async *tokens(): AsyncGenerator<Int32Array> {
     const { stream } = this.context
@@ -92,7 +92,7 @@ export class Decoder implements Disposable {
     const read = () => {
       const ids = new Int32Array(this.batch)
       const result = stream.read(this.state.ids, ids).then(() => ids)
-      result.catch(() => {}) // a consumer that goes away without `return` never awaits it
+      result.catch(() => {}) // a consumer that stops without `return` never awaits it
       pending.push(result)
     }
     try {
@@ -114,7 +114,7 @@ export class Decoder implements Disposable {
         yield ids
       }
     } catch (error) {
-      // What was enqueued without a read behind it must not fail whoever uses the stream next.
+      // Errors of ops that were enqueued without a read must not reach the next user of the stream.
       await stream.synchronize().catch(() => {})
       throw error
     } finally {
@@ -122,7 +122,7 @@ export class Decoder implements Disposable {
     }
   }
 
-  /** Runs the prompts through the model, and draws the first new token of each. */
+  /** Runs the prompts through the model and samples the first new token of each. */
   private prefill(): void {
     const { context, state, prompts } = this
     const { stream } = context
@@ -146,7 +146,7 @@ export class Decoder implements Disposable {
       history.set(prompt, b * this.capacity)
     })
     stream.write(state.history, history)
-    // Where the first draw fails, a step that was launched ahead still finds ids that the vocabulary has.
+    // If the first sampling fails, a step that was launched ahead still reads valid ids.
     stream.write(state.ids, new Int32Array(this.batch))
     stream.write(
       state.positions,
@@ -161,7 +161,7 @@ export class Decoder implements Disposable {
     this.withHead(() => this.draw(this.head.logits(context, activations, lastRows)))
   }
 
-  /** The ranks have a part of the weights each. */
+  /** Whether the weights are sharded over ranks. */
   private get together(): boolean {
     return this.parameters.group.stage === 3
   }
@@ -177,7 +177,7 @@ export class Decoder implements Disposable {
     }
   }
 
-  /** One new token of every sequence. */
+  /** Generates one new token for every sequence. */
   private step(): void {
     const { context, state } = this
     const { stream, config, layers } = context
@@ -228,7 +228,7 @@ export class Decoder implements Disposable {
     ops.kvCacheWrite(this.context.stream, { ...this.caches[block], qkv, sequences, positions, numHeads, numKvHeads })
   }
 
-  /** Tells equal prompts of a batch apart, so that each gets its own text; any other prompt draws as if alone. */
+  /** Numbers equal prompts in a batch, so that each gets a different text; a unique prompt samples as if alone. */
   private earlierTwins(prompt: readonly number[], index: number): number {
     const key = prompt.join()
     return this.prompts.slice(0, index).filter((other) => other.join() === key).length

@@ -3,40 +3,40 @@ import { OpenAlpacaError } from '../errors.js'
 import type { LlamaConfig } from '../model/config.js'
 import { StopStrings } from './stop-strings.js'
 
-/** What generation asks of a tokenizer; that of the model is one. */
+/** The part of a tokenizer that generation uses; the model's tokenizer implements it. */
 export interface GenerationTokenizer {
-  /** Turns ids into the text that `stopStrings` are looked for in. */
+  /** Decodes ids to the text that `stopStrings` are searched in. */
   createDecodeStream(): { push(id: number): string }
-  /** Whether an id stands for a token; those that do not are never generated. */
+  /** Whether an id has a token; ids without one are never generated. */
   hasToken?(id: number): boolean
 }
 
-/** How to generate, under Transformers' names. */
+/** Options of generation, with Transformers' names. */
 export interface GenerateOptions {
-  /** The most new tokens; 128 when left out, or what the model's context has room for. */
+  /** Maximum number of new tokens; defaults to 128, or the rest of the model's context if shorter. */
   maxNewTokens?: number
   /**
-   * Draw from the distribution (true), or take the most likely token (false, whatever `temperature`, `topK`, and `topP` say).
-   * When left out, true if one of those three is given.
+   * Sample from the distribution (true), or take the most likely token (false, regardless of `temperature`, `topK`, and
+   * `topP`). Defaults to true if one of those three is given.
    */
   doSample?: boolean
-  /** Divides the logits before the draw; 1 when left out, and 0 takes the most likely token. */
+  /** Divides the logits before sampling; defaults to 1, and 0 takes the most likely token. */
   temperature?: number
-  /** Draw from the k most likely tokens; 50 when left out, 0 for all. */
+  /** Sample from the k most likely tokens; defaults to 50, 0 for all. */
   topK?: number
-  /** Draw from the smallest set of tokens whose probability reaches p; 1 (all) when left out. */
+  /** Sample from the smallest set of tokens whose probability reaches p; defaults to 1 (all). */
   topP?: number
-  /** Divides the positive logits of tokens seen before, and multiplies the negative ones; 1 (none) when left out. */
+  /** Divides the positive logits of tokens seen before, and multiplies the negative ones; defaults to 1 (none). */
   repetitionPenalty?: number
-  /** The same seed gives the same text; a random one when left out. */
+  /** The same seed gives the same text; random by default. */
   seed?: number
-  /** What ends a sequence: the model's end tokens when left out, null to go on past them. */
+  /** Ids that end a sequence; defaults to the model's end tokens, null to continue past them. */
   eosTokenId?: number | readonly number[] | null
-  /** A sequence ends with the token that completes one of these; needs `tokenizer`. */
+  /** A sequence ends with the token that completes one of these; requires `tokenizer`. */
   stopStrings?: string | readonly string[]
-  /** The model's: needed for `stopStrings`, and keeps ids that it has no token for out of the answer. */
+  /** The model's tokenizer: required for `stopStrings`, and prevents ids without a token. */
   tokenizer?: GenerationTokenizer
-  /** Aborted: no further token is computed, and the promise or the stream rejects with the signal's reason. */
+  /** When aborted, no further token is computed, and the promise or the stream rejects with the signal's reason. */
   signal?: AbortSignal
 }
 
@@ -64,9 +64,9 @@ export interface Sampling {
   repetitionPenalty: number
   seed: number
   eosTokenIds: Set<number>
-  /** Runs of ids that are never drawn: `start` to `end`, exclusive. */
+  /** Ranges of ids that are never sampled: `start` to `end`, exclusive. */
   excluded: readonly { start: number; end: number }[]
-  /** Makes what looks at one sequence's new ids, and says when a stop string is complete. */
+  /** Creates a function that receives one sequence's new ids and returns whether a stop string is complete. */
   stopWatch: () => (id: number) => boolean
 }
 
@@ -75,9 +75,9 @@ function check(ok: boolean, name: string, expected: string, value: unknown): voi
 }
 
 /**
- * @param room positions that the longest prompt leaves of the context
+ * @param room positions of the context left by the longest prompt
  * @throws {TypeError} for an unknown option
- * @throws {RangeError} for a value out of its range
+ * @throws {RangeError} for a value out of range
  */
 export function resolveOptions(
   options: GenerateOptions,
@@ -111,7 +111,7 @@ export function resolveOptions(
   }
 }
 
-/** Ids of the vocabulary that the tokenizer has no token for; what ends a sequence may always come. */
+/** Ids of the vocabulary without a token in the tokenizer; ids that end a sequence are always allowed. */
 function excludedIds(
   vocabSize: number,
   ends: readonly number[],
@@ -124,7 +124,7 @@ function excludedIds(
     if (last?.end === id) last.end++
     else runs.push({ start: id, end: id + 1 })
   }
-  // A tokenizer without a token for any id is that of another model, and says nothing of this one.
+  // A tokenizer without a token for any id belongs to another model, so it excludes nothing.
   return runs.length === 1 && runs[0].end - runs[0].start === vocabSize ? [] : runs
 }
 
@@ -150,7 +150,7 @@ function stopWatch({ stopStrings = [], tokenizer }: GenerateOptions): Sampling['
 
 /**
  * Checks the ids of a sequence against the model.
- * @throws {OpenAlpacaError} `EMPTY_SEQUENCE`, `SEQUENCE_TOO_LONG`, `INVALID_TOKEN`
+ * @throws {OpenAlpacaError} `EMPTY_SEQUENCE`, `SEQUENCE_TOO_LONG`, or `INVALID_TOKEN` for unusable ids
  */
 export function checkSequence(ids: readonly number[], { vocabSize, maxPositionEmbeddings }: LlamaConfig): void {
   if (ids.length === 0) throw new OpenAlpacaError('EMPTY_SEQUENCE', 'a sequence must have at least one token')
@@ -161,7 +161,7 @@ export function checkSequence(ids: readonly number[], { vocabSize, maxPositionEm
   }
 }
 
-/** @throws {OpenAlpacaError} `SEQUENCE_TOO_LONG` */
+/** @throws {OpenAlpacaError} `SEQUENCE_TOO_LONG` for a length beyond the context */
 export function checkLength(length: number, context: number, what: string): void {
   if (length > context) {
     throw new OpenAlpacaError(

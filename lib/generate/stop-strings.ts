@@ -1,6 +1,6 @@
 /**
- * Ends a text that comes in pieces before the first of some strings to be complete. What could still become one of them
- * is held back until it is known, so the result does not depend on how the text is divided.
+ * Cuts a streamed text before the first stop string that is complete. Text that may be the start of a stop string is
+ * held back until that is decided, so the result does not depend on how the text is divided.
  */
 export class StopStrings {
   private held = ''
@@ -8,12 +8,12 @@ export class StopStrings {
 
   constructor(private readonly strings: readonly string[]) {}
 
-  /** Whether one of the strings has come; nothing is let through after it. */
+  /** Whether a stop string has occurred; no text passes after it. */
   get stopped(): boolean {
     return this.found
   }
 
-  /** @returns the text that is certain to come before any of the strings */
+  /** @returns the text that certainly precedes any stop string */
   push(piece: string): string {
     if (this.found) return ''
     const text = this.held + piece
@@ -24,14 +24,14 @@ export class StopStrings {
     return text.slice(0, safe)
   }
 
-  /** @returns what was held back, at the end of the text */
+  /** @returns the text held back, at the end of the text */
   flush(): string {
     const rest = this.held
     this.held = ''
     return rest
   }
 
-  /** Where the string begins that ends first; of several, the longest. */
+  /** The start of the stop string that ends first; of several, the longest. */
   private find(text: string): number | undefined {
     const matches = this.strings
       .map((string) => ({ start: text.indexOf(string), length: string.length }))
@@ -40,7 +40,7 @@ export class StopStrings {
     return matches[0]?.start
   }
 
-  /** Length of the longest end of the text that is the beginning of one of the strings. */
+  /** Length of the longest suffix of the text that is a prefix of a stop string. */
   private pending(text: string): number {
     const lengths = this.strings.map((string) => {
       let length = Math.min(string.length - 1, text.length)
