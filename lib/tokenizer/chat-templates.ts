@@ -4,22 +4,24 @@ import { z } from 'zod'
 import { TokenizerError } from '../errors.js'
 import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
 
-/** Where Transformers looks for chat templates besides tokenizer_config.json; the last is that of processors. */
+/**
+ * The files in which Transformers looks for chat templates besides tokenizer_config.json; the last is for processors.
+ */
 export const CHAT_TEMPLATE_FILES = ['chat_template.jinja', 'chat_template.json'] as const
 const DIRECTORY = 'additional_chat_templates'
 
-/** Jinja templates by name; `default` is used where none is named. */
+/** Jinja templates by name; `default` is used if no name is given. */
 export type ChatTemplates = ReadonlyMap<string, string>
 
 /** The chat template files of a model directory. */
 export interface ChatTemplateFiles {
-  /** Those of the model directory itself as they are, to be written along. */
+  /** The files in the model directory itself, unchanged, to save with the tokenizer. */
   files: { name: string; data: string }[]
-  /** Whether there are more in additional_chat_templates/. */
+  /** Whether additional_chat_templates/ has more. */
   hasDirectory: boolean
-  /** chat_template.jinja and additional_chat_templates/, which go before tokenizer_config.json. */
+  /** chat_template.jinja and additional_chat_templates/, which take precedence over tokenizer_config.json. */
   jinja: ChatTemplates
-  /** chat_template.json, which comes last. */
+  /** chat_template.json, with the lowest precedence. */
   json: ChatTemplates
 }
 
@@ -31,13 +33,13 @@ const Template = z.union([
   z.record(z.string(), z.string()).transform((record) => Object.entries(record)),
 ])
 
-/** The templates in a value of `chat_template`: a text, or named ones. Anything else is none. */
+/** The templates in a value of `chat_template`: a text, or named ones. Anything else gives none. */
 export function templatesIn(value: unknown): ChatTemplates {
   const parsed = Template.safeParse(value)
   return new Map(parsed.success ? parsed.data : [])
 }
 
-/** @throws TokenizerError for a file that cannot be read */
+/** @throws {TokenizerError} for a file that cannot be read */
 export async function readChatTemplates(directory: string): Promise<ChatTemplateFiles> {
   const jinja = new Map<string, string>()
   const read = async (name: string): Promise<string | undefined> => {

@@ -1,26 +1,26 @@
 import { PieceType, type SentencePieceModel } from './sentencepiece-model.js'
 
-/** What decoding needs to know of a tokenizer. */
+/** The part of a tokenizer that decoding uses. */
 export interface DecodeTable {
   model: SentencePieceModel
-  /** Tokens that follow the model's own pieces (`[PAD]`), by id. */
+  /** Tokens after the model's pieces (`[PAD]`), by id. */
   addedTokens: ReadonlyMap<number, string>
-  /** Ids that `skipSpecialTokens` leaves out. */
+  /** Ids that `skipSpecialTokens` skips. */
   specialIds: ReadonlySet<number>
 }
 
 /**
- * Turns ids into text as they come. The pieces of text, put together, are what `decode` gives for all the ids at once;
- * the bytes of a character that is not whole yet are held back.
+ * Decodes ids incrementally. The concatenated text equals `decode` of all ids at once; the bytes of an incomplete
+ * character are held back.
  *
- * It follows SentencePiece's `Decode` rather than calling it, since that only takes whole sequences: the space that
- * encoding put in front is taken away, and each byte that is no UTF-8 becomes U+FFFD.
+ * It reimplements SentencePiece's `Decode`, which only takes complete sequences: the space added in encoding is
+ * removed, and each byte that is not valid UTF-8 becomes U+FFFD.
  */
 export class DecodeStream {
   readonly #table: DecodeTable
   readonly #skipSpecialTokens: boolean
   #bytes: number[] = []
-  /** Whether a leading space would still be the one that encoding put in front. */
+  /** Whether a leading space would still be the one added in encoding. */
   #atStart = true
 
   constructor(table: DecodeTable, skipSpecialTokens: boolean) {
@@ -29,8 +29,8 @@ export class DecodeStream {
   }
 
   /**
-   * @returns the text that these ids complete, perhaps empty
-   * @throws RangeError for what is no id; an id that has no token is no text
+   * @returns the text that these ids complete, possibly empty
+   * @throws {RangeError} for a value that is not an id; an id without a token adds no text
    */
   push(ids: number | Iterable<number>): string {
     let text = ''
@@ -38,7 +38,9 @@ export class DecodeStream {
     return text
   }
 
-  /** @returns what was held back, as replacement characters; the stream then stands as after a whole character */
+  /**
+   * @returns the bytes held back, as replacement characters; the stream then continues as after a complete character
+   */
   flush(): string {
     return this.#takeBytes(true)
   }
@@ -62,7 +64,8 @@ export class DecodeStream {
   #withoutDummyPrefix(piece: string): string {
     const { addDummyPrefix, removeExtraWhitespaces } = this.#table.model
     if (!this.#atStart || !(addDummyPrefix || removeExtraWhitespaces) || !piece.startsWith('▁')) return piece
-    // A model that merges runs of spaces (OpenLLaMA v1) drops all leading ones, one that keeps them (v2) just the first.
+    // A model that merges runs of spaces (OpenLLaMA v1) drops all leading ones, one that keeps them (v2) only the
+    // first.
     if (!removeExtraWhitespaces) this.#atStart = false
     return piece.slice(1)
   }

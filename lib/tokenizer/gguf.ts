@@ -9,10 +9,10 @@ const addedScore = -1000
 const unusedScore = -10000
 
 /**
- * A tokenizer as metadata of a GGUF file (`tokenizer.ggml.*`), as llama.cpp's convert_hf_to_gguf.py writes it.
- * @param vocabSize rows of the model's embedding; ids without a token become `[PAD<id>]`, tokens beyond it are left out
- * @param eosTokenIds all ids that end a generation
- * @throws TokenizerError for a SentencePiece model that is not BPE, which llama.cpp would cut into other pieces
+ * A tokenizer as GGUF metadata (`tokenizer.ggml.*`), as llama.cpp's convert_hf_to_gguf.py writes it.
+ * @param vocabSize rows of the model's embedding; ids without a token become `[PAD<id>]`, tokens beyond it are dropped
+ * @param eosTokenIds all ids that end generation
+ * @throws {TokenizerError} for a SentencePiece model that is not BPE, which llama.cpp would tokenize differently
  */
 export function ggufTokenizer(
   tokenizer: LlamaTokenizer,
@@ -40,7 +40,7 @@ export function ggufTokenizer(
   const id = (value: number): GgufValue => ({ type: 'uint32', value })
   const flag = (value: boolean): GgufValue => ({ type: 'bool', value })
   const { bosTokenId, eosTokenId, unkTokenId, padTokenId } = tokenizer
-  // llama.cpp stops at any of these three, whatever they mean to a chat.
+  // llama.cpp stops at any of these three, whatever their meaning in a chat.
   const [endOfTurn, endOfMessage] = eosTokenIds.filter((end) => end !== eosTokenId && end >= 0 && end < vocabSize)
   return new Map<string, GgufValue>([
     ['tokenizer.ggml.model', { type: 'string', value: 'llama' }],
@@ -64,7 +64,9 @@ export function ggufTokenizer(
   ])
 }
 
-/** As gguf-py writes them: the default one, and the others under their names with characters that keys have. */
+/**
+ * As gguf-py writes them: the default template, and the others under their names reduced to characters allowed in keys.
+ */
 function chatTemplateKeys(templates: ChatTemplates): [string, GgufValue][] {
   const value = (template: string): GgufValue => ({ type: 'string', value: template })
   const main = templates.get('default')

@@ -8,7 +8,7 @@ export enum PieceType {
   Byte = 6,
 }
 
-/** TrainerSpec.ModelType in sentencepiece_model.proto: how a text is cut into pieces. */
+/** TrainerSpec.ModelType in sentencepiece_model.proto: the algorithm that splits a text into pieces. */
 export enum ModelType {
   Unigram = 1,
   Bpe = 2,
@@ -19,15 +19,15 @@ export enum ModelType {
 interface Piece {
   text: string
   type: PieceType
-  /** In a BPE model, the higher of two is merged first. */
+  /** In a BPE model, the pair with the higher score is merged first. */
   score: number
 }
 
-/** What a `tokenizer.model` says: the pieces by id, and how spaces are treated. */
+/** The contents of a `tokenizer.model`: the pieces by id, and the handling of spaces. */
 export interface SentencePieceModel {
   pieces: Piece[]
   modelType: ModelType
-  /** Ids as the trainer was told them; −1 says that the model has no such token. */
+  /** Ids from the trainer's settings; −1 means that the model has no such token. */
   unkId: number
   bosId: number
   eosId: number
@@ -37,13 +37,12 @@ export interface SentencePieceModel {
 }
 
 /**
- * Reads the protobuf of a SentencePiece model: the WASM processor tells neither the size of the vocabulary nor the type
- * or score of a piece. Field numbers are those of sentencepiece_model.proto; unknown fields are skipped.
- *
- * @throws Error that says what is wrong with bytes that are not such a model
+ * Reads the protobuf of a SentencePiece model, since the WASM processor exposes neither the size of the vocabulary nor
+ * the type or score of a piece. Field numbers are those of sentencepiece_model.proto; unknown fields are skipped.
+ * @throws {Error} for bytes that are not such a model
  */
 export function readSentencePieceModel(bytes: Uint8Array): SentencePieceModel {
-  // The values here are the defaults of the .proto.
+  // These are the defaults of the .proto.
   const model: SentencePieceModel = {
     pieces: [],
     modelType: ModelType.Unigram,
@@ -101,7 +100,7 @@ interface Field {
 /** The fields of one protobuf message (https://protobuf.dev/programming-guides/encoding), in file order. */
 function* fields(bytes: Uint8Array): Generator<Field> {
   let at = 0
-  /** The low 32 bits are all that is asked for here; a negative int32 is written with ten bytes. */
+  /** Only the low 32 bits are needed; a negative int32 is written with ten bytes. */
   const varint = (): number => {
     let value = 0
     for (let shift = 0; shift < 70; shift += 7) {

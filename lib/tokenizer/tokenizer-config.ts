@@ -7,8 +7,8 @@ import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
 import { parseJson } from '../json.js'
 import { type ChatTemplateFiles, type ChatTemplates, readChatTemplates, templatesIn } from './chat-templates.js'
 
-// A special token is its text, or an object that adds how Transformers strips around it. Old conversions of LLaMA
-// write '' for "the one in tokenizer.model".
+// A special token is its text, or an object with Transformers' stripping options. Old conversions of LLaMA write '' for
+// "the one in tokenizer.model".
 const Token = z.union([z.string(), z.object({ content: z.string() }).transform((token) => token.content)]).nullish()
 const SpecialTokens = z.object({ bos_token: Token, eos_token: Token, unk_token: Token, pad_token: Token })
 const TokenizerConfigFile = SpecialTokens.loose().extend({
@@ -22,26 +22,26 @@ const AddedTokensFile = z.record(z.string(), z.number().int().nonnegative())
 
 type SpecialTokenKey = keyof z.infer<typeof SpecialTokens>
 
-/** The tokenizer's JSON files, put together. */
+/** The merged contents of the tokenizer's JSON files. */
 export interface TokenizerConfig {
   addBosToken: boolean
   addEosToken: boolean
-  /** tokenizer_config.json as it was, with the keys that mean nothing here. */
+  /** The original tokenizer_config.json, including keys that this package ignores. */
   source: Record<string, unknown>
   specialTokens: z.infer<typeof SpecialTokens>
-  /** Tokens by id as the files list them, among them some that `tokenizer.model` has too. */
+  /** Tokens by id as listed in the files, including some that `tokenizer.model` also has. */
   listedTokens: Map<number, string>
-  /** Those of the listed ids that the files call special. */
+  /** The listed ids that the files mark as special. */
   specialAddedIds: Set<number>
   /** By name, from the files that Transformers reads them from. */
   chatTemplates: ChatTemplates
-  /** The files with chat templates alone, as they were. */
+  /** The separate chat template files, unchanged. */
   chatTemplateFiles: ChatTemplateFiles['files']
   /** Whether some of the templates come from a directory. */
   hasTemplateDirectory: boolean
 }
 
-/** Reads what there is of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`. */
+/** Reads `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, each if it exists. */
 export async function readTokenizerConfig(dir: string): Promise<TokenizerConfig> {
   const config: z.infer<typeof TokenizerConfigFile> =
     (await readJson(join(dir, 'tokenizer_config.json'), TokenizerConfigFile)) ?? {}
@@ -71,14 +71,14 @@ export async function readTokenizerConfig(dir: string): Promise<TokenizerConfig>
   }
 }
 
-/** The text of a special token, or undefined where the files leave it to `tokenizer.model`. */
+/** The text of a special token, or undefined if the files leave it to `tokenizer.model`. */
 export function specialToken(config: TokenizerConfig, key: SpecialTokenKey): string | undefined {
   return config.specialTokens[key] || undefined
 }
 
 /**
- * The tokens that follow the model's own pieces, by id. A padding token that no file gives an id takes the next one, as
- * in Transformers: this is how `[PAD]` becomes 32000.
+ * The tokens after the model's pieces, by id. A padding token without an id takes the next free one, as in
+ * Transformers; thus `[PAD]` becomes 32000.
  */
 export function addedTokens(config: TokenizerConfig, idOf: ReadonlyMap<string, number>): Map<number, string> {
   const added = new Map([...config.listedTokens].filter(([id]) => id >= idOf.size).sort(([a], [b]) => a - b))

@@ -10,37 +10,37 @@ import { DecodeStream, type DecodeTable } from './decode-stream.js'
 import { PieceType, readSentencePieceModel, type SentencePieceModel } from './sentencepiece-model.js'
 import { addedTokens, readTokenizerConfig, specialToken, type TokenizerConfig } from './tokenizer-config.js'
 
-/** How text becomes ids. */
+/** Options of encoding. */
 export interface EncodeOptions {
   /**
-   * Left out: BOS in front and nothing behind, as prompts are trained and sampled here. True: what `add_bos_token` and
-   * `add_eos_token` of tokenizer_config.json ask for, as in Transformers. False: neither.
+   * By default BOS is added and EOS is not, the form in which prompts are trained and sampled here. True: as
+   * `add_bos_token` and `add_eos_token` of tokenizer_config.json say, as in Transformers. False: neither.
    */
   addSpecialTokens?: boolean
 }
 
-/** How ids become text. */
+/** Options of decoding. */
 export interface DecodeOptions {
-  /** Leave out BOS, EOS, UNK, PAD and the other special tokens instead of writing them as `</s>`. @default true */
+  /** Skip BOS, EOS, UNK, PAD and the other special tokens instead of writing them as `</s>`. @default true */
   skipSpecialTokens?: boolean
 }
 
 /**
  * The SentencePiece tokenizer of a LLaMA checkpoint, from its `tokenizer.model`. Text is never searched for special
- * tokens: a `</s>` that a user types is four characters of text.
+ * tokens: a `</s>` in user input is four characters of text.
  *
- * It needs no `dispose()`: the model lives in a WASM memory of its own, which goes with the object.
+ * It needs no `dispose()`: the model is in separate WASM memory, which is garbage-collected with the object.
  */
 export class LlamaTokenizer {
-  /** Begins a text. */
+  /** Starts a text. */
   readonly bosTokenId: number
   /** Ends a text. */
   readonly eosTokenId: number
-  /** Stands for what the vocabulary does not have. */
+  /** Stands for text outside the vocabulary. */
   readonly unkTokenId: number
-  /** Fills up batches elsewhere; this package needs none. */
+  /** Pads batches in other programs; this package does not use it. */
   readonly padTokenId: number | undefined
-  /** Number of ids, including tokens that were added behind those of `tokenizer.model`. */
+  /** Number of ids, including tokens added after those of `tokenizer.model`. */
   readonly vocabSize: number
 
   readonly #processor: SentencePieceProcessor
@@ -87,10 +87,9 @@ export class LlamaTokenizer {
   }
 
   /**
-   * Reads `tokenizer.model` from a model directory, or from a model on the Hub (`owner/name`), and, where they are, `tokenizer_config.json`,
-   * `special_tokens_map.json` and `added_tokens.json`.
-   *
-   * @throws TokenizerError when a file is missing or damaged, or when they don't fit each other
+   * Reads `tokenizer.model` from a model directory, or from a model on the Hub (`owner/name`), and
+   * `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` if they exist.
+   * @throws {TokenizerError} for a file that is missing or damaged, or files that contradict each other
    */
   static async fromPretrained(modelPath: string): Promise<LlamaTokenizer> {
     checkText('fromPretrained: modelPath', modelPath)
@@ -127,12 +126,12 @@ export class LlamaTokenizer {
     return new LlamaTokenizer(processor, bytes, model, await readTokenizerConfig(dir))
   }
 
-  /** Ids of a text. A lone surrogate, which has no UTF-8, is read as U+FFFD. */
+  /** Encodes a text to ids. A lone surrogate, which has no UTF-8, is read as U+FFFD. */
   encode(text: string, options: EncodeOptions = {}): number[] {
     checkText('encode: text', text)
     checkOptions('encode', options, ['addSpecialTokens'])
     const { addSpecialTokens } = options
-    // The WASM string conversion joins a lone surrogate with whatever character follows it.
+    // The WASM string conversion joins a lone surrogate with the character after it.
     const ids = this.#processor.encodeIds(text.replace(/\p{Surrogate}/gu, '\uFFFD'))
     if (addSpecialTokens === false) return ids
     if (addSpecialTokens === undefined || this.#config.addBosToken) ids.unshift(this.bosTokenId)
@@ -141,11 +140,10 @@ export class LlamaTokenizer {
   }
 
   /**
-   * Text of ids, as SentencePiece and Transformers write it: without the space that encoding put in front.
+   * Decodes ids to text like SentencePiece and Transformers: without the leading space added in encoding.
    *
-   * An id without a token, which a model with a padded vocabulary has, adds no text.
-   *
-   * @throws RangeError for what is no id
+   * An id without a token, as in a padded vocabulary, adds no text.
+   * @throws {RangeError} for a value that is not an id
    */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
     if (typeof ids === 'string' || typeof ids?.[Symbol.iterator] !== 'function') {
@@ -155,43 +153,43 @@ export class LlamaTokenizer {
     return stream.push(ids) + stream.flush()
   }
 
-  /** Decodes ids as they are generated: `push` each id, print what comes back, and `flush` at the end. */
+  /** Decodes ids as they are generated: `push` each id, print the returned text, and `flush` at the end. */
   createDecodeStream(options: DecodeOptions = {}): DecodeStream {
     checkOptions('decode', options, ['skipSpecialTokens'])
     return new DecodeStream(this.#table, options.skipSpecialTokens ?? true)
   }
 
-  /** Whether an id stands for a token; a model with a padded vocabulary has ids that do not. */
+  /** Whether an id has a token; in a padded vocabulary some have none. */
   hasToken(id: number): boolean {
     return this.#table.model.pieces[id] !== undefined || this.#table.addedTokens.has(id)
   }
 
-  /** The Jinja template that other programs render chats with, where the model has one. */
+  /** The Jinja template that other programs render chats with, if the model has one. */
   get chatTemplate(): string | undefined {
     return this.#config.chatTemplates.get('default')
   }
 
-  /** Takes the place of every template that the files have. */
+  /** Replaces all templates of the files. */
   set chatTemplate(template: string) {
     this.#config = {
       ...this.#config,
       chatTemplates: new Map([['default', template]]),
       chatTemplateFiles: [],
       hasTemplateDirectory: false,
-      // `legacy`: as `encode` does, Transformers puts a space in front of the text that follows BOS.
+      // `legacy`: as `encode` does, Transformers adds a space before the text that follows BOS.
       source: { ...this.#config.source, chat_template: template, legacy: true },
     }
   }
 
-  /** @internal Everything that the files say, for those who write the tokenizer in another form. */
+  /** @internal The full contents of the files, for writing the tokenizer in another format. */
   get contents(): DecodeTable & { addBosToken: boolean; addEosToken: boolean; chatTemplates: ChatTemplates } {
     const { addBosToken, addEosToken, chatTemplates } = this.#config
     return { ...this.#table, addBosToken, addEosToken, chatTemplates }
   }
 
   /**
-   * Rows that an embedding needs for whatever training and generating put in front of it: the ids of texts, BOS, and EOS.
-   * Ids beyond, such as that of a padding token, never occur.
+   * Rows that an embedding needs for training and generation: the ids of texts, BOS, and EOS. Higher ids, such as that
+   * of a padding token, never occur.
    */
   get requiredRows(): number {
     const inText = [PieceType.Normal, PieceType.Unknown, PieceType.UserDefined, PieceType.Byte]
@@ -211,7 +209,7 @@ export class LlamaTokenizer {
       unk_token: text(this.unkTokenId),
       ...(this.padTokenId === undefined ? {} : { pad_token: text(this.padTokenId) }),
     }
-    // Keys that mean nothing here (chat_template, legacy, …) are kept, except those that name files which stay behind.
+    // Unused keys (chat_template, legacy, …) are kept, except those that name files that are not saved.
     const { auto_map, tokenizer_file, ...kept } = this.#config.source
     const { chatTemplateFiles, hasTemplateDirectory, chatTemplates } = this.#config
     const templates = [...chatTemplates].map(([name, template]) => ({ name, template }))
@@ -221,7 +219,7 @@ export class LlamaTokenizer {
       add_bos_token: this.#config.addBosToken,
       add_eos_token: this.#config.addEosToken,
       ...tokens,
-      // A directory of templates in the form that one file can have.
+      // Merges a directory of templates into one file.
       ...(hasTemplateDirectory && { chat_template: templates }),
       clean_up_tokenization_spaces: false,
       tokenizer_class: 'LlamaTokenizer',
@@ -236,14 +234,14 @@ export class LlamaTokenizer {
     ]
   }
 
-  /** Writes `files` into a directory, which is made where it is missing. */
+  /** Writes `files` into a directory, and creates it if it is missing. */
   async save(dir: string): Promise<void> {
     await mkdir(dir, { recursive: true })
     for (const { name, data } of this.files()) await writeFile(join(dir, name), data)
   }
 }
 
-/** What of a tokenizer the rows of an embedding are too few for, as a sentence; undefined where they suffice. */
+/** A sentence about the tokens beyond the rows of an embedding; undefined if the rows suffice. */
 export function describeSurplus(tokenizer: LlamaTokenizer, rows: number): string | undefined {
   const { requiredRows, bosTokenId, eosTokenId, contents } = tokenizer
   if (requiredRows <= rows) return undefined
