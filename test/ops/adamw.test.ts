@@ -23,7 +23,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
   const stream = device.stream
 
   it.each(pairs)(
-    'steps masters and moments, and rounds weights to %s, from gradients of %s',
+    'adamw updates masters and moments and rounds weights to %s, from gradients of %s',
     async (dtype, gradDType) => {
       await forAll(
         cases,
@@ -44,7 +44,8 @@ describe.each(devices)('adamw on $name', ({ device }) => {
           const weights = resultOf(device, dtype, [n])
           ops.adamw(stream, { weights, ...state, grad: tensorOf(device, gradDType, [n], grad), ...all })
           const expected = Array.from(master, (value, i) => adamW(value, m[i], squares[i], grad[i], all))
-          // About ten operations in float32. Those on m and on the master may cancel, so they are held against their terms.
+          // About ten operations in float32. Those on m and on the master may cancel, so the bound is relative to their
+          // terms.
           const moments = expected.map((_, i) => 8 * roundoff.float32 * (Math.abs(m[i]) + Math.abs(grad[i])))
           expectClose(
             await valuesOf(state.m),
@@ -75,7 +76,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
   )
 
   it.each(floatDTypes)(
-    'follows torch.optim.AdamW over several steps, also without weights; gradients of %s',
+    'adamw follows torch.optim.AdamW over several steps, also without weights; gradients of %s',
     async (dtype) => {
       const { initial, steps, ...options } = adamWTrajectory
       const n = initial.length
@@ -93,8 +94,8 @@ describe.each(devices)('adamw on $name', ({ device }) => {
           gradScale: 1,
           step: i + 1,
         })
-        // Both compute in float32, in an order that may differ: some roundoffs a step. With bfloat16, gradients are
-        // rounded first, by 2⁻⁸; a step, which is at most about lr, changes by about that part of it.
+        // Both compute in float32, in an order that may differ: some roundoffs per step. With bfloat16, gradients are
+        // rounded first, by 2⁻⁸; a step, which is at most about lr, changes by about that fraction.
         const bound = dtype === 'float32' ? 1e-6 : 2 ** -7
         expectClose(await valuesOf(state.m), m, { ofLargest: bound })
         expectClose(await valuesOf(state.v), v, { ofLargest: 2 * bound })
@@ -104,7 +105,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
     },
   )
 
-  it('multiplies gradients by gradScale, as clipping needs', async () => {
+  it('adamw multiplies gradients by gradScale, for clipping', async () => {
     const scaled = [1, 0.125].map((gradScale) => {
       const state = {
         master: tensorOf(device, 'float32', [3], [1, -2, 3]),
@@ -126,7 +127,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
   })
 
   it.each(pairs)(
-    'gives the same bits wherever a shard of %s weights and %s gradients begins',
+    'adamw gives the same bits wherever a shard of %s weights and %s gradients begins',
     async (dtype, gradDType) => {
       for (const n of [1, 1025, 1028]) {
         const random = new Random(n)
@@ -148,7 +149,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
     },
   )
 
-  it('touches nothing after an op that failed', async () => {
+  it('adamw changes nothing after a failed op', async () => {
     const state = [1, 2, 3].map((value) => tensorOf(device, 'float32', [5], value))
     const [weights, grad] = [tensorOf(device, 'bfloat16', [5], 4), tensorOf(device, 'float32', [1, 5], 1)]
     const [master, m, v] = state
@@ -162,7 +163,7 @@ describe.each(devices)('adamw on $name', ({ device }) => {
     }
   })
 
-  it('with a learning rate of zero moves the moments alone', async () => {
+  it('adamw with a learning rate of zero updates only the moments', async () => {
     const master = tensorOf(device, 'float32', [2], [0.1, -7])
     const [m, v] = [tensorOf(device, 'float32', [2], 0), tensorOf(device, 'float32', [2], 0)]
     const grad = tensorOf(device, 'float32', [2], [1, 2])

@@ -14,7 +14,7 @@ import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
 const sequenceLengths = fc.oneof(
   { weight: 3, arbitrary: fc.constantFrom(1, 2, 3) },
   { weight: 3, arbitrary: fc.integer({ min: 4, max: 40 }) },
-  { weight: 2, arbitrary: fc.constantFrom(63, 64, 65, 127, 128, 129, 150) }, // beside the edges of blocks
+  { weight: 2, arbitrary: fc.constantFrom(63, 64, 65, 127, 128, 129, 150) }, // just below and above block boundaries
 )
 const shapes = {
   lengths: fc.array(sequenceLengths, { minLength: 1, maxLength: 3 }),
@@ -41,8 +41,8 @@ const widthOf = ({ numHeads, numKvHeads, headSize }: Heads) => (numHeads + 2 * n
 /**
  * float32: sums of up to 128 products and 150 keys, each off by some tens of roundoffs at worst.
  * bfloat16: kernels may round probabilities and their gradients to bfloat16 before they multiply, and results are
- * rounded; each of these is off by up to 2⁻⁸ and about 2⁻⁹·√(1/3) in the mean, so that together they stay under 1 % in
- * the mean, and single elements under a few times 2⁻⁸ of the largest.
+ * rounded. Each rounding is off by up to 2⁻⁸ and about 2⁻⁹·√(1/3) on average, so the total stays under 1 % on average,
+ * and single elements under a few times 2⁻⁸ of the largest.
  */
 function expectAttention(dtype: FloatDType, actual: Float64Array, expected: Float64Array): void {
   expectClose(actual, expected, { ofLargest: dtype === 'float32' ? 1e-5 : 2e-2 })
@@ -50,7 +50,7 @@ function expectAttention(dtype: FloatDType, actual: Float64Array, expected: Floa
 }
 
 describe('the float64 reference of attention', () => {
-  it('has the gradient that finite differences give', () => {
+  it('the float64 reference of attention matches finite differences', () => {
     const random = new Random(4)
     const shape = shapeOf([3, 1, 2], [4, 2], 4)
     const [qkv, dout] = [random.normals('float32', 6 * widthOf(shape)), random.normals('float32', 6 * 4 * 4)]
@@ -93,8 +93,8 @@ describe.each(devices)('attention on $name', ({ device }) => {
 
   describe.each(floatDTypes)('in %s', (dtype) => {
     it.each([
-      // Head sizes that are 2, 4 and 8 elements apart from alignment, groups of 1, 2, 4 and 8, sequences that end beside
-      // the edges of a kernel's tiles of 32, 64 and 128 tokens, or have a token, or none.
+      // Head sizes that are 2, 4 and 8 elements off alignment, groups of 1, 2, 4 and 8, and sequences that end next to
+      // the boundaries of a kernel's tiles of 32, 64 and 128 tokens, or have one token, or none.
       { lengths: [1, 200, 31, 0, 65, 1], heads: [2, 2], headSize: 100 },
       { lengths: [129, 3, 64], heads: [8, 1], headSize: 64 },
       { lengths: [33, 257], heads: [4, 2], headSize: 128 },
@@ -104,21 +104,24 @@ describe.each(devices)('attention on $name', ({ device }) => {
       { lengths: [70], heads: [3, 3], headSize: 2 },
       { lengths: [40, 90], heads: [2, 1], headSize: 96 },
       { lengths: Array.from({ length: 300 }, (_, i) => (i * 7) % 4), heads: [2, 1], headSize: 36 },
-    ])('agrees with float64 at lengths $lengths, heads $heads of $headSize', async ({ lengths, heads, headSize }) => {
-      const random = new Random(9)
-      const shape = shapeOf(lengths, heads as [number, number], headSize)
-      const qkv = random.normals(dtype, tokensOf(shape) * widthOf(shape))
-      const dout = random.normals(dtype, tokensOf(shape) * shape.numHeads * headSize)
-      const { out, lse, dqkv } = backward(dtype, shape, qkv, dout)
-      const expected = expectedOnce([dtype, shape, qkv[0]], () => attention(qkv, shape))
-      expectAttention(dtype, await valuesOf(out), expected.out)
-      expectClose(await valuesOf(lse), expected.lse, { ofLargest: 5e-6 })
-      const gradient = gradientOnce([dtype, shape, qkv[0]], () => attentionGradient(dout, qkv, shape))
-      expectAttention(dtype, await valuesOf(dqkv), gradient)
-    })
+    ])(
+      'attention matches float64 at lengths $lengths, heads $heads of $headSize',
+      async ({ lengths, heads, headSize }) => {
+        const random = new Random(9)
+        const shape = shapeOf(lengths, heads as [number, number], headSize)
+        const qkv = random.normals(dtype, tokensOf(shape) * widthOf(shape))
+        const dout = random.normals(dtype, tokensOf(shape) * shape.numHeads * headSize)
+        const { out, lse, dqkv } = backward(dtype, shape, qkv, dout)
+        const expected = expectedOnce([dtype, shape, qkv[0]], () => attention(qkv, shape))
+        expectAttention(dtype, await valuesOf(out), expected.out)
+        expectClose(await valuesOf(lse), expected.lse, { ofLargest: 5e-6 })
+        const gradient = gradientOnce([dtype, shape, qkv[0]], () => attentionGradient(dout, qkv, shape))
+        expectAttention(dtype, await valuesOf(dqkv), gradient)
+      },
+    )
 
     it.each([64, 100])(
-      'gives views that start 4 bytes behind others the same bits, at head size %i',
+      'attention gives the same bits for views at an offset of 4 bytes, at head size %i',
       async (headSize) => {
         const random = new Random(10)
         const shape = shapeOf([70, 21], [2, 1], headSize)
@@ -126,7 +129,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
         const dout = random.normals(dtype, 91 * 2 * headSize)
         const args = backward(dtype, shape, qkv, dout)
         const shift = dtype === 'float32' ? 1 : 2
-        const owners: Tensor[] = [] // a view ends with its owner
+        const owners: Tensor[] = [] // a view is freed with its owner
         const shifted = (like: Tensor, values?: ArrayLike<number>) => {
           const padded = new Float64Array(numel(like.shape) + shift).fill(Number.NaN)
           if (values) padded.set(values, shift)
@@ -148,7 +151,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
       },
     )
 
-    it('is the softmax over the keys that a query sees, in each sequence apart', async () => {
+    it('attention applies softmax over the visible keys of each sequence separately', async () => {
       await forAll(
         shapes,
         async ({ lengths, heads, headSize, random }) => {
@@ -164,7 +167,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
       )
     })
 
-    it('gives the gradients of queries, keys and values', async () => {
+    it('attentionBackward computes the gradients of queries, keys and values', async () => {
       await forAll(
         shapes,
         async ({ lengths, heads, headSize, random }) => {
@@ -179,7 +182,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
       )
     })
 
-    it('gives a packed sequence the same bits as the sequence alone', async () => {
+    it('attention gives a sequence the same bits alone and packed with others', async () => {
       await forAll(
         shapes,
         async ({ lengths, heads, headSize, random }) => {
@@ -200,7 +203,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
       )
     })
 
-    it('does not look ahead: a change of later tokens leaves every bit before them', async () => {
+    it('attention is causal: changing later tokens leaves every earlier bit unchanged', async () => {
       await forAll(
         { length: fc.integer({ min: 2, max: 150 }), heads: headCounts, headSize: headSizes },
         async ({ length, heads, headSize, random }) => {
@@ -218,7 +221,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
     })
   })
 
-  it('writes delta, the sums of dout · out', async () => {
+  it('attentionBackward writes delta, the sums of dout · out', async () => {
     const random = new Random(5)
     const shape = shapeOf([70, 9], [4, 2], 12)
     const qkv = random.normals('float32', 79 * widthOf(shape))
@@ -231,9 +234,9 @@ describe.each(devices)('attention on $name', ({ device }) => {
     expectClose(await valuesOf(backward('float32', shape, qkv, dout).delta), expected, { ofLargest: 1e-5 })
   })
 
-  it.each(floatDTypes)('stays finite where scores are thousands, in %s', async (dtype) => {
-    // Whole numbers and a scale of 1/4 make every score exact; a float32 exponent of some 2000 · log2(e) is off by
-    // about 2000 · 2⁻²³, and so is its power.
+  it.each(floatDTypes)('attention stays finite when scores are in the thousands, in %s', async (dtype) => {
+    // Integers and a scale of 1/4 make every score exact; a float32 exponent of about 2000 · log2(e) is off by about
+    // 2000 · 2⁻²³, and so is its power.
     const random = new Random(6)
     const shape = { ...shapeOf([90], [2, 1], 8), scale: 0.25 }
     const qkv = Float64Array.from({ length: 90 * widthOf(shape) }, () => random.below(81) - 40)
@@ -244,7 +247,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
     expect((await valuesOf(dqkv)).every(Number.isFinite)).toBe(true)
   })
 
-  it('passes over sequences of no tokens, and does nothing with none at all', async () => {
+  it('attention skips empty sequences, and does nothing when all are empty', async () => {
     const random = new Random(7)
     const shape = shapeOf([0, 4, 0, 0, 3, 0], [2, 1], 8)
     const qkv = random.normals('float32', 7 * widthOf(shape))
@@ -262,7 +265,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
     { cuSeqlens: [0, 5], message: 'cu_seqlens must end at the number of tokens, 6, but element 1 is 5' },
     { cuSeqlens: [0, 7], message: 'cu_seqlens must end at the number of tokens, 6, but element 1 is 7' },
     { cuSeqlens: [], message: 'cu_seqlens must have at least one element, a 0' },
-  ])('rejects the sequences $cuSeqlens of six tokens', async ({ cuSeqlens, message }) => {
+  ])('attention rejects cuSeqlens $cuSeqlens for six tokens', async ({ cuSeqlens, message }) => {
     const args = backward('float32', shapeOf([6], [1, 1], 8), new Float64Array(6 * 24), new Float64Array(6 * 8))
     await stream.synchronize()
     const wrong = { ...args, cuSeqlens: tensorOf(device, 'int32', [cuSeqlens.length], cuSeqlens) }
@@ -273,7 +276,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
     await expect(stream.synchronize()).rejects.toMatchObject({ ...error, message: `attention_backward: ${message}` })
   })
 
-  it("agrees with PyTorch's scaled_dot_product_attention", async () => {
+  it("attention matches PyTorch's scaled_dot_product_attention", async () => {
     const { numHeads, numKvHeads, headSize, cuSeqlens, qkv, dout, out, dqkv } = references.attention
     const shape = { numHeads, numKvHeads, headSize, cuSeqlens, scale: 1 / Math.sqrt(headSize) }
     const actual = backward('float32', shape, qkv, dout)

@@ -13,7 +13,7 @@ import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 const shapes = { tokens: fc.integer({ min: 1, max: 12 }), vocabulary: fc.constantFrom(1, 2, 7, 100, 511, 1003, 5000) }
 
 describe('the float64 reference of cross_entropy', () => {
-  it('has the gradient that finite differences give', () => {
+  it('the float64 reference of cross_entropy matches finite differences', () => {
     const random = new Random(9)
     const [labels, weights] = [
       [2, -100, 0],
@@ -48,7 +48,7 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
     return args
   }
 
-  it.each(floatDTypes)('gives losses, hits and weighted gradients of logits in %s', async (dtype) => {
+  it.each(floatDTypes)('crossEntropy computes losses, hits, and weighted gradients of logits in %s', async (dtype) => {
     await forAll(shapes, async ({ tokens, vocabulary, random }) => {
       const logits = random.normals(dtype, tokens * vocabulary, 3)
       const labels = random.integers(tokens, vocabulary).map((label) => (random.below(4) ? label : -100))
@@ -58,7 +58,8 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
       // Losses and sums are float32 in both dtypes, and a loss is about as large as the largest logit.
       expectClose(await valuesOf(actual.losses), expected.losses, { relative: 2e-6, absolute: weights.map(() => 3e-6) })
       expect(await valuesOf(actual.correct)).toEqual(expected.correct)
-      // A probability is good to some roundoffs of float32; p − 1 cancels, hence the absolute part; then one rounding.
+      // A probability is accurate to some roundoffs of float32; p − 1 cancels, hence the absolute part; then one
+      // rounding.
       const absolute = expected.gradient.map((_, i) => 1e-6 * weights[Math.floor(i / vocabulary)])
       expectClose(await valuesOf(actual.logits), expected.gradient, {
         relative: 1.01 * roundoff[dtype] + 3e-6,
@@ -67,7 +68,7 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
     })
   })
 
-  it.each(floatDTypes)('leaves logits of %s as they are when no gradient is wanted', async (dtype) => {
+  it.each(floatDTypes)('crossEntropy leaves logits of %s unchanged if no gradient is requested', async (dtype) => {
     const random = new Random(10)
     const logits = random.normals(dtype, 4 * 37, 3)
     const [labels, weights] = [
@@ -80,31 +81,37 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
     expectSameBits(await without.correct.toArray(), await withGradient.correct.toArray())
   })
 
-  it.each(floatDTypes)('does not read the logits of an ignored token: in %s even NaN costs nothing', async (dtype) => {
-    const logits = Float64Array.from({ length: 3 * 20 }, (_, i) => (i < 20 || i >= 40 ? Number.NaN : 1))
-    const actual = run(dtype, logits, [-100, 3, -1], [1, 1, 1])
-    const losses = await valuesOf(actual.losses)
-    expectClose(losses, [0, Math.log(20), 0], { relative: 1e-6 })
-    expect(await valuesOf(actual.correct)).toEqual(Float64Array.of(0, 0, 0))
-    const gradient = await valuesOf(actual.logits)
-    expect(gradient.filter((_, i) => i < 20 || i >= 40)).toEqual(new Float64Array(40))
-    expect(gradient.every(Number.isFinite)).toBe(true)
-  })
-
-  it.each(floatDTypes)('does not hide a NaN or an infinity among the logits of %s that count', async (dtype) => {
-    // In vector code and in its remainder.
-    for (const place of [0, 17, 38]) {
-      const logits = new Float64Array(2 * 39)
-      logits[place] = Number.NaN
-      logits[39 + place] = Number.POSITIVE_INFINITY
-      const { losses } = run(dtype, logits, [5, 5], [1, 1])
-      expect(Array.from(await valuesOf(losses)).some(Number.isFinite)).toBe(false)
-    }
-  })
-
-  // 32768 of bfloat16 are what 512 threads of a GPU keep in registers; what is beyond must be read again.
   it.each(floatDTypes)(
-    'takes vocabularies of %s of any size, with the same bits wherever they begin',
+    'crossEntropy does not read the logits of an ignored token: in %s even NaN has no effect',
+    async (dtype) => {
+      const logits = Float64Array.from({ length: 3 * 20 }, (_, i) => (i < 20 || i >= 40 ? Number.NaN : 1))
+      const actual = run(dtype, logits, [-100, 3, -1], [1, 1, 1])
+      const losses = await valuesOf(actual.losses)
+      expectClose(losses, [0, Math.log(20), 0], { relative: 1e-6 })
+      expect(await valuesOf(actual.correct)).toEqual(Float64Array.of(0, 0, 0))
+      const gradient = await valuesOf(actual.logits)
+      expect(gradient.filter((_, i) => i < 20 || i >= 40)).toEqual(new Float64Array(40))
+      expect(gradient.every(Number.isFinite)).toBe(true)
+    },
+  )
+
+  it.each(floatDTypes)(
+    'crossEntropy propagates a NaN or an infinity among the logits of %s that count',
+    async (dtype) => {
+      // In vector code and in its remainder.
+      for (const place of [0, 17, 38]) {
+        const logits = new Float64Array(2 * 39)
+        logits[place] = Number.NaN
+        logits[39 + place] = Number.POSITIVE_INFINITY
+        const { losses } = run(dtype, logits, [5, 5], [1, 1])
+        expect(Array.from(await valuesOf(losses)).some(Number.isFinite)).toBe(false)
+      }
+    },
+  )
+
+  // 512 threads of a GPU keep 32768 bfloat16 logits in registers; logits beyond that must be read again.
+  it.each(floatDTypes)(
+    'crossEntropy supports vocabularies of %s of any size, with the same bits at any alignment',
     async (dtype) => {
       for (const vocabulary of [256, 8200, 32000, 32768, 33003, 66000]) {
         const random = new Random(vocabulary)
@@ -114,7 +121,7 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
         const expected = crossEntropy(logits, labels, weights, vocabulary)
         const absolute = expected.gradient.map((_, i) => 1e-6 * weights[Math.floor(i / vocabulary)])
         const first = run(dtype, logits, labels, weights)
-        // Sums of thousands of terms: the error grows with the root of their number.
+        // Sums of thousands of terms: the error grows with the square root of their number.
         expectClose(await valuesOf(first.losses), expected.losses, { relative: 3e-6, absolute: [5e-6, 5e-6, 5e-6] })
         expect(await valuesOf(first.correct)).toEqual(expected.correct)
         expectClose(await valuesOf(first.logits), expected.gradient, {
@@ -130,7 +137,7 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
     },
   )
 
-  it.each(floatDTypes)('finds the first of equal logits of %s wherever both stand', async (dtype) => {
+  it.each(floatDTypes)('crossEntropy finds the first of equal logits of %s at any two positions', async (dtype) => {
     const vocabulary = 70_000
     const places = [0, 1, 6, 7, 8, 4095, 4096, 32767, 32768, 69_998, 69_999]
     for (const [i, place] of places.entries()) {
@@ -144,27 +151,30 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
     }
   })
 
-  it('counts a label as correct only where it is the first of the largest logits', async () => {
+  it('crossEntropy counts a label as correct only if it is the first of the largest logits', async () => {
     const row = Array.from({ length: 40 }, (_, i) => (i === 7 || i === 23 ? 2 : 1))
     const { correct } = run('float32', [...row, ...row, ...row], [7, 23, 0], [1, 1, 1])
     expect(await valuesOf(correct)).toEqual(Float64Array.of(1, 0, 0))
   })
 
-  it.each(floatDTypes)('stays finite with logits of ten thousand, and takes −∞ as impossible, in %s', async (dtype) => {
-    const never = Number.NEGATIVE_INFINITY
-    const { losses, logits } = run(dtype, [9984, -9984, 0, 0, 0, never, 1, 1, never, 1], [0, 2], [1, 1])
-    expectClose(await valuesOf(losses), [0, Math.log(3)], { relative: 1e-6 })
-    const gradient = [0, 0, 0, 0, 0, 0, 1 / 3, -2 / 3, 0, 1 / 3]
-    expectClose(await valuesOf(logits), gradient, { relative: 1.01 * roundoff[dtype] + 1e-6 })
-  })
+  it.each(floatDTypes)(
+    'crossEntropy stays finite with logits of ten thousand, and treats −∞ as impossible, in %s',
+    async (dtype) => {
+      const never = Number.NEGATIVE_INFINITY
+      const { losses, logits } = run(dtype, [9984, -9984, 0, 0, 0, never, 1, 1, never, 1], [0, 2], [1, 1])
+      expectClose(await valuesOf(losses), [0, Math.log(3)], { relative: 1e-6 })
+      const gradient = [0, 0, 0, 0, 0, 0, 1 / 3, -2 / 3, 0, 1 / 3]
+      expectClose(await valuesOf(logits), gradient, { relative: 1.01 * roundoff[dtype] + 1e-6 })
+    },
+  )
 
-  it('gives a token of weight zero a loss and no gradient', async () => {
+  it('crossEntropy gives a token of weight zero a loss and no gradient', async () => {
     const { losses, logits } = run('float32', [1, 2, 3], [0], [0])
     expect((await valuesOf(losses))[0]).toBeGreaterThan(2)
     expect((await valuesOf(logits)).every((value) => value === 0)).toBe(true)
   })
 
-  it('rejects a label outside the vocabulary', async () => {
+  it('crossEntropy rejects a label outside the vocabulary', async () => {
     run('float32', [1, 2, 3, 4, 5, 6], [0, 3], [1, 1])
     await expect(stream.synchronize()).rejects.toMatchObject({
       code: 'INVALID_INDEX',
@@ -172,7 +182,7 @@ describe.each(devices)('cross_entropy on $name', ({ device }) => {
     })
   })
 
-  it('agrees with PyTorch', async () => {
+  it('crossEntropy matches PyTorch', async () => {
     const { logits, labels, weights, losses, correct, gradient } = references.crossEntropy
     const actual = run('float32', logits, labels, weights)
     expectClose(await valuesOf(actual.losses), losses, { ofLargest: 1e-6 })

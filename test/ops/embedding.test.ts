@@ -13,7 +13,7 @@ const shapes = { tokens: tokenCounts, channels: widths, vocabulary: fc.integer({
 describe.each(devices)('embedding on $name', ({ device }) => {
   const stream = device.stream
 
-  it.each(floatDTypes)('copies the rows of its ids, bit for bit, in %s', async (dtype) => {
+  it.each(floatDTypes)('embeddingForward copies the rows of its ids bit for bit, in %s', async (dtype) => {
     await forAll(shapes, async ({ tokens, channels, vocabulary, random }) => {
       const w = random.normals(dtype, vocabulary * channels)
       const ids = random.integers(tokens, vocabulary)
@@ -28,27 +28,30 @@ describe.each(devices)('embedding on $name', ({ device }) => {
     })
   })
 
-  it.each(floatDTypes)('adds gradients of %s to float32 in the order of the tokens, bit for bit', async (dtype) => {
-    await forAll(shapes, async ({ tokens, channels, vocabulary, random }) => {
-      const few = Math.min(vocabulary, 5) // so that ids repeat
-      const before = random.normals('float32', vocabulary * channels)
-      const dout = random.normals(dtype, tokens * channels)
-      const ids = random.integers(tokens, few)
-      const dw = tensorOf(device, 'float32', [vocabulary, channels], before)
-      ops.embeddingBackward(stream, {
-        dw,
-        dout: tensorOf(device, dtype, [tokens, channels], dout),
-        ids: tensorOf(device, 'int32', [tokens], ids),
+  it.each(floatDTypes)(
+    'embeddingBackward adds gradients of %s to float32 in token order, bit for bit',
+    async (dtype) => {
+      await forAll(shapes, async ({ tokens, channels, vocabulary, random }) => {
+        const few = Math.min(vocabulary, 5) // makes ids repeat
+        const before = random.normals('float32', vocabulary * channels)
+        const dout = random.normals(dtype, tokens * channels)
+        const ids = random.integers(tokens, few)
+        const dw = tensorOf(device, 'float32', [vocabulary, channels], before)
+        ops.embeddingBackward(stream, {
+          dw,
+          dout: tensorOf(device, dtype, [tokens, channels], dout),
+          ids: tensorOf(device, 'int32', [tokens], ids),
+        })
+        const expected = Float32Array.from(before)
+        rowsOf(dout, channels).forEach((row, t) => {
+          for (let i = 0; i < channels; i++) expected[ids[t] * channels + i] += row[i]
+        })
+        expectSameBits(await dw.toArray(), expected)
       })
-      const expected = Float32Array.from(before)
-      rowsOf(dout, channels).forEach((row, t) => {
-        for (let i = 0; i < channels; i++) expected[ids[t] * channels + i] += row[i]
-      })
-      expectSameBits(await dw.toArray(), expected)
-    })
-  })
+    },
+  )
 
-  it('adds gradients to bfloat16, rounding at most once a token', async () => {
+  it('embeddingBackward adds gradients to bfloat16, rounding at most once per token', async () => {
     await forAll(shapes, async ({ tokens, channels, vocabulary, random }) => {
       const before = random.normals('bfloat16', vocabulary * channels)
       const dout = random.normals('bfloat16', tokens * channels)
@@ -72,7 +75,7 @@ describe.each(devices)('embedding on $name', ({ device }) => {
     })
   })
 
-  it.each(floatDTypes)('takes rows of %s of any width, wherever they begin', async (dtype) => {
+  it.each(floatDTypes)('embedding supports rows of %s of any width and alignment', async (dtype) => {
     for (const channels of [24, 2056, 2060, 3200]) {
       const random = new Random(channels)
       const [tokens, vocabulary] = [12, 4]
@@ -102,11 +105,11 @@ describe.each(devices)('embedding on $name', ({ device }) => {
     }
   })
 
-  it('keeps the order of the tokens in batches of thousands, and adds nothing if the last id is wrong', async () => {
+  it('embeddingBackward keeps token order in batches of thousands, and adds nothing if the last id is invalid', async () => {
     const random = new Random(4)
     const [tokens, channels, vocabulary] = [8200, 4, 1000]
     const dout = random.normals('float32', tokens * channels)
-    // A third of them are the same one, as line ends are in some texts.
+    // A third of them are the same id, like line breaks in some texts.
     const ids = random.integers(tokens, vocabulary).map((id) => (id % 3 ? id : 42))
     const dw = tensorOf(device, 'float32', [vocabulary, channels], 1)
     const gradient = tensorOf(device, 'float32', [tokens, channels], dout)
@@ -123,7 +126,7 @@ describe.each(devices)('embedding on $name', ({ device }) => {
   })
 
   it.each([-1, 5, 2 ** 31 - 1])(
-    'rejects the id %i of a table of five rows when the stream is waited for',
+    'embedding rejects id %i of a table of five rows at the next wait for the stream',
     async (id) => {
       const table = tensorOf(device, 'float32', [5, 3], 0)
       const rows = tensorOf(device, 'float32', [3, 3], 1)
@@ -138,11 +141,11 @@ describe.each(devices)('embedding on $name', ({ device }) => {
         code: 'INVALID_INDEX',
         message: `embedding_backward: id ${id} is outside [0, 5)`,
       })
-      expect(await valuesOf(table)).toEqual(new Float64Array(15)) // nothing was added before the error was found
+      expect(await valuesOf(table)).toEqual(new Float64Array(15)) // nothing was added before the error was detected
     },
   )
 
-  it('does nothing with no tokens', async () => {
+  it('embedding does nothing without tokens', async () => {
     const table = tensorOf(device, 'float32', [5, 3], 2)
     const rows = tensorOf(device, 'float32', [0, 3], [])
     const ids = tensorOf(device, 'int32', [0], [])

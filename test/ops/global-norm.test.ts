@@ -16,17 +16,17 @@ describe.each(devices)('global_norm on $name', ({ device }) => {
     return (await valuesOf(out))[0]
   }
 
-  it.each(floatDTypes)('is the sum of the squares of %s', async (dtype) => {
+  it.each(floatDTypes)('globalNorm sums the squares of %s', async (dtype) => {
     const sizes = { n: fc.constantFrom(1, 3, 16, 100, 4095, 4097, 70_001), scale: fc.constantFrom(1, 1e-4, 300) }
     await forAll(sizes, async ({ n, scale, random }) => {
       const x = random.normals(dtype, n, scale)
-      // All terms are positive: sums of short pieces in float32 lose a few roundoffs and no more.
+      // All terms are positive, so float32 sums of short pieces lose only a few roundoffs.
       const expected = x.reduce((sum, value) => sum + value * value, 0)
       expectClose([await sumOfSquares(dtype, x)], [expected], { relative: 3e-6 })
     })
   })
 
-  it.each(floatDTypes)('gives the same bits wherever a shard of %s begins', async (dtype) => {
+  it.each(floatDTypes)('globalNorm gives the same bits wherever a shard of %s begins', async (dtype) => {
     for (const n of [3, 16_383, 16_384, 16_385, 40_000]) {
       const values = new Random(n).normals(dtype, n)
       const sums = [0, 1, 2].map((offset) => {
@@ -38,19 +38,22 @@ describe.each(devices)('global_norm on $name', ({ device }) => {
     }
   })
 
-  it('loses nothing over many equal terms', async () => {
+  it('globalNorm keeps full precision over many equal terms', async () => {
     // A single float32 sum of these would be off by far more than a millionth.
     expectClose([await sumOfSquares('float32', new Float64Array(1_000_003).fill(0.1))], [10_000.03], { relative: 1e-6 })
   })
 
-  it.each(floatDTypes)('of nothing is zero, and shows a NaN and an infinity of %s wherever they are', async (dtype) => {
-    expect(await sumOfSquares(dtype, [])).toBe(0)
-    for (const place of [0, 4100, 8199]) {
-      const x = new Float64Array(8200)
-      x[place] = Number.NaN
-      expect(await sumOfSquares(dtype, x)).toBeNaN()
-      x[place] = Number.NEGATIVE_INFINITY
-      expect(await sumOfSquares(dtype, x)).toBe(Number.POSITIVE_INFINITY)
-    }
-  })
+  it.each(floatDTypes)(
+    'globalNorm of an empty tensor is zero, and it reports a NaN or infinity of %s at any position',
+    async (dtype) => {
+      expect(await sumOfSquares(dtype, [])).toBe(0)
+      for (const place of [0, 4100, 8199]) {
+        const x = new Float64Array(8200)
+        x[place] = Number.NaN
+        expect(await sumOfSquares(dtype, x)).toBeNaN()
+        x[place] = Number.NEGATIVE_INFINITY
+        expect(await sumOfSquares(dtype, x)).toBe(Number.POSITIVE_INFINITY)
+      }
+    },
+  )
 })

@@ -8,7 +8,7 @@ import { forAll } from '../support/properties.js'
 import { matrixProduct, type Product } from '../support/references.js'
 import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
 
-// Decoding multiplies a few rows by a matrix; training multiplies many. Sizes lie below, at and beyond the blocks.
+// Decoding multiplies a few rows by a matrix; training multiplies many. Sizes lie below, at, and beyond the blocks.
 const decoding = fc.integer({ min: 1, max: 8 })
 const lengths = fc.oneof(decoding, fc.integer({ min: 9, max: 70 }), fc.constantFrom(100, 127, 128, 129, 260))
 const shapes = {
@@ -44,29 +44,32 @@ describe.each(devices)('matmul on $name', ({ device }) => {
     const { m, n, k } = shape
     const [a, b] = [random.normals(from, m * k), random.normals(from, k * n)]
     const before = random.normals(to, m * n)
-    // With beta 0, what c held does not count, were it NaN.
+    // With beta 0, the contents of c must not matter, even if they are NaN.
     const c = beta === 0 ? resultOf(device, to, [m, n]) : tensorOf(device, to, [m, n], before)
     ops.matmul(stream, { c, ...operands(shape, from, a, b), alpha, beta })
     const { product, magnitudes } = matrixProduct(a, b, shape)
     const expected = product.map((value, i) => alpha * value + beta * before[i])
-    // Any order of summing k products in float32 is off by at most (k + 2) roundoffs of the magnitudes' sum; then one
-    // rounding to the result's dtype.
+    // Any summation order of k products in float32 is off by at most (k + 2) roundoffs of the sum of magnitudes; then
+    // one rounding to the result's dtype.
     const absolute = magnitudes.map((sum, i) => {
       return (k + 2) * roundoff.float32 * (Math.abs(alpha) * sum + Math.abs(beta * before[i]))
     })
     expectClose(await valuesOf(c), expected, { relative: 1.01 * roundoff[to], absolute })
   }
 
-  it.each(outputs)('of %s into %s is the product of any shape and transposition', async (from, to) => {
+  it.each(outputs)('matmul of %s into %s computes products of any shape and transposition', async (from, to) => {
     await forAll(shapes, (shape) => check(shape, [from, to], { alpha: 1, beta: 0, random: shape.random }), 60)
   })
 
-  it.each(outputs)('of %s into %s scales by alpha and adds beta times what was there', async (from, to) => {
-    const all = { ...shapes, alpha: factors, beta: fc.oneof(fc.constantFrom(0, 1), factors) }
-    await forAll(all, ({ alpha, beta, random, ...shape }) => check(shape, [from, to], { alpha, beta, random }), 40)
-  })
+  it.each(outputs)(
+    'matmul of %s into %s scales by alpha and adds beta times the previous contents',
+    async (from, to) => {
+      const all = { ...shapes, alpha: factors, beta: fc.oneof(fc.constantFrom(0, 1), factors) }
+      await forAll(all, ({ alpha, beta, random, ...shape }) => check(shape, [from, to], { alpha, beta, random }), 40)
+    },
+  )
 
-  it.each(floatDTypes)('of whole numbers in %s is exact: no term is lost, doubled or misplaced', async (dtype) => {
+  it.each(floatDTypes)('matmul of integers in %s is exact: no term is lost, doubled, or misplaced', async (dtype) => {
     await forAll(
       shapes,
       async ({ random, ...shape }) => {
@@ -81,7 +84,7 @@ describe.each(devices)('matmul on $name', ({ device }) => {
     )
   })
 
-  it.each(floatDTypes)('sums %s in float32 over a long inner dimension', async (dtype) => {
+  it.each(floatDTypes)('matmul sums %s in float32 over a long inner dimension', async (dtype) => {
     // 4096 ones and then 1/4: a sum kept in bfloat16 would stop growing at 256.
     const k = 4097
     const ones = Float64Array.from({ length: k }, (_, i) => (i === k - 1 ? 0.25 : 1))
@@ -93,7 +96,7 @@ describe.each(devices)('matmul on $name', ({ device }) => {
     }
   })
 
-  it('adds up over several calls with beta 1, as gradients of weights do', async () => {
+  it('matmul accumulates over several calls with beta 1, as for weight gradients', async () => {
     const dw = tensorOf(device, 'float32', [6, 5], 0)
     for (const scale of [1, 2, 4]) {
       const dy = tensorOf(device, 'bfloat16', [3, 6], scale)
@@ -102,7 +105,7 @@ describe.each(devices)('matmul on $name', ({ device }) => {
     expect(await valuesOf(dw)).toEqual(new Float64Array(30).fill(10.5))
   })
 
-  it.each(floatDTypes)('lets a NaN or an infinity in %s through to its row and nowhere else', async (dtype) => {
+  it.each(floatDTypes)('matmul propagates a NaN or an infinity in %s to its row and nowhere else', async (dtype) => {
     for (const m of [2, 33]) {
       const a = new Float64Array(m * 40).fill(1)
       a[3] = Number.NaN
@@ -114,7 +117,7 @@ describe.each(devices)('matmul on $name', ({ device }) => {
     }
   })
 
-  it.each(floatDTypes)('of %s gives a row the same bits alone and among others, as decoding needs', async (dtype) => {
+  it.each(floatDTypes)('matmul of %s gives a row the same bits alone and in a batch, for decoding', async (dtype) => {
     const shapes = { n: fc.constantFrom(1, 7, 8, 33, 100), k: fc.constantFrom(1, 31, 32, 33, 250, 256, 1000, 1032) }
     await forAll(
       shapes,
@@ -134,8 +137,8 @@ describe.each(devices)('matmul on $name', ({ device }) => {
     )
   })
 
-  it.each(floatDTypes)('takes %s that starts at any element', async (dtype) => {
-    // Rows of 3, 5 and 8 elements from row 1 on: the addresses are multiples of an element's size and of nothing else.
+  it.each(floatDTypes)('matmul supports %s tensors that start at any element', async (dtype) => {
+    // Rows of 3, 5 and 8 elements from row 1 on: the addresses are aligned only to the size of an element.
     for (const m of [1, 5, 20]) {
       for (const [k, n] of [
         [3, 5],
@@ -158,7 +161,7 @@ describe.each(devices)('matmul on $name', ({ device }) => {
     }
   })
 
-  it('over no terms is beta times what was there, and with no rows is nothing', async () => {
+  it('matmul over zero terms yields beta times the previous contents, and does nothing with zero rows', async () => {
     const c = tensorOf(device, 'float32', [2, 3], 4)
     const empty = { a: tensorOf(device, 'float32', [2, 0], []), b: tensorOf(device, 'float32', [0, 3], []) }
     ops.matmul(stream, { c, ...empty, beta: 0.5 })

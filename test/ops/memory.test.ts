@@ -9,10 +9,10 @@ import { resultOf, tensorOf, valuesOf } from '../support/tensors.js'
 const dtypes: DType[] = ['float32', 'bfloat16', 'float16', 'int32']
 const all16Bits = Uint16Array.from({ length: 2 ** 16 }, (_, i) => i)
 
-/** The finite halves in rising order, for a search of the nearest. */
+/** The finite binary16 values in ascending order, for a search of the nearest. */
 const halves = Array.from(all16Bits.subarray(0, 0x7c00), (bits) => ({ bits, value: fromFloat16Bits(bits) }))
 
-/** The bits of the binary16 nearest to a number, ties to even; from 65520 on, infinity. */
+/** The bits of the nearest binary16 value, ties to even; from 65520 on, infinity. */
 function float16Bits(value: number): number {
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0
   const magnitude = Math.abs(value)
@@ -29,7 +29,7 @@ function float16Bits(value: number): number {
   return sign | (toBelow < toAbove || (toBelow === toAbove && low % 2 === 0) ? low : low + 1)
 }
 
-/** Numbers of every size, midpoints between representable numbers, and the special ones. */
+/** Numbers of every magnitude, midpoints between representable numbers, and special values. */
 function interestingNumbers(): Float32Array {
   const random = new Random(11)
   const spread = Array.from({ length: 20_000 }, () => random.normal() * 2 ** (random.below(280) - 140))
@@ -71,7 +71,7 @@ const nearest = {
 }
 
 describe.each(devices)('fill on $name', ({ device }) => {
-  it.each(dtypes)('sets every element of %s, and nothing outside', async (dtype) => {
+  it.each(dtypes)('fill sets every element of %s, and nothing outside the tensor', async (dtype) => {
     for (const n of [1, 7, 64, 10_001]) {
       const whole = device.tensor(dtype, [n + 2])
       ops.fill(device.stream, { x: whole, value: 1 })
@@ -83,7 +83,7 @@ describe.each(devices)('fill on $name', ({ device }) => {
     }
   })
 
-  it('rounds its value to the dtype', async () => {
+  it('fill rounds its value to the dtype', async () => {
     const bits = async (dtype: DType, value: number) => {
       const x = device.tensor(dtype, [3])
       ops.fill(device.stream, { x, value })
@@ -97,7 +97,7 @@ describe.each(devices)('fill on $name', ({ device }) => {
     expect(await bits('int32', -(2 ** 31))).toEqual(new Int32Array(3).fill(-(2 ** 31)))
   })
 
-  it('does nothing to a tensor of no elements', async () => {
+  it('fill does nothing to an empty tensor', async () => {
     ops.fill(device.stream, { x: device.tensor('float32', [0, 4]), value: 1 })
     await device.stream.synchronize()
   })
@@ -118,7 +118,7 @@ describe.each(devices)('cast on $name', ({ device }) => {
     return tensor
   }
 
-  it.each(['bfloat16', 'float16'] as const)('rounds float32 to the nearest %s, ties to even', async (dtype) => {
+  it.each(['bfloat16', 'float16'] as const)('cast rounds float32 to the nearest %s, ties to even', async (dtype) => {
     const result = await cast(tensorOf(device, 'float32', [interesting.length], interesting), dtype).toArray()
     expectSameBits(result, nearest[dtype])
   })
@@ -126,7 +126,7 @@ describe.each(devices)('cast on $name', ({ device }) => {
   it.each([
     ['bfloat16', fromBfloat16Bits],
     ['float16', fromFloat16Bits],
-  ] as const)('turns every %s into its float32 and back', async (dtype, toNumber) => {
+  ] as const)('cast converts every %s to its float32 and back', async (dtype, toNumber) => {
     const widened = cast(halfTensor(dtype, all16Bits), 'float32')
     const values = await valuesOf(widened)
     const isNotANumber = (_: number, i: number) => Number.isNaN(toNumber(i))
@@ -138,7 +138,7 @@ describe.each(devices)('cast on $name', ({ device }) => {
     expect(back.filter(isNotANumber).every((bits) => Number.isNaN(toNumber(bits)))).toBe(true)
   })
 
-  it('converts between float16 and bfloat16 by way of float32', async () => {
+  it('cast converts between float16 and bfloat16 through float32', async () => {
     const isNumber = (bits: number) => !Number.isNaN(fromFloat16Bits(bits))
     const numbers = all16Bits.filter(isNumber)
     const result = await cast(halfTensor('float16', numbers), 'bfloat16').toArray()
@@ -148,7 +148,7 @@ describe.each(devices)('cast on $name', ({ device }) => {
     )
   })
 
-  it('keeps a NaN a NaN, whatever its bits', async () => {
+  it('cast keeps a NaN a NaN, whatever its bits', async () => {
     const bits = Uint32Array.from([0x7f800001, 0x7fffffff, 0xff800001, 0x7fc00000, 0xffffffff])
     const src = device.tensor('float32', [5])
     stream.write(src, new Float32Array(bits.buffer))
@@ -163,7 +163,7 @@ describe.each(devices)('cast on $name', ({ device }) => {
     ['float16', 'float32'],
     ['float32', 'float32'],
     ['bfloat16', 'bfloat16'],
-  ] as const)('from %s to %s writes what is asked for and nothing outside, wherever it begins', async (from, to) => {
+  ] as const)('cast from %s to %s writes only the requested elements, at any offset', async (from, to) => {
     for (const [srcOffset, dstOffset] of [
       [0, 1],
       [1, 0],
@@ -183,20 +183,20 @@ describe.each(devices)('cast on $name', ({ device }) => {
     }
   })
 
-  it.each(dtypes)('from %s to itself copies the bits, also to another shape', async (dtype) => {
+  it.each(dtypes)('cast from %s to itself copies the bits, also to another shape', async (dtype) => {
     const bytes = Uint8Array.from({ length: 6 * (dtype.endsWith('16') ? 2 : 4) }, (_, i) => 37 * i)
     const src = device.tensor(dtype, [2, 3])
     stream.write(src, bytes)
     expectSameBits(await cast(src, dtype, [6]).toArray(), bytes)
   })
 
-  it('refuses tensors of different sizes when it is called', () => {
+  it('cast rejects tensors of different sizes when it is called', () => {
     const [three, four] = [resultOf(device, 'float32', [3]), resultOf(device, 'bfloat16', [4])]
     expect(() => ops.cast(stream, { dst: three, src: four })).toThrow(RangeError)
     expect(() => ops.cast(stream, { dst: four, src: three })).toThrow(/^cast: /)
   })
 
-  it('does not convert between int32 and the others', async () => {
+  it('cast does not convert between int32 and other dtypes', async () => {
     ops.cast(stream, { dst: resultOf(device, 'float32', [3]), src: resultOf(device, 'int32', [3]) })
     await expect(stream.synchronize()).rejects.toMatchObject({
       code: 'UNSUPPORTED_DTYPE',

@@ -5,7 +5,7 @@ import { devices } from '../support/devices.js'
 import { encode, type FloatDType } from '../support/numbers.js'
 import { resultOf, valuesOf } from '../support/tensors.js'
 
-/** Φ, the distribution function of the normal distribution, by Simpson's rule on its density. */
+/** Φ, the cumulative distribution function of the normal distribution, by Simpson's rule on its density. */
 function normalDistribution(x: number): number {
   const steps = 200
   const density = (t: number) => Math.exp((-t * t) / 2) / Math.sqrt(2 * Math.PI)
@@ -23,34 +23,34 @@ describe.each(devices)('random_normal on $name', ({ device }) => {
     return x
   }
 
-  it('has the moments of the normal distribution', async () => {
+  it('randomNormal has the moments of the normal distribution', async () => {
     const n = 100_000
     const x = await valuesOf(await draw(n))
     const moment = (power: number) => mean(x.map((value) => value ** power))
-    // The k-th moment of n draws has a standard error of √((m₂ₖ − mₖ²) / n); the bounds are four of them.
+    // The k-th moment of n samples has a standard error of √((m₂ₖ − mₖ²) / n); the bounds are four standard errors.
     expect(Math.abs(moment(1))).toBeLessThan(4 * Math.sqrt(1 / n))
     expect(Math.abs(moment(2) - 1)).toBeLessThan(4 * Math.sqrt(2 / n))
     expect(Math.abs(moment(3))).toBeLessThan(4 * Math.sqrt(15 / n))
     expect(Math.abs(moment(4) - 3)).toBeLessThan(4 * Math.sqrt(96 / n))
   })
 
-  it('passes the test of Kolmogorov and Smirnov', async () => {
+  it('randomNormal passes the Kolmogorov-Smirnov test', async () => {
     const n = 20_000
     const x = (await valuesOf(await draw(n, { seed: 7, std: 0.02 }))).sort()
     const distances = x.map((value, i) => {
       const expected = normalDistribution(value / 0.02)
       return Math.max(Math.abs(expected - i / n), Math.abs(expected - (i + 1) / n))
     })
-    // 1.95 / √n is exceeded by one in a thousand samples.
+    // One in a thousand samples exceeds 1.95 / √n.
     expect(Math.max(...distances)).toBeLessThan(1.95 / Math.sqrt(n))
   })
 
-  it('gives element i the same bits whatever the number of elements', async () => {
+  it('randomNormal gives element i the same bits whatever the number of elements', async () => {
     const long = await (await draw(10_007)).toArray()
     for (const n of [1, 2, 3, 5, 4097]) expectSameBits(await (await draw(n)).toArray(), long.subarray(0, n))
   })
 
-  it('gives the same bits wherever a tensor begins, and writes nothing outside', async () => {
+  it('randomNormal gives the same bits wherever a tensor begins, and writes nothing outside it', async () => {
     const expected = await (await draw(1030)).toArray()
     for (const offset of [1, 2, 3]) {
       const whole = resultOf(device, 'float32', [1030 + offset + 1])
@@ -61,7 +61,7 @@ describe.each(devices)('random_normal on $name', ({ device }) => {
     }
   })
 
-  it('in bfloat16 is the rounded float32, and scales with std', async () => {
+  it('randomNormal in bfloat16 is the rounded float32, and scales with std', async () => {
     const x = await valuesOf(await draw(5001, { std: 0.5 }))
     expectSameBits(await (await draw(5001, { std: 0.5, dtype: 'bfloat16' })).toArray(), encode('bfloat16', x))
     const unit = await valuesOf(await draw(5001))
@@ -71,9 +71,9 @@ describe.each(devices)('random_normal on $name', ({ device }) => {
     )
   })
 
-  it('has nothing in common between seeds, streams and neighbours', async () => {
+  it('randomNormal is uncorrelated between seeds, streams, and neighbors', async () => {
     const n = 20_000
-    // Seeds beyond 32 bits and streams that are large count too.
+    // Includes seeds beyond 32 bits and large streams.
     const settings = [
       {},
       { seed: 2 },
@@ -88,14 +88,15 @@ describe.each(devices)('random_normal on $name', ({ device }) => {
         for (const lag of [0, 1, 2, 3, 4]) {
           if (a === b && lag === 0) continue
           const products = a.map((value, i) => value * b[(i + lag) % n])
-          // A correlation of independent draws has a standard error of 1 / √n; five of them, over 175 comparisons.
+          // A correlation of independent samples has a standard error of 1 / √n; the bound is five of them, over 175
+          // comparisons.
           expect(Math.abs(mean(products)), `with draw ${j} at lag ${lag}`).toBeLessThan(5 / Math.sqrt(n))
         }
       }
     }
   })
 
-  it('gives what the other devices give, to rounding', async () => {
+  it('randomNormal matches the other devices up to rounding', async () => {
     const first = resultOf(devices[0].device, 'float32', [1000])
     ops.randomNormal(devices[0].device.stream, { x: first, std: 1, seed: 1, streamId: 0 })
     expectClose(await valuesOf(await draw(1000)), await valuesOf(first), { ofLargest: 1e-6 })

@@ -12,12 +12,12 @@ import { resultOf, tensorOf, valuesOf, viewOf } from '../support/tensors.js'
 
 const shapes = { tokens: tokenCounts, channels: widths, eps: fc.constantFrom(1e-6, 1e-5, 0.1) }
 
-// y is rounded once to its dtype; all before that is float32, whose errors in a mean of at most 200 squares stay below
-// a few dozen roundoffs.
+// y is rounded once to its dtype; everything before that is float32, with errors below a few dozen roundoffs in a mean
+// of at most 200 squares.
 const tolerance = (dtype: FloatDType) => ({ relative: 1.01 * roundoff[dtype], ofLargest: 2e-6 })
 
 describe('the float64 reference of rmsnorm', () => {
-  it('has the gradient that finite differences give', () => {
+  it('the float64 reference of rmsnorm matches finite differences', () => {
     const random = new Random(1)
     const [x, w, dy] = [15, 5, 15].map((size) => random.normals('float32', size))
     const { dx, dw } = rmsNormGradient(dy, x, w, 0.01)
@@ -38,7 +38,7 @@ describe.each(devices)('rmsnorm on $name', ({ device }) => {
   const stream = device.stream
 
   describe.each(floatDTypes)('in %s', (dtype) => {
-    it('normalises each token and gives its rstd', async () => {
+    it('rmsNormForward normalizes each token and returns its rstd', async () => {
       await forAll(shapes, async ({ tokens, channels, eps, random }) => {
         const x = random.normals(dtype, tokens * channels, 3)
         const w = random.normals(dtype, channels)
@@ -56,7 +56,7 @@ describe.each(devices)('rmsnorm on $name', ({ device }) => {
       })
     })
 
-    it('of a sum equals the sum, and its norm, bit for bit, also in place', async () => {
+    it('addRmsNorm matches add + rmsNorm bit for bit, in place too', async () => {
       await forAll(shapes, async ({ tokens, channels, eps, random }) => {
         const shape = [tokens, channels]
         const x = random.normals(dtype, tokens * channels)
@@ -83,73 +83,79 @@ describe.each(devices)('rmsnorm on $name', ({ device }) => {
       })
     })
 
-    it.each(floatDTypes)('adds the gradient of x to dx, and that of w to dw in %s', async (gradDType) => {
-      await forAll(shapes, async ({ tokens, channels, eps, random }) => {
+    it.each(floatDTypes)(
+      'rmsNormBackward adds the gradient of x to dx, and the gradient of w to dw in %s',
+      async (gradDType) => {
+        await forAll(shapes, async ({ tokens, channels, eps, random }) => {
+          const shape = [tokens, channels]
+          const [x, dy, dxBefore] = [0, 1, 2].map(() => random.normals(dtype, tokens * channels))
+          const w = random.normals(dtype, channels)
+          const dwBefore = random.normals(gradDType, channels)
+          const dx = tensorOf(device, dtype, shape, dxBefore)
+          const dw = tensorOf(device, gradDType, [channels], dwBefore)
+          ops.rmsNormBackward(stream, {
+            dx,
+            dw,
+            dy: tensorOf(device, dtype, shape, dy),
+            x: tensorOf(device, dtype, shape, x),
+            w: tensorOf(device, dtype, [channels], w),
+            rstd: tensorOf(device, 'float32', [tokens], rmsNorm(x, w, eps).rstd),
+          })
+          const gradient = rmsNormGradient(dy, x, w, eps)
+          // One rounding of the sum to its dtype. Rows and columns have at most 200 terms of similar size, so float32
+          // loses a few dozen roundoffs of the largest.
+          const largest = Math.max(...gradient.dx.map(Math.abs), ...gradient.dw.map(Math.abs))
+          const allowed = (dtype: FloatDType, expected: Float64Array) => ({
+            relative: 1.01 * roundoff[dtype],
+            absolute: expected.map(() => 1e-5 * largest),
+          })
+          const expectedDx = gradient.dx.map((value, i) => value + dxBefore[i])
+          const expectedDw = gradient.dw.map((value, i) => value + dwBefore[i])
+          expectClose(await valuesOf(dx), expectedDx, allowed(dtype, expectedDx))
+          expectClose(await valuesOf(dw), expectedDw, allowed(gradDType, expectedDw))
+        })
+      },
+    )
+  })
+
+  // The widths of real models, and widths beyond the registers of a GPU block; the last is also odd.
+  describe.each(floatDTypes)('in %s with wide rows', (dtype) => {
+    it.each([2048, 3200, 8200, 16400, 33001])(
+      'rmsNorm normalizes rows of %i and computes their gradients',
+      async (channels) => {
+        const random = new Random(channels)
+        const [tokens, eps] = [2, 1e-5]
         const shape = [tokens, channels]
         const [x, dy, dxBefore] = [0, 1, 2].map(() => random.normals(dtype, tokens * channels))
-        const w = random.normals(dtype, channels)
-        const dwBefore = random.normals(gradDType, channels)
+        const [w, dwBefore] = [random.normals(dtype, channels), random.normals('float32', channels)]
+        const expected = rmsNorm(x, w, eps)
+        const operands = { x: tensorOf(device, dtype, shape, x), w: tensorOf(device, dtype, [channels], w) }
+        const [y, rstd] = [resultOf(device, dtype, shape), resultOf(device, 'float32', [tokens])]
+        ops.rmsNormForward(stream, { y, rstd, ...operands, eps })
+        // A float32 sum of this many squares may lose a few more roundoffs than that of a short row.
+        expectClose(await valuesOf(rstd), expected.rstd, { relative: 4e-6 })
+        expectClose(await valuesOf(y), expected.y, { ...tolerance(dtype), relative: 1.01 * roundoff[dtype] + 4e-6 })
+
         const dx = tensorOf(device, dtype, shape, dxBefore)
-        const dw = tensorOf(device, gradDType, [channels], dwBefore)
-        ops.rmsNormBackward(stream, {
-          dx,
-          dw,
-          dy: tensorOf(device, dtype, shape, dy),
-          x: tensorOf(device, dtype, shape, x),
-          w: tensorOf(device, dtype, [channels], w),
-          rstd: tensorOf(device, 'float32', [tokens], rmsNorm(x, w, eps).rstd),
+        const dw = tensorOf(device, 'float32', [channels], dwBefore)
+        ops.rmsNormBackward(stream, { dx, dw, dy: tensorOf(device, dtype, shape, dy), ...operands, rstd })
+        const [expectedDx, expectedDw] = [Float64Array.from(dxBefore), Float64Array.from(dwBefore)]
+        rowsOf(x, channels).forEach((row, t) => {
+          const r = expected.rstd[t]
+          const upstream = dy.subarray(t * channels)
+          const mean = row.reduce((sum, value, i) => sum + upstream[i] * w[i] * value * r, 0) / channels
+          row.forEach((value, i) => {
+            expectedDx[t * channels + i] += r * (upstream[i] * w[i] - value * r * mean)
+            expectedDw[i] += upstream[i] * value * r
+          })
         })
-        const gradient = rmsNormGradient(dy, x, w, eps)
-        // One rounding of the sum to its dtype. Rows and columns have at most 200 terms of about the same size, so that
-        // float32 loses a few dozen roundoffs of the largest.
-        const largest = Math.max(...gradient.dx.map(Math.abs), ...gradient.dw.map(Math.abs))
-        const allowed = (dtype: FloatDType, expected: Float64Array) => ({
-          relative: 1.01 * roundoff[dtype],
-          absolute: expected.map(() => 1e-5 * largest),
-        })
-        const expectedDx = gradient.dx.map((value, i) => value + dxBefore[i])
-        const expectedDw = gradient.dw.map((value, i) => value + dwBefore[i])
-        expectClose(await valuesOf(dx), expectedDx, allowed(dtype, expectedDx))
-        expectClose(await valuesOf(dw), expectedDw, allowed(gradDType, expectedDw))
-      })
-    })
+        expectClose(await valuesOf(dx), expectedDx, { relative: 1.01 * roundoff[dtype], ofLargest: 2e-6 })
+        expectClose(await valuesOf(dw), expectedDw, { ofLargest: 2e-6 })
+      },
+    )
   })
 
-  // The widths are those of models, and beyond what a GPU's block keeps in registers; the last is also odd.
-  describe.each(floatDTypes)('in %s with wide rows', (dtype) => {
-    it.each([2048, 3200, 8200, 16400, 33001])('normalises rows of %i and takes their gradients', async (channels) => {
-      const random = new Random(channels)
-      const [tokens, eps] = [2, 1e-5]
-      const shape = [tokens, channels]
-      const [x, dy, dxBefore] = [0, 1, 2].map(() => random.normals(dtype, tokens * channels))
-      const [w, dwBefore] = [random.normals(dtype, channels), random.normals('float32', channels)]
-      const expected = rmsNorm(x, w, eps)
-      const operands = { x: tensorOf(device, dtype, shape, x), w: tensorOf(device, dtype, [channels], w) }
-      const [y, rstd] = [resultOf(device, dtype, shape), resultOf(device, 'float32', [tokens])]
-      ops.rmsNormForward(stream, { y, rstd, ...operands, eps })
-      // A float32 sum of so many squares may lose some roundoffs more than that of a short row.
-      expectClose(await valuesOf(rstd), expected.rstd, { relative: 4e-6 })
-      expectClose(await valuesOf(y), expected.y, { ...tolerance(dtype), relative: 1.01 * roundoff[dtype] + 4e-6 })
-
-      const dx = tensorOf(device, dtype, shape, dxBefore)
-      const dw = tensorOf(device, 'float32', [channels], dwBefore)
-      ops.rmsNormBackward(stream, { dx, dw, dy: tensorOf(device, dtype, shape, dy), ...operands, rstd })
-      const [expectedDx, expectedDw] = [Float64Array.from(dxBefore), Float64Array.from(dwBefore)]
-      rowsOf(x, channels).forEach((row, t) => {
-        const r = expected.rstd[t]
-        const upstream = dy.subarray(t * channels)
-        const mean = row.reduce((sum, value, i) => sum + upstream[i] * w[i] * value * r, 0) / channels
-        row.forEach((value, i) => {
-          expectedDx[t * channels + i] += r * (upstream[i] * w[i] - value * r * mean)
-          expectedDw[i] += upstream[i] * value * r
-        })
-      })
-      expectClose(await valuesOf(dx), expectedDx, { relative: 1.01 * roundoff[dtype], ofLargest: 2e-6 })
-      expectClose(await valuesOf(dw), expectedDw, { ofLargest: 2e-6 })
-    })
-  })
-
-  it.each(floatDTypes)('gives the same bits wherever tensors of %s begin', async (dtype) => {
+  it.each(floatDTypes)('rmsNorm gives the same bits wherever tensors of %s begin', async (dtype) => {
     for (const channels of [24, 100, 2056]) {
       const random = new Random(channels)
       const tokens = 5
@@ -177,7 +183,7 @@ describe.each(devices)('rmsnorm on $name', ({ device }) => {
     }
   })
 
-  it('of zeros is zero, and eps alone makes its rstd', async () => {
+  it('rmsNorm of zeros is zero, with an rstd that depends only on eps', async () => {
     const [y, rstd] = [resultOf(device, 'float32', [2, 9]), resultOf(device, 'float32', [2])]
     const x = tensorOf(device, 'float32', [2, 9], 0)
     ops.rmsNormForward(stream, { y, rstd, x, w: tensorOf(device, 'float32', [9], 1), eps: 1e-6 })
@@ -185,7 +191,7 @@ describe.each(devices)('rmsnorm on $name', ({ device }) => {
     expectClose(await valuesOf(rstd), [1000, 1000], { relative: 1e-6 })
   })
 
-  it('agrees with PyTorch', async () => {
+  it('rmsNorm matches PyTorch', async () => {
     const { tokens, channels, eps, x, w, dy, ...expected } = references.rmsnorm
     const [y, rstd] = [resultOf(device, 'float32', [tokens, channels]), resultOf(device, 'float32', [tokens])]
     const [dx, dw] = [tensorOf(device, 'float32', [tokens, channels], 0), tensorOf(device, 'float32', [channels], 0)]

@@ -17,17 +17,17 @@ const shapes = {
   context: fc.integer({ min: 1, max: 50 }),
 }
 
-/** A table as float32 holds it. */
+/** A table rounded to float32. */
 function table(context: number, headSize: number) {
   const { cos, sin } = ropeTable(context, headSize)
   return { cos: cos.map(Math.fround), sin: sin.map(Math.fround) }
 }
 
-// Two products and a sum in float32, relative to the larger of the pair, then one rounding to the dtype.
+// Two products and a sum in float32, relative to the larger element of the pair, then one rounding to the dtype.
 const tolerance = (dtype: FloatDType) => ({ relative: 1.01 * roundoff[dtype], ofLargest: 4e-7 })
 
 describe('the float64 reference of rope', () => {
-  it('turned back is the gradient that finite differences give', () => {
+  it('the inverse rotation of the float64 rope reference matches finite differences', () => {
     const random = new Random(2)
     const heads = { numHeads: 2, numKvHeads: 1, headSize: 6 }
     const [qkv, gradient] = [0, 1].map(() => random.normals('float32', 3 * 4 * 6))
@@ -59,7 +59,7 @@ describe.each(devices)('rope on $name', ({ device }) => {
   }
 
   it.each(floatDTypes)(
-    'turns queries and keys of %s by the angles of their positions, and leaves values',
+    'ropeForward rotates queries and keys of %s by the angles of their positions, and leaves values unchanged',
     async (dtype) => {
       await forAll(shapes, async ({ tokens, heads: [numHeads, numKvHeads], headSize, context, random }) => {
         const heads = { numHeads, numKvHeads, headSize }
@@ -77,7 +77,7 @@ describe.each(devices)('rope on $name', ({ device }) => {
     },
   )
 
-  it.each(floatDTypes)('turns gradients of %s back by the same angles', async (dtype) => {
+  it.each(floatDTypes)('ropeBackward rotates gradients of %s by the same angles in reverse', async (dtype) => {
     await forAll(shapes, async ({ tokens, heads: [numHeads, numKvHeads], headSize, context, random }) => {
       const heads = { numHeads, numKvHeads, headSize }
       const gradient = random.normals(dtype, tokens * (numHeads + 2 * numKvHeads) * headSize)
@@ -92,7 +92,7 @@ describe.each(devices)('rope on $name', ({ device }) => {
     })
   })
 
-  it.each(floatDTypes)('turns the many heads of large models, of %s, wherever they begin', async (dtype) => {
+  it.each(floatDTypes)('rope rotates the many heads of large models in %s at any alignment', async (dtype) => {
     const positions = [3, 9]
     for (const [numHeads, numKvHeads, headSize] of [
       [32, 32, 100],
@@ -119,7 +119,7 @@ describe.each(devices)('rope on $name', ({ device }) => {
     }
   })
 
-  it('leaves a token alone whose position is outside the table', async () => {
+  it('rope leaves a token unchanged if its position is outside the table', async () => {
     const heads = { numHeads: 1, numKvHeads: 1, headSize: 4 }
     const args = operands('float32', table(7, 4), heads, [6, 7, 5], new Float64Array(36).fill(1))
     ops.ropeForward(stream, args)
@@ -127,7 +127,7 @@ describe.each(devices)('rope on $name', ({ device }) => {
     expect((await valuesOf(args.qkv)).subarray(12, 24)).toEqual(new Float64Array(12).fill(1))
   })
 
-  it.each([-1, 7])('rejects the position %i in a table of seven', async (position) => {
+  it.each([-1, 7])('rope rejects position %i for a table of seven rows', async (position) => {
     const heads = { numHeads: 1, numKvHeads: 1, headSize: 4 }
     const args = operands('float32', table(7, 4), heads, [6, position], new Float64Array(24))
     const message = `position ${position} is outside [0, 7)`
@@ -138,9 +138,9 @@ describe.each(devices)('rope on $name', ({ device }) => {
     await expect(stream.synchronize()).rejects.toMatchObject({ ...rejection, message: `rope_backward: ${message}` })
   })
 
-  it("agrees with Transformers' Llama", async () => {
+  it('rope matches the Llama model of Transformers', async () => {
     const { cos, sin, qkv, positions, rotated, ...heads } = references.rope
-    // The fixture has the angles of each token, so the tokens' own places stand for their positions.
+    // The fixture has the angles of each token, so the index of a token serves as its position.
     const args = operands('float32', { cos, sin }, heads, Int32Array.from(positions.keys()), qkv)
     ops.ropeForward(stream, args)
     expectClose(await valuesOf(args.qkv), rotated, tolerance('float32'))

@@ -19,9 +19,9 @@ const greedy: Settings = { ...plain, temperature: 0 }
 
 interface Batch {
   dtype?: FloatDType
-  /** A row a sequence. */
+  /** One row per sequence. */
   logits: ArrayLike<number>[]
-  /** What a sequence has so far; one token unless given. */
+  /** The tokens of each sequence so far; one token by default. */
   histories?: ArrayLike<number>[]
   sequenceSeeds?: number[]
   seed?: number
@@ -33,13 +33,13 @@ function penalise(logits: ArrayLike<number>, history: ArrayLike<number>, penalty
   return Float64Array.from(logits, (x, id) => (seen.has(id) ? (x < 0 ? x * penalty : x / penalty) : x))
 }
 
-/** What a χ² of so many degrees of freedom exceeds once in 10,000 samples (Wilson & Hilferty). */
+/** The value that a χ² with this many degrees of freedom exceeds once in 10,000 samples (Wilson & Hilferty). */
 function criticalChiSquare(freedom: number): number {
   const variance = 2 / (9 * freedom)
   return freedom * (1 - variance + 3.72 * Math.sqrt(variance)) ** 3
 }
 
-/** Pearson's χ² of counts against probabilities. Tokens that are expected less than five times are taken together. */
+/** Pearson's χ² of counts against probabilities. Tokens with an expected count below five are merged. */
 function expectFrequencies(counts: ArrayLike<number>, probabilities: ArrayLike<number>): void {
   const total = Array.from(counts).reduce((sum, count) => sum + count, 0)
   const rare = { count: 0, expected: 0 }
@@ -59,13 +59,13 @@ function expectFrequencies(counts: ArrayLike<number>, probabilities: ArrayLike<n
 describe.each(devices)('sample on $name', ({ device }) => {
   const stream = device.stream
 
-  /** The state of a batch, as a generation loop has it. */
+  /** The state of a batch, as in a generation loop. */
   function prepare({ dtype = 'float32', logits, histories, sequenceSeeds, seed = 0 }: Batch, room = 2) {
     const size = logits.length
     const vocabulary = logits[0].length
     const past = histories ?? logits.map(() => [0])
     const length = Math.max(...past.map((tokens) => tokens.length)) + room
-    const history = new Int32Array(size * length) // behind a sequence's end stands token 0, which no penalty may count
+    const history = new Int32Array(size * length) // positions behind a sequence's end hold token 0, which must not count for the penalty
     const scores = new Float64Array(size * vocabulary)
     for (let i = 0; i < size; i++) {
       history.set(past[i], i * length)
@@ -90,7 +90,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
   }
 
   describe.each(floatDTypes)('from logits in %s', (dtype) => {
-    it.each(sampleCases)("draws with the probabilities that Transformers' processors leave: $name", async (example) => {
+    it.each(sampleCases)("sample draws with the probabilities of Transformers' processors: $name", async (example) => {
       const { logits, history, probabilities, ...settings } = example
       const counts = new Float64Array(logits.length)
       const rows = Array.from({ length: 2000 }, () => logits)
@@ -98,15 +98,15 @@ describe.each(devices)('sample on $name', ({ device }) => {
       for (let seed = 0; seed < 5; seed++) {
         for (const id of await draw({ dtype, logits: rows, histories, seed }, settings)) counts[id]++
       }
-      // The rarest token that is kept has a probability of 0.0009: that 10,000 draws miss it is a chance of 1e-4.
+      // The rarest token that is kept has a probability of 0.0009: 10,000 draws miss it with a probability of 1e-4.
       expect(Array.from(counts, (count) => count > 0)).toEqual(probabilities.map((p) => p > 0))
       expectFrequencies(counts, probabilities)
     })
 
-    it('takes the first of the largest logits at temperature 0, after the penalty', async () => {
+    it('sample takes the first of the largest logits at temperature 0, after the penalty', async () => {
       const shapes = { vocabulary: widths, sequences: fc.integer({ min: 1, max: 5 }), penalty: fc.constantFrom(1, 1.5) }
       await forAll(shapes, async ({ vocabulary, sequences, penalty, random }) => {
-        // Few different logits, so that ties are the rule; with the penalty's results exact.
+        // Few different logits, so that most are tied; the penalty's results are exact.
         const logits = Array.from({ length: sequences }, () => {
           return Float64Array.from({ length: vocabulary }, () => 3 * (random.below(5) - 2))
         })
@@ -120,7 +120,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
       })
     })
 
-    it('never draws a token that top-k or top-p excludes, in vocabularies of any size', async () => {
+    it('sample never draws a token that top-k or top-p excludes, for vocabularies of any size', async () => {
       const shapes = {
         vocabulary: fc.constantFrom(1, 2, 31, 100, 1003, 8001),
         topK: fc.constantFrom(0, 1, 2, 40, 5000),
@@ -134,7 +134,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
         const scores = penalise(row, history, settings.repetitionPenalty).map((x) => x / settings.temperature)
         const kth = settings.topK > 0 ? (scores.slice().sort().at(-settings.topK) ?? -Infinity) : -Infinity
         const p = softmax(scores.map((x) => (x >= kth ? x : -Infinity)))
-        // A token is in the set if those more likely do not reach topP yet; float32 may see a little more or less.
+        // A token is in the set if the more likely tokens do not reach topP yet; float32 may be slightly off.
         const kept = (id: number) => {
           return p[id] > 0 && p.reduce((sum, other) => sum + (other > p[id] ? other : 0), 0) < settings.topP + 1e-5
         }
@@ -145,7 +145,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
     })
   })
 
-  it('moves positions on, gives the ids and appends them to the histories', async () => {
+  it('sample advances positions, returns the ids, and appends them to the histories', async () => {
     const random = new Random(12)
     const logits = Array.from({ length: 3 }, () => random.normals('float32', 20))
     const args = prepare({ logits, histories: [[4, 5, 6], [7], [8, 9]] }, 5)
@@ -160,7 +160,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
     expect(Array.from(await args.history.toArray())).toEqual(padded)
   })
 
-  it('leaves a finished sequence alone, whatever its logits', async () => {
+  it('sample leaves a finished sequence unchanged, whatever its logits', async () => {
     const nothing = Array(10).fill(Number.NaN)
     const args = prepare({ logits: [nothing, Array.from({ length: 10 }, (_, i) => i), nothing] }, 1)
     stream.write(args.ids, Int32Array.of(91, 92, 93))
@@ -173,7 +173,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
     expect(Array.from(await args.history.toArray())).toEqual(history)
   })
 
-  it('rejects a history with a token outside the vocabulary when it has to penalise it', async () => {
+  it('sample rejects a history with a token outside the vocabulary if it has to penalize it', async () => {
     const batch = { logits: [[1, 2, 3]], histories: [[0, 3]] }
     expect(await draw(batch, greedy)).toEqual([2])
     await expect(draw(batch, { ...greedy, repetitionPenalty: 1.1 })).rejects.toMatchObject({
@@ -182,7 +182,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
     })
   })
 
-  it('chooses by seed, sequence seed and position alone, not by the company in the batch', async () => {
+  it('sample depends only on seed, sequence seed, and position, not on other sequences in the batch', async () => {
     const random = new Random(13)
     const logits = Array.from({ length: 40 }, () => random.normals('float32', 50))
     const histories = logits.map((_, i) => random.integers(1 + (i % 7), 50))
@@ -196,7 +196,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
     }
   })
 
-  it('gives other tokens for another seed, sequence seed or position', async () => {
+  it('sample draws different tokens for another seed, sequence seed, or position', async () => {
     const logits = Array.from({ length: 60 }, () => new Float64Array(1000)) // all equally likely
     const ones = logits.map(() => 1)
     const base = { logits, sequenceSeeds: ones, seed: 1 }
@@ -208,10 +208,10 @@ describe.each(devices)('sample on $name', ({ device }) => {
       [0, 1, 2, 2 ** 31, 2 ** 32, 2 ** 53 - 1].map((seed) => draw({ ...base, seed }, plain)),
     )
     expect(new Set(seeds.map((ids) => ids[0])).size).toBe(6)
-    expect(new Set(await draw(base, plain)).size).toBe(1) // and equal draws for equal seeds
+    expect(new Set(await draw(base, plain)).size).toBe(1) // equal seeds give equal draws
   })
 
-  it('draws independently from position to position', async () => {
+  it('sample draws independently at each position', async () => {
     const probabilities = [0.4, 0.3, 0.2, 0.1]
     const row = probabilities.map(Math.log)
     const args = prepare({ logits: Array.from({ length: 20 }, () => row) }, 400)
@@ -220,7 +220,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
     const counts = new Float64Array(4)
     const pairs = new Float64Array(16)
     for (let i = 0; i < history.length; i++) {
-      if (i % 401 === 0) continue // the token that was there
+      if (i % 401 === 0) continue // the initial token
       counts[history[i]]++
       if (i % 401 > 1 && i % 2 === 0) pairs[4 * history[i - 1] + history[i]]++
     }
@@ -232,7 +232,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
   })
 
   it.each([Number.NaN, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY])(
-    'refuses logits that are all %d, and names the sequence',
+    'sample rejects logits that are all %d, and names the sequence',
     async (value) => {
       for (const settings of [plain, greedy, { ...plain, topK: 3 }, { ...plain, topP: 0.5 }]) {
         await expect(draw({ logits: [Array(37).fill(value)] }, settings)).rejects.toThrow(

@@ -15,7 +15,7 @@ const shapes = { tokens: tokenCounts, size: widths }
 const tolerance = (dtype: FloatDType) => ({ relative: 1.01 * roundoff[dtype] + 2e-6 })
 
 describe('the float64 reference of swiglu', () => {
-  it('has the gradient that finite differences give', () => {
+  it('the float64 reference of swiglu matches finite differences', () => {
     const random = new Random(3)
     const [gateUp, dh] = [random.normals('float32', 3 * 8, 2), random.normals('float32', 3 * 4)]
     const differences = finiteDifferences((at) => dot(dh, swiglu(at, 4)), gateUp)
@@ -26,7 +26,7 @@ describe('the float64 reference of swiglu', () => {
 describe.each(devices)('swiglu on $name', ({ device }) => {
   const stream = device.stream
 
-  it.each(floatDTypes)('gates each up of %s', async (dtype) => {
+  it.each(floatDTypes)('swigluForward computes silu(gate) · up in %s', async (dtype) => {
     await forAll(shapes, async ({ tokens, size, random }) => {
       const gateUp = random.normals(dtype, tokens * 2 * size, 3)
       const h = resultOf(device, dtype, [tokens, size])
@@ -35,7 +35,7 @@ describe.each(devices)('swiglu on $name', ({ device }) => {
     })
   })
 
-  it.each(floatDTypes)('replaces gates and ups of %s by their gradients', async (dtype) => {
+  it.each(floatDTypes)('swigluBackward replaces gates and ups of %s by their gradients', async (dtype) => {
     await forAll(shapes, async ({ tokens, size, random }) => {
       const gateUp = random.normals(dtype, tokens * 2 * size, 3)
       const dh = random.normals(dtype, tokens * size)
@@ -51,7 +51,7 @@ describe.each(devices)('swiglu on $name', ({ device }) => {
     })
   })
 
-  it.each(floatDTypes)('takes rows of %s wider than a block of threads, wherever they begin', async (dtype) => {
+  it.each(floatDTypes)('swiglu supports rows of %s wider than a block of threads, at any alignment', async (dtype) => {
     for (const size of [2049, 2056, 8640]) {
       const random = new Random(size)
       const [gateUp, dh] = [random.normals(dtype, 2 * 2 * size, 3), random.normals(dtype, 2 * size)]
@@ -67,8 +67,8 @@ describe.each(devices)('swiglu on $name', ({ device }) => {
     }
   })
 
-  it.each(floatDTypes)('of large gates in %s is the gate or nothing, and never NaN', async (dtype) => {
-    // More than a vector's worth, so that vector code and its remainder both see them.
+  it.each(floatDTypes)('swiglu of large gates in %s returns the gate or zero, and never NaN', async (dtype) => {
+    // More than one vector of elements, so that both vector code and its remainder are tested.
     const gates = Array.from({ length: 39 }, (_, i) => [88, 128, 4096, -88, -128, -4096, 0][i % 7])
     const gateUp = tensorOf(device, dtype, [1, 78], [...gates, ...gates.map(() => 2)])
     const h = resultOf(device, dtype, [1, 39])
@@ -84,7 +84,7 @@ describe.each(devices)('swiglu on $name', ({ device }) => {
     expectClose(await valuesOf(gateUp), backward, { absolute: backward.map(() => 1e-34) })
   })
 
-  it('passes a NaN on', async () => {
+  it('swiglu propagates NaN', async () => {
     const h = resultOf(device, 'float32', [1, 2])
     ops.swigluForward(stream, { h, gateUp: tensorOf(device, 'float32', [1, 4], [Number.NaN, 1, 1, Number.NaN]) })
     expect(await valuesOf(h)).toEqual(Float64Array.from([Number.NaN, Number.NaN]))

@@ -13,7 +13,7 @@ describe.each(devices)('on $name', ({ device }) => {
   afterEach(() => device.setThreads(threads))
 
   let streamId = 0
-  /** Normal draws, the same ones in each run. */
+  /** Normal samples, the same in each run. */
   function drawn(dtype: FloatDType, shape: number[], std = 1): Tensor {
     const tensor = device.tensor(dtype, shape)
     ops.randomNormal(stream, { x: tensor.view([tensor.length]), std, seed: 42, streamId: streamId++ })
@@ -24,7 +24,7 @@ describe.each(devices)('on $name', ({ device }) => {
     return tensorOf(device, 'int32', shape, new Random(streamId++).integers(count, limit))
   }
 
-  /** Each op, on more elements than one thread would be given, with sizes that do not divide evenly. */
+  /** Each op, on more elements than one thread would process, with sizes that do not divide evenly. */
   const cases: Record<string, (dtype: FloatDType) => Tensor[]> = {
     random_normal: (dtype) => [drawn(dtype, [100_003])],
     cast: (dtype) => {
@@ -147,18 +147,21 @@ describe.each(devices)('on $name', ({ device }) => {
     },
   }
 
-  it.each(Object.keys(cases))('%s gives the same bits with one, two and three threads, and again', async (name) => {
-    for (const dtype of floatDTypes) {
-      const results: ArrayBufferView[][] = []
-      for (const count of [1, 2, 3, 2]) {
-        device.setThreads(count)
-        streamId = 0
-        results.push(await Promise.all(cases[name](dtype).map((tensor) => tensor.toArray(stream))))
+  it.each(Object.keys(cases))(
+    '%s gives the same bits with one, two, and three threads, and when repeated',
+    async (name) => {
+      for (const dtype of floatDTypes) {
+        const results: ArrayBufferView[][] = []
+        for (const count of [1, 2, 3, 2]) {
+          device.setThreads(count)
+          streamId = 0
+          results.push(await Promise.all(cases[name](dtype).map((tensor) => tensor.toArray(stream))))
+        }
+        for (const result of results.slice(1)) {
+          expect(result.length).toBe(results[0].length)
+          for (const [i, array] of result.entries()) expectSameBits(array, results[0][i])
+        }
       }
-      for (const result of results.slice(1)) {
-        expect(result.length).toBe(results[0].length)
-        for (const [i, array] of result.entries()) expectSameBits(array, results[0][i])
-      }
-    }
-  })
+    },
+  )
 })
