@@ -1,6 +1,6 @@
 /**
- * Conversion between the floating-point types of weight files, on the CPU and without the addon. What is rounded goes
- * to the nearest, ties to even, as PyTorch rounds.
+ * Conversion between the floating-point types of weight files, on the CPU and without the addon. Rounds to nearest,
+ * ties to even, as PyTorch does.
  */
 import { DTYPE_BYTES, type WeightDType } from '../io/weight-source.js'
 
@@ -11,15 +11,15 @@ export function isCastable(dtype: WeightDType): dtype is CastDType {
   return dtype === 'float64' || dtype === 'float32' || dtype === 'float16' || dtype === 'bfloat16'
 }
 
-/** What was lost in conversions. */
+/** Losses in conversions. */
 export interface CastLosses {
-  /** Finite values that the new type has no number for, and that became infinite. */
+  /** Finite values that overflowed the new type and became infinite. */
   overflows: number
 }
 
 /**
- * Converts pieces of whole elements. A piece that comes out is overwritten when the next is asked for.
- * @param losses is added to
+ * Converts pieces of complete elements. An output piece is overwritten when the next is requested.
+ * @param losses accumulates the losses
  */
 export async function* castChunks(
   chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
@@ -40,7 +40,7 @@ export async function* castChunks(
   }
 }
 
-/** `castChunks` for bytes that are at hand. */
+/** `castChunks` for bytes in memory. */
 export function castBytes(bytes: Uint8Array, from: CastDType, to: CastDType): Uint8Array {
   if (from === to) return bytes
   const count = bytes.length / DTYPE_BYTES[from]
@@ -49,7 +49,7 @@ export function castBytes(bytes: Uint8Array, from: CastDType, to: CastDType): Ui
   return buffers.out
 }
 
-/** Memory for one piece: as float32, through which every conversion goes, and as it comes out. */
+/** Buffers for one piece: as float32, the intermediate type of every conversion, and as output. */
 class Buffers {
   /** Signed: small enough for V8's fastest arithmetic. */
   private readonly bits: Int32Array
@@ -65,7 +65,7 @@ class Buffers {
     this.out = to === 'float32' ? new Uint8Array(this.floats.buffer) : new Uint8Array(count * DTYPE_BYTES[to])
   }
 
-  /** @returns the bits of the numbers as float32: of the chunk itself where it has them */
+  /** @returns the numbers' float32 bits, without a copy if the chunk has them */
   load(chunk: Uint8Array, from: CastDType, count: number): Int32Array {
     const aligned = chunk.byteOffset % DTYPE_BYTES[from] === 0 ? chunk : new Uint8Array(chunk)
     if (from === 'float64') {
@@ -83,14 +83,14 @@ class Buffers {
     return bits.subarray(0, count)
   }
 
-  /** @returns how many finite values became infinite */
+  /** @returns the number of finite values that became infinite */
   store(bits: Int32Array, from: CastDType, to: CastDType): number {
     if (to === 'float64') {
       new Float64Array(this.out.buffer).set(new Float32Array(bits.buffer, bits.byteOffset, bits.length))
     }
     if (to === 'bfloat16') return toBfloat16(bits, new Uint16Array(this.out.buffer))
     if (to === 'float16') return toFloat16(bits, new Uint16Array(this.out.buffer))
-    // A float64 beyond float32 is infinite by now; the caller's values were finite if a model is to compute with them.
+    // A float64 beyond float32 is infinite by now; usable weights are finite, so the input was finite.
     return to === 'float32' && from === 'float64' ? countInfinite(bits) : 0
   }
 }
@@ -101,7 +101,7 @@ function countInfinite(bits: Int32Array): number {
   return infinite
 }
 
-/** Infinite values, and those that are not a number; none in types without them. */
+/** The number of infinite and NaN values; 0 for types without them. */
 export function countNonFinite(bytes: Uint8Array, dtype: string): number {
   const exponent = { float32: 0x7f800000, bfloat16: 0x7f80, float16: 0x7c00 }[dtype]
   if (exponent === undefined) return 0
@@ -115,7 +115,7 @@ export function countNonFinite(bytes: Uint8Array, dtype: string): number {
   return count
 }
 
-/** From here on nothing finite is nearest; above infinity lies what is not a number. */
+/** From here on no finite value is nearest; above infinity are the NaNs. */
 const BFLOAT16_OVERFLOWS = 0x7f7f8000
 
 /** The upper half is the nearest bfloat16 of a finite float32, ties to even. */
@@ -138,11 +138,11 @@ function toBfloat16(bits: Int32Array, out: Uint16Array): number {
   return bits.length % 2 === 1 ? overflows + storeBfloat16(bits, out, bits.length - 1) : overflows
 }
 
-/** Any value. @returns 1 when it was finite and is not any more */
+/** Handles any value. @returns 1 for a finite value that became infinite */
 function storeBfloat16(bits: Int32Array, out: Uint16Array, i: number): number {
   const x = bits[i]!
   const magnitude = x & 0x7fffffff
-  // What is not a number is to stay so when its low bits go.
+  // Keeps a NaN a NaN when its low bits are dropped.
   out[i] = magnitude > 0x7f800000 ? (x >>> 16) | 0x40 : rounded(x) >>> 16
   return magnitude >= BFLOAT16_OVERFLOWS && magnitude < 0x7f800000 ? 1 : 0
 }
@@ -154,7 +154,7 @@ function toFloat16(bits: Int32Array, out: Uint16Array): number {
     const sign = (x >>> 16) & 0x8000
     const magnitude = x & 0x7fffffff
     if (magnitude >= 0x477ff000) {
-      // 65520, from which on nothing finite is nearest
+      // 65520, from which on no finite value is nearest
       if (magnitude < 0x7f800000) overflows++
       out[i] = sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00)
     } else if (magnitude >= 0x38800000) {
@@ -175,7 +175,7 @@ function toFloat16(bits: Int32Array, out: Uint16Array): number {
 
 let table: Uint32Array | undefined
 
-/** The bits as float32 of each of the 65,536 float16 numbers. */
+/** The float32 bits of each of the 65,536 float16 numbers. */
 function float16Table(): Uint32Array {
   if (table) return table
   const floats = new Float32Array(65536)

@@ -5,17 +5,17 @@ import { isLfsPointer, lfsAdvice, mayBeLfsPointer } from '../io/lfs.js'
 import { parseJson } from '../json.js'
 import { isWeightFile, WEIGHT_FILES } from './shards.js'
 
-/** A file to be written beside weights. */
+/** A file to be written with the weights. */
 export interface CompanionFile {
   readonly name: string
   readonly data: Buffer
 }
 
-/** Larger ones are not what belongs to a model's config or tokenizer. */
+/** Larger files do not belong to a model's config or tokenizer. */
 const MAX_BYTES = 200_000_000
 const OTHER_WEIGHTS = /\.(gguf|h5|msgpack|ckpt|pt|pth|onnx|safetensors)$|^(training_args|optimizer|scheduler)\.bin$/
 
-/** Whether a file holds a model's weights, in a form that we read or another, or the index of such files. */
+/** Whether a file holds a model's weights, in any format, or is the index of such files. */
 export function isAnyWeightFile(name: string): boolean {
   return (
     isWeightFile(name, 'safetensors') ||
@@ -26,15 +26,15 @@ export function isAnyWeightFile(name: string): boolean {
 }
 
 /**
- * The files of a model directory that go with its weights wherever they go: config, generation config, tokenizer,
- * README, licence. Weights of any form, what a trainer keeps for itself, directories and hidden files are left out.
+ * The files of a model directory that accompany its weights: config, generation config, tokenizer, README, license.
+ * Weights of any format, trainer state, directories and hidden files are skipped.
  */
 export async function readCompanions(directory: string): Promise<CompanionFile[]> {
   const companions: CompanionFile[] = []
   for (const name of (await readdir(directory)).sort()) {
     if (name.startsWith('.') || isAnyWeightFile(name) || ['manifest.json', 'latest'].includes(name)) continue
     const file = path.join(directory, name)
-    const stats = await stat(file) // through symbolic links, which the Hub's cache consists of
+    const stats = await stat(file) // follows symbolic links, which the Hub's cache consists of
     if (!stats.isFile() || stats.size > MAX_BYTES) continue
     const data = await readFile(file)
     if (mayBeLfsPointer(data.length) && isLfsPointer(data)) throw new CheckpointError(lfsAdvice(file))
@@ -43,20 +43,23 @@ export async function readCompanions(directory: string): Promise<CompanionFile[]
   return companions
 }
 
-/** What config.json is to say of the weights that are written next to it. */
+/** Facts about written weights that config.json must reflect. */
 export interface WrittenForm {
-  /** Their type, where it has changed. */
+  /** Their type, if it has changed. */
   readonly dtype?: string
-  /** Whether all of them are plain numbers of floating point, which no `quantization_config` describes. */
+  /** Whether all of them are plain floating-point numbers, to which no `quantization_config` applies. */
   readonly plain: boolean
-  /** Whether they hold an output projection of their own in spite of `tie_word_embeddings`. */
+  /** Whether they have a separate output projection in spite of `tie_word_embeddings`. */
   readonly untied: boolean
 }
 
 /** Keys that describe how weights are quantized. */
 export const QUANTIZATION_KEYS = ['quantization_config', 'compression_config']
 
-/** config.json as parsed; undefined where there is none. @throws CheckpointError when it is not a JSON object */
+/**
+ * The parsed config.json; undefined if there is none.
+ * @throws {CheckpointError} for one that is not a JSON object
+ */
 export function configOf(companions: readonly CompanionFile[], where: string): Record<string, unknown> | undefined {
   const file = companions.find(({ name }) => name === 'config.json')
   if (!file) return undefined
@@ -70,7 +73,7 @@ export function configOf(companions: readonly CompanionFile[], where: string): R
   throw new CheckpointError(`${path.join(where, file.name)} is not a JSON object; download or copy it again`)
 }
 
-/** The config.json to write; the keys that say nothing of the weights stay as they were. */
+/** The config.json to write; keys that do not concern the weights stay unchanged. */
 export function configFor(config: Record<string, unknown>, { dtype, plain, untied }: WrittenForm) {
   const kept = Object.entries(config).filter(([key]) => !(plain && QUANTIZATION_KEYS.includes(key)))
   return {
@@ -80,7 +83,7 @@ export function configFor(config: Record<string, unknown>, { dtype, plain, untie
   }
 }
 
-/** The files with a config.json that fits what is written. Its bytes stay where nothing is to change. */
+/** The files with a config.json that matches the written weights. Its bytes stay unchanged if nothing differs. */
 export function companionsFor(companions: readonly CompanionFile[], where: string, form: WrittenForm): CompanionFile[] {
   return companions.map(({ name, data }) => {
     if (name !== 'config.json') return { name, data }

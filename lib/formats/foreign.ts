@@ -1,7 +1,7 @@
-/** What is recognized and not read: its name, and the command that makes something of it that is. */
+/** Formats that are recognized but not read: their names, and the commands that convert them. */
 import path from 'node:path'
 
-/** Why weights of a type cannot be computed with, and what to do, as the end of a sentence; undefined for those that can. */
+/** Why weights of a type cannot be used, with advice, as the end of a sentence; undefined for usable types. */
 export function unusableType(dtype: string, where: string): string | undefined {
   if (dtype === 'float32' || dtype === 'bfloat16' || dtype === 'float16') return undefined
   if (dtype === 'float64') {
@@ -18,8 +18,8 @@ export function unusableType(dtype: string, where: string): string | undefined {
 }
 
 /**
- * Says where a directory keeps a distributed checkpoint of PyTorch, and how to convert it. FSDP's Trainer integrations
- * keep one in `pytorch_model_fsdp_0`, below the checkpoint.
+ * Where a directory has a distributed PyTorch checkpoint, and how to convert it; undefined for none. FSDP's Trainer
+ * integrations keep one in `pytorch_model_fsdp_0`, below the checkpoint.
  */
 export function distributedCheckpoint(directory: string, names: readonly string[]): string | undefined {
   const below = names.find((name) => /^pytorch_model_fsdp_\d+$/.test(name))

@@ -6,36 +6,37 @@ import { DEFAULT_MAX_SHARD_SIZE, isWeightFile, WEIGHT_FILES, type WeightFormat }
 import { planWeights, verifyWeights, writeWeights } from './weight-writer.js'
 
 export interface ModelDirectoryContents {
-  /** The contents of config.json; none is written, and one that is there stays, when left out. */
+  /** The contents of config.json; by default none is written, and an existing one is kept. */
   config?: object
   /** The contents of generation_config.json. */
   generationConfig?: object
-  /** Further files as they are: tokenizer.model, tokenizer_config.json, special_tokens_map.json, … */
+  /** Other files, written unchanged: tokenizer.model, tokenizer_config.json, special_tokens_map.json, … */
   tokenizerFiles?: readonly { readonly name: string; readonly data: Uint8Array | string }[]
-  /** In the order of the model's state dict, which decides what goes into which shard. */
+  /** In state dict order, which determines the contents of each shard. */
   tensors: readonly TensorToWrite[]
   /** Bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
-  /** Of the weights; safetensors when left out. */
+  /** Format of the weights; defaults to safetensors. */
   format?: WeightFormat
-  /** Reads the weights back and compares them with what was written, before they get their final names. */
+  /** Reads the weights back and compares them with the written data before they get their final names. */
   verify?: boolean
-  /** Weight files of the directory that go when the new ones come, besides those of the same format. */
+  /** Weight files in the directory that the new ones replace, in addition to those of the same format. */
   replaces?: readonly string[]
-  /** Called when everything is written, and before anything has its final name; when it throws, nothing has changed. */
+  /** Called after everything is written, before anything gets its final name; if it throws, nothing has changed. */
   onWritten?(): void
   signal?: AbortSignal
 }
 
 /**
- * Writes a Hugging Face model directory that Transformers loads, with the weights whole or in shards.
+ * Writes a Hugging Face model directory that Transformers loads, with the weights in one file or in shards.
  *
- * It is there as a whole or not at all. A new directory is written beside its name and renamed. In one that exists, the
- * new files take the places of those with the same names, weights of an earlier save in the same format go, and everything
- * else stays; see `replaceFilesAtomically`. The disk must have room for the old and the new weights at once.
- * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
- * @throws RangeError for a file name with a directory in it, a tensor named twice or of an impossible shape, or a size
- * that cannot be understood
+ * It appears completely or not at all. A new directory is written under a temporary name and renamed. In an existing
+ * one, the new files replace those with the same names, weights of an earlier save in the same format are removed, and
+ * everything else stays; see `replaceFilesAtomically`. The disk must have space for the old and the new weights at
+ * once.
+ * @throws {CheckpointError} for a full or read-only disk; nothing has changed then
+ * @throws {RangeError} for a file name with a directory in it, a tensor named twice or of an invalid shape, or an
+ *   invalid size
  */
 export async function writeModelDirectory(directory: string, contents: ModelDirectoryContents): Promise<void> {
   const { config, generationConfig, tokenizerFiles = [], tensors, verify, replaces = [], onWritten, signal } = contents
@@ -64,7 +65,7 @@ export async function writeModelDirectory(directory: string, contents: ModelDire
   const { whole, index } = WEIGHT_FILES[format]
   await replaceFilesAtomically(directory, produce, {
     bytesNeeded,
-    // An index goes even where a new one comes, as its shards are replaced one by one.
+    // An old index is removed even if a new one replaces it, since its shards are replaced one by one.
     obsolete: (existing, written) =>
       existing.filter((name) => {
         const own = isWeightFile(name, format) || replaces.includes(name)

@@ -20,13 +20,13 @@ export interface ModelFiles {
   readonly format: WeightFormat
   /** Names within the directory. */
   readonly files: readonly string[]
-  /** From the index: the file that holds each tensor. Undefined when one file holds all. */
+  /** From the index: the file that holds each tensor. Undefined if one file holds all. */
   readonly weightMap: ReadonlyMap<string, string> | undefined
 }
 
 /** The tensors of a model directory. */
 export interface ModelWeights extends WeightSource {
-  /** How the names differ from those in the files. */
+  /** The differences between these names and those in the files. */
   readonly renaming: Renaming
 }
 
@@ -34,12 +34,11 @@ export interface ModelWeights extends WeightSource {
 const MAX_INDEX_BYTES = 100_000_000
 
 /**
- * Opens the weights of a Hugging Face model directory, whatever the form: safetensors before torch `.bin`, whole or in
- * shards. Headers are read and checked at once; the files are opened again as tensors are read, a few at a time. The
- * tensors have Hugging Face's names, whatever wrappers left in those of the files. The `rotary_emb.inv_freq` of old
- * checkpoints, which a model has no use for, are among them. A training checkpoint of this package is opened as the model that
- * it holds.
- * @throws CheckpointError when there are no weights, a shard or a tensor is missing or met twice, or a file is damaged
+ * Opens the weights of a Hugging Face model directory in any form: safetensors before torch `.bin`, in one file or in
+ * shards. Headers are read and checked at once; files are reopened as tensors are read, a few at a time. The tensors
+ * have Hugging Face's names, without wrapper segments. They include the `rotary_emb.inv_freq` of old checkpoints, which
+ * models do not use. A training checkpoint of this package opens as its model.
+ * @throws {CheckpointError} for missing weights, a shard or a tensor that is missing or repeated, or a damaged file
  */
 export async function openModelWeights(directory: string, pool = new HandlePool()): Promise<ModelWeights> {
   if (await isTrainingCheckpoint(directory)) {
@@ -62,14 +61,14 @@ export async function openModelWeights(directory: string, pool = new HandlePool(
   }
 }
 
-/** Opens one weight file by its kind: `.safetensors`, or else what torch.save has written. */
+/** Opens one weight file by its kind: `.safetensors`, or else the format of torch.save. */
 export function openWeightFile(file: string, pool?: HandlePool): Promise<WeightSource> {
   return file.endsWith('.safetensors') ? openSafetensors(file, pool) : openTorchBin(file, pool)
 }
 
 /**
  * Finds the weight files of a model directory, without opening them.
- * @throws CheckpointError when there are none, an index is not one, or shards that it names are not there
+ * @throws {CheckpointError} for a directory without any, an invalid index, or missing shards
  */
 export async function findModelFiles(directory: string): Promise<ModelFiles> {
   const names = await readdir(directory).catch((error) => {
@@ -121,7 +120,7 @@ export function isPeftAdapter(names: readonly string[]): boolean {
   )
 }
 
-/** What an adapter is, and how it becomes a model. */
+/** The error for an adapter, with how to merge it into a model. */
 export function peftAdvice(directory: string): string {
   const merge = `AutoPeftModelForCausalLM.from_pretrained("${directory}").merge_and_unload().save_pretrained("merged")`
   return (
@@ -132,7 +131,7 @@ export function peftAdvice(directory: string): string {
 
 /**
  * The file of each tensor, from an index of shards.
- * @throws CheckpointError when it is not one, or names a file that is not beside it
+ * @throws {CheckpointError} for an invalid index, or one that names a file outside its directory
  */
 export async function readIndex(file: string): Promise<Map<string, string>> {
   const fail = (what: string, cause?: unknown) => new CheckpointError(`${file} ${what}`, { cause })
@@ -166,7 +165,7 @@ export async function readIndex(file: string): Promise<Map<string, string>> {
   return weightMap
 }
 
-/** The tensors of several files as one. */
+/** The tensors of several files as one source. */
 class ShardedSource implements WeightSource {
   readonly tensors: ReadonlyMap<string, TensorInfo>
   readonly #owner = new Map<string, WeightSource>()

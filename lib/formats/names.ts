@@ -1,9 +1,9 @@
-/** What is known of the names of tensors in checkpoints of the LLaMA architecture. */
+/** Tensor names in checkpoints of the LLaMA architecture. */
 import { CheckpointError } from '../errors.js'
 import { forError } from '../format.js'
 import type { TensorInfo, WeightSource } from '../io/weight-source.js'
 
-/** Within a block, in the order of Transformers' modules, which decides what goes into which shard. */
+/** Within a block, in the order of Transformers' modules, which determines the contents of each shard. */
 const BLOCK = [
   'self_attn.q_proj.weight',
   'self_attn.k_proj.weight',
@@ -18,14 +18,14 @@ const BLOCK = [
 ]
 const AROUND = ['model.embed_tokens.weight', 'model.layers', 'model.norm.weight', 'lm_head.weight']
 
-/** A buffer of old checkpoints that holds no parameters; models compute it. */
+/** A buffer of old checkpoints without parameters; models compute it. */
 export function isRotaryBuffer(name: string): boolean {
   return name.endsWith('.rotary_emb.inv_freq')
 }
 
 /**
- * Names in the order in which the model's state dict has them. Those of other architectures stay in the order they come
- * in, which in a torch file is that of its state dict.
+ * Sorts names in state dict order. Names of other architectures keep their order, which in a torch file is that of its
+ * state dict.
  */
 export function sortAsStateDict(names: readonly string[]): string[] {
   const places = new Map(names.map((name) => [name, placeOf(name)]))
@@ -44,7 +44,7 @@ function placeOf(name: string): [section: number, layer: number, inBlock: number
   return section < 0 || inBlock < 0 ? undefined : [section, Number(layer ?? 0), inBlock]
 }
 
-/** Segments that wrappers put into names, wherever they wrap: nobody else calls a module so. */
+/** Name segments that wrappers insert; no other module has these names. */
 const WRAPPERS: ReadonlySet<string> = new Set([
   '_orig_mod', // torch.compile
   '_fsdp_wrapped_module', // FullyShardedDataParallel
@@ -52,7 +52,7 @@ const WRAPPERS: ReadonlySet<string> = new Set([
   '_checkpoint_wrapped_module', // activation checkpointing
   '_forward_module', // Lightning Fabric
 ])
-/** Wrappers' segments that other architectures may use: dropped where the rest is a LLaMA. */
+/** Wrapper segments that other architectures may use: removed only if the rest is a LLaMA name. */
 const LLAMA_WRAPPERS: ReadonlySet<string> = new Set([
   'module', // DistributedDataParallel, DataParallel, DeepSpeed
   'base_model', // PEFT
@@ -62,24 +62,24 @@ const OF_BASE_MODEL = ['embed_tokens', 'layers', 'norm', 'rotary_emb']
 const LLAMA = /^model\.(embed_tokens\.weight$|layers\.\d+\.(self_attn|mlp|input_layernorm|post_attention_layernorm)\.)/
 const UNMERGED = /(^|\.)(lora_|ia3_l|oft_|boft_|hada_|vera_lambda_|modules_to_save\.|original_module\.)/
 
-/** How the names in a checkpoint differ from Hugging Face's. */
+/** The differences between a checkpoint's names and Hugging Face's. */
 export interface Renaming {
   /** Hugging Face's name of each stored name. */
   readonly names: ReadonlyMap<string, string>
-  /** Names that differ. */
+  /** Number of names that differ. */
   readonly count: number
-  /** What they had too many: segments with their dot, such as `module.`. */
+  /** Removed segments with their dot, such as `module.`. */
   readonly removed: readonly string[]
   /** Whether the leading `model.` was missing, as in the state dict of a bare LlamaModel. */
   readonly added: boolean
 }
 
 /**
- * Names as Transformers gives them, of what torch.compile, DistributedDataParallel, FSDP, activation checkpointing, PEFT,
- * and OpenAlpaca's trainer left: segments of wrappers anywhere, in any nesting, and a `model.` too many or too few. The
- * names of other architectures keep what only LLaMA lacks.
+ * Maps stored names to Transformers' names: removes the segments left by torch.compile, DistributedDataParallel, FSDP,
+ * activation checkpointing, PEFT, and OpenAlpaca's trainer, anywhere and in any nesting, and adds or removes a leading
+ * `model.`. Names of other architectures keep segments that only LLaMA lacks.
  * @param where names the checkpoint in errors
- * @throws CheckpointError when two names stand for the same tensor, or adapters are not merged
+ * @throws {CheckpointError} for two names of the same tensor, or unmerged adapters
  */
 export function huggingFaceNames(stored: Iterable<string>, where: string): Renaming {
   const list = [...stored]
@@ -112,7 +112,7 @@ export function huggingFaceNames(stored: Iterable<string>, where: string): Renam
   }
 }
 
-/** A sentence about a renaming, for people; undefined where no name has changed. */
+/** A sentence about a renaming, for the user; undefined if no name has changed. */
 export function describeRenaming({ count, removed, added }: Renaming): string | undefined {
   if (count === 0) return undefined
   const parts = [
@@ -130,7 +130,7 @@ function llamaName(name: string): string {
   return (OF_BASE_MODEL.includes(core[0]!) ? ['model', ...core] : segments).join('.')
 }
 
-/** Without what all of them have too many. */
+/** Names without the segments common to all of them. */
 function foreignNames(names: readonly string[]): string[] {
   const bare = names.map((name) => name.split('.').filter((segment) => !WRAPPERS.has(segment)))
   const strip = (hasIt: (segments: string[]) => boolean): boolean => {
@@ -143,7 +143,7 @@ function foreignNames(names: readonly string[]): string[] {
   return bare.map((segments) => segments.join('.'))
 }
 
-/** Segments of which `before` has more than `after`. */
+/** Segments that occur more often in `before` than in `after`. */
 function surplus(before: readonly string[], after: readonly string[]): string[] {
   const rest = [...after]
   return before.filter((segment) => {

@@ -2,11 +2,11 @@ import { NonFiniteError } from '../errors.js'
 
 const MOST_NAMES = 5
 
-/** Finite values that a conversion made infinite, or not a number, by tensor. */
+/** Finite values that a conversion made infinite or NaN, by tensor. */
 export class Overflows {
   readonly #tensors = new Map<string, number>()
 
-  /** @param name the tensor's in Hugging Face's form; counts of the same tensor add up */
+  /** @param name the tensor's Hugging Face name; counts of the same tensor add up */
   add(name: string, count: number): void {
     if (count > 0) this.#tensors.set(name, (this.#tensors.get(name) ?? 0) + count)
   }
@@ -20,8 +20,8 @@ export class Overflows {
   }
 
   /**
-   * A sentence with counts and names; undefined where nothing has overflowed.
-   * @param dtype was converted to
+   * A sentence with counts and names; undefined if nothing overflowed.
+   * @param dtype the target type of the conversion
    */
   describe(dtype: string): string | undefined {
     const { total } = this
@@ -36,7 +36,7 @@ export class Overflows {
     )
   }
 
-  /** @throws {NonFiniteError} where something has overflowed */
+  /** @throws {NonFiniteError} for any overflow */
   refuse(dtype: string): void {
     const sentence = this.describe(dtype)
     if (sentence !== undefined) throw new NonFiniteError(`nothing is written, since ${sentence}`)

@@ -1,7 +1,7 @@
 import { CheckpointError } from '../errors.js'
 import { type TensorInfo, tensorForRead, type WeightSource } from '../io/weight-source.js'
 
-/** A run of bytes of a tensor in some file. */
+/** A range of a tensor's bytes in some file. */
 export interface Segment {
   readonly source: WeightSource
   readonly name: string
@@ -10,14 +10,14 @@ export interface Segment {
   readonly length: number
 }
 
-/** A tensor that lies in several files, the segments in the order of its bytes. */
+/** A tensor spread over several files, with the segments in byte order. */
 export interface SegmentedTensor extends TensorInfo {
   readonly segments: readonly Segment[]
 }
 
 /**
- * Tensors put together from parts of others, such as the shards of a training checkpoint's ranks. Only what is asked
- * for is read.
+ * Tensors assembled from parts of others, such as the shards of a training checkpoint's ranks. Reads only the requested
+ * parts.
  */
 export class SegmentedSource implements WeightSource {
   readonly tensors: ReadonlyMap<string, TensorInfo>
@@ -60,8 +60,8 @@ export class SegmentedSource implements WeightSource {
 }
 
 /**
- * The part from `start` on, `length` bytes long, of what several tensors hold when they are put end to end.
- * @throws RangeError when they end before it does
+ * The `length` bytes from `start` on, of the concatenation of several tensors.
+ * @throws {RangeError} for a range beyond their end
  */
 export function sliceOf(parts: readonly Segment[], start: number, length: number): Segment[] {
   const slice: Segment[] = []
@@ -76,7 +76,7 @@ export function sliceOf(parts: readonly Segment[], start: number, length: number
   return slice
 }
 
-/** All of a tensor. */
+/** A full tensor. */
 export function wholeOf(source: WeightSource, name: string): Segment {
   return { source, name, offset: 0, length: source.tensors.get(name)!.bytes }
 }

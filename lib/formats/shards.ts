@@ -1,7 +1,7 @@
-/** Splitting a state dict over files, and naming them, as huggingface_hub's `split_torch_state_dict_into_shards` does. */
+/** Splits a state dict over files, and names them, as huggingface_hub's `split_torch_state_dict_into_shards` does. */
 export type WeightFormat = 'safetensors' | 'bin'
 
-/** Names that Transformers looks for, whole and sharded. */
+/** Names that Transformers looks for, of single files and indexes. */
 export const WEIGHT_FILES: Readonly<Record<WeightFormat, { whole: string; index: string }>> = {
   safetensors: { whole: 'model.safetensors', index: 'model.safetensors.index.json' },
   bin: { whole: 'pytorch_model.bin', index: 'pytorch_model.bin.index.json' },
@@ -13,16 +13,16 @@ export interface ShardPlan {
   readonly files: readonly { readonly name: string; readonly tensors: readonly string[]; readonly bytes: number }[]
   /** Bytes of all tensors. */
   readonly totalSize: number
-  /** The contents of `<whole name>.index.json`; undefined when one file holds everything. */
+  /** The contents of `<whole name>.index.json`; undefined if one file holds everything. */
   readonly index: string | undefined
 }
 
 /**
- * Fills shards greedily, in the order of the tensors (that of the model's state dict): a tensor that would take the
- * shard past `maxShardSize` begins the next one, and one that is larger by itself gets a shard of its own.
- * Tied tensors (`sameAs`) go where the one that they share a storage with goes, and take no room.
+ * Fills shards greedily, in state dict order: a tensor that would make the shard exceed `maxShardSize` starts the next
+ * one, and a larger tensor gets a separate shard. Tied tensors (`sameAs`) go to the shard of the one whose storage they
+ * share, and take no space.
  * @param maxShardSize bytes, or a text such as `5GB`
- * @throws RangeError for a size that cannot be understood
+ * @throws {RangeError} for an invalid size
  */
 export function planShards(
   tensors: Iterable<{ readonly name: string; readonly bytes: number; readonly sameAs?: string }>,
@@ -39,7 +39,7 @@ export function planShards(
       continue
     }
     if (bytes > limit) {
-      // Ahead of the shard that is being filled, which goes on with the next tensor: what huggingface_hub does.
+      // Goes before the shard being filled, which continues with the next tensor, as in huggingface_hub.
       shards.push({ tensors: [name], bytes })
       continue
     }
@@ -58,7 +58,7 @@ export function planShards(
   return { files, totalSize, index: files.length > 1 ? indexJson(files, totalSize) : undefined }
 }
 
-/** Whether a file has the name of weights in this format, whole or a shard. */
+/** Whether a file name is that of weights in this format, a single file or a shard. */
 export function isWeightFile(name: string, format: WeightFormat): boolean {
   const { whole } = WEIGHT_FILES[format]
   return name === whole || name.replace(/-\d{5}-of-\d{5}\./, '.') === whole
@@ -94,7 +94,7 @@ const UNITS: Readonly<Record<string, number>> = {
 
 /**
  * Bytes in a size such as `5GB` (10⁹), `300 MB`, `2GiB` (2³⁰) or a plain number.
- * @throws RangeError for anything else, and for less than a byte
+ * @throws {RangeError} for anything else, and for less than a byte
  */
 export function parseSize(size: number | string): number {
   const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(size)) ?? []

@@ -6,7 +6,7 @@ export interface ElementRange {
   count: number
 }
 
-/** Ranges of a source's tensors as flat tensors of their own, under the same names. Closing it closes the source. */
+/** Ranges of a source's tensors as separate flat tensors with the same names. Closing it closes the source. */
 export function sliceSource(source: WeightSource, ranges: ReadonlyMap<string, ElementRange>): WeightSource {
   const tensors = new Map<string, TensorInfo>()
   for (const [name, info] of source.tensors) {

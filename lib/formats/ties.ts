@@ -3,10 +3,10 @@ import { type CastDType, castBytes, isCastable } from './cast.js'
 
 export const EMBEDDING = 'model.embed_tokens.weight'
 export const OUTPUT = 'lm_head.weight'
-/** Of each tensor at a time; a multiple of every element's size. */
+/** Per tensor and read; a multiple of every element size. */
 const CHUNK_BYTES = 1 << 22
 
-/** Whether weights hold an output projection with other values than the embedding's. Reading ends at the first other value. */
+/** Whether weights have an output projection that differs from the embedding. Stops at the first difference. */
 export async function hasOwnOutput(source: WeightSource): Promise<boolean> {
   const embedding = source.tensors.get(EMBEDDING)
   const output = source.tensors.get(OUTPUT)
@@ -27,7 +27,7 @@ export async function hasOwnOutput(source: WeightSource): Promise<boolean> {
   return false
 }
 
-/** As numbers: −0 is 0. */
+/** Compares as numbers: −0 equals 0. */
 function differ(a: Uint8Array, dtypeA: CastDType, b: Uint8Array, dtypeB: CastDType): boolean {
   const floats = (bytes: Uint8Array, dtype: CastDType) => {
     const cast = castBytes(bytes, dtype, 'float32')
@@ -37,7 +37,7 @@ function differ(a: Uint8Array, dtypeA: CastDType, b: Uint8Array, dtypeB: CastDTy
   return x.some((value, i) => value !== y[i])
 }
 
-/** What is said about such weights. */
+/** The warning about such weights. */
 export const ownOutputWarning = (where: string): string =>
   `${where}: config.json ties lm_head.weight to the embedding, but the weights hold another lm_head.weight: ` +
   'the two are kept apart, as Transformers 5 does; set "tie_word_embeddings" to false'

@@ -1,4 +1,4 @@
-/** What is done to tensors on their way from one file to another: order, names, types. */
+/** Transformations of tensors between files: order, names, types. */
 
 import type { TensorToWrite } from '../io/file-sink.js'
 import { tensorChunks } from '../io/stream.js'
@@ -8,20 +8,20 @@ import { sortAsStateDict } from './names.js'
 import type { Overflows } from './overflows.js'
 
 export interface TransformOptions {
-  /** For tensors of floating point; others keep theirs. Each keeps its own when left out. */
+  /** The type for floating-point tensors; other tensors are unchanged. Defaults to each tensor's type. */
   dtype?: CastDType
-  /** The name to write a tensor under; undefined leaves it out. Its own when left out. */
+  /** The name to write a tensor under; undefined skips it. Defaults to its name. */
   rename?(name: string): string | undefined
-  /** Ties of which only the first tensor is written, as a model of such a config makes the others from it. */
+  /** Ties of which only the first tensor is written, for configs from which a model derives the others. */
   dropTied?(name: string): boolean
-  /** Writes tied tensors apart, for forms that cannot share a storage. */
+  /** Writes tied tensors separately, for formats that cannot share a storage. */
   untie?: boolean
-  /** Counts what conversions lost, under the names that are written. */
+  /** Counts conversion losses, under the written names. */
   overflows?: Overflows
   signal?: AbortSignal
 }
 
-/** The tensors of a source as a writer takes them, in the order of a model's state dict; they are read when it asks. */
+/** The tensors of a source for a writer, in state dict order; they are read on demand. */
 export function tensorsToWrite(source: WeightSource, options: TransformOptions = {}): TensorToWrite[] {
   const { rename = (name: string) => name, dropTied = () => false, untie = false } = options
   const names = new Map<string, string>()
@@ -45,7 +45,7 @@ export function tensorsToWrite(source: WeightSource, options: TransformOptions =
   return sortAsStateDict([...byName.keys()]).map((name) => byName.get(name)!)
 }
 
-/** The type that a tensor has after conversion. */
+/** A tensor's type after conversion. */
 export function targetDType(dtype: WeightDType, wanted: CastDType | undefined): WeightDType {
   return wanted !== undefined && isCastable(dtype) ? wanted : dtype
 }

@@ -5,16 +5,16 @@ import { isLfsPointer, lfsAdvice } from '../io/lfs.js'
 
 /** An open file. */
 interface Reader {
-  /** @returns how many bytes there were, at least one unless the file ends */
+  /** @returns the number of bytes read, at least one before the end of the file */
   read(position: number, into: Uint8Array): Promise<number>
   close(): Promise<void>
 }
 
-/** Open files of which at most `limit` are kept; beyond it the idle one that was used longest ago is closed. */
+/** Keeps at most `limit` files open; beyond that, it closes the least recently used idle one. */
 export class HandlePool {
   readonly #entries = new Map<string, { handle: Promise<Reader>; users: number }>()
 
-  /** @param direct reads large files from the disk itself, and not from the page cache; see DirectReader */
+  /** @param direct reads large files from the disk, bypassing the page cache; see DirectReader */
   constructor(
     readonly limit = 16,
     readonly direct = false,
@@ -38,7 +38,7 @@ export class HandlePool {
     }
   }
 
-  /** Closes one file, or all of them, after the reads that are under way. */
+  /** Closes one file, or all of them, after their pending reads. */
   async close(path?: string): Promise<void> {
     for (const key of path === undefined ? [...this.#entries.keys()] : [path]) {
       const entry = this.#entries.get(key)
@@ -69,7 +69,7 @@ class CachedReader implements Reader {
   }
 }
 
-/** A file of weights, opened when it is read and read by position, so that pieces can come in any order at once. */
+/** A weight file, opened when it is read and read by position, so that pieces can be read in any order at once. */
 export class WeightFile {
   #closed = false
 
@@ -81,7 +81,7 @@ export class WeightFile {
     private readonly pool: HandlePool,
   ) {}
 
-  /** @throws CheckpointError when there is no such file, or it is a Git LFS pointer instead of the weights */
+  /** @throws {CheckpointError} for a missing file, or a Git LFS pointer instead of the weights */
   static async open(path: string, pool = new HandlePool()): Promise<WeightFile> {
     const stats = await stat(path).catch((error) => {
       throw readError(path, error)
@@ -95,14 +95,17 @@ export class WeightFile {
     return file
   }
 
-  /** The first `length` bytes, or all of a file that is shorter. */
+  /** The first `length` bytes, or all of a shorter file. */
   async readStart(length: number): Promise<Buffer> {
     const start = Buffer.alloc(Math.min(length, this.size))
     await this.read(0, start)
     return start
   }
 
-  /** Fills `into` from `position` on. @throws CheckpointError when the file ends before, or cannot be read */
+  /**
+   * Fills `into` from `position` on.
+   * @throws {CheckpointError} for a file that ends before, or cannot be read
+   */
   async read(position: number, into: Uint8Array): Promise<void> {
     if (this.#closed) throw new CheckpointError(`${this.path} was closed; open it again to read from it`)
     if (into.length === 0) return
@@ -127,7 +130,7 @@ export class WeightFile {
     await this.pool.close(this.path)
   }
 
-  /** The error for a file that should reach to `end`. */
+  /** The error for a file that ends before `end`. */
   cutShort(end: number): CheckpointError {
     return new CheckpointError(
       `${this.path} is cut short: it should have at least ${end} bytes and has ${this.size}; download or copy it again`,
@@ -148,7 +151,7 @@ export class WeightFile {
   }
 }
 
-/** A system error on reading, told as one sentence that names the file. */
+/** Turns a system error on reading into one sentence that names the file. */
 export function readError(path: string, cause: NodeJS.ErrnoException): CheckpointError {
   const reasons: Record<string, string> = {
     ENOENT: 'there is no such file',

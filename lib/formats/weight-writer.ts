@@ -14,7 +14,7 @@ import { openTorchBin } from './torch/torch-bin.js'
 import { writeTorchBin } from './torch/torch-writer.js'
 import { HandlePool } from './weight-file.js'
 
-/** What a tensor must be when it is read back. */
+/** The expected dtype, shape, and checksum of a tensor that is read back. */
 export interface TensorChecksum {
   readonly dtype: string
   readonly shape: readonly number[]
@@ -32,13 +32,16 @@ export interface WeightsOptions {
   maxShardSize: number | string
 }
 
-/** While one is flushed to the disk, another is written. */
+/** One file is written while another is flushed to disk. */
 const FILES_AT_ONCE = 2
 
-/** When read back: while the bytes of one are compared, those of others come. */
+/** When reading back, the bytes of some tensors are loaded while those of another are compared. */
 const TENSORS_AT_ONCE = 3
 
-/** Does something with each of a list, so many at a time. The first error ends it, when nothing is under way any more. */
+/**
+ * Runs a task for each item of a list, `atOnce` at a time. The first error is thrown after all running tasks have
+ * ended.
+ */
 async function eachOf<T>(list: readonly T[], atOnce: number, task: (item: T) => Promise<void>): Promise<void> {
   const waiting = list.values()
   let failed = false
@@ -55,7 +58,7 @@ async function eachOf<T>(list: readonly T[], atOnce: number, task: (item: T) => 
   for (const result of results) if (result.status === 'rejected') throw result.reason
 }
 
-/** How the tensors would be split over files. */
+/** The split of the tensors over files. */
 export function planWeights(tensors: readonly TensorToWrite[], { format, maxShardSize }: WeightsOptions): ShardPlan {
   const sizes = tensors.map(({ name, shape, dtype, sameAs }) => {
     const bytes = tensorBytes(shape, dtype)
@@ -66,9 +69,9 @@ export function planWeights(tensors: readonly TensorToWrite[], { format, maxShar
 }
 
 /**
- * Writes weight files and, where there are several, their index into a directory, under the names that Transformers
- * looks for. The checksums are taken from the bytes as they come from the tensors.
- * @param tensors in the order of the model's state dict
+ * Writes weight files and, if there are several, their index into a directory, under the names that Transformers looks
+ * for. The checksums are computed from the bytes as the tensors provide them.
+ * @param tensors in state dict order
  */
 export async function writeWeights(
   directory: string,
@@ -132,9 +135,9 @@ function withChecksum(tensor: TensorToWrite, checksums: Map<string, TensorChecks
 }
 
 /**
- * Reads written weights back and compares every tensor with what was written.
+ * Reads written weights back and compares every tensor with the written data.
  * @param where a weight file of the given format, or without one a model directory
- * @throws CheckpointError when anything is not as it was written
+ * @throws {CheckpointError} for any difference
  */
 export async function verifyWeights(
   where: string,
@@ -143,7 +146,7 @@ export async function verifyWeights(
   { format, signal }: { format?: WeightFormat; signal?: AbortSignal } = {},
 ): Promise<void> {
   const open = { bin: openTorchBin, safetensors: openSafetensors, directory: openModelWeights }[format ?? 'directory']
-  // From the disk itself: what the page cache holds is what was written for certain.
+  // From the disk itself: the page cache certainly holds the written bytes.
   const source: WeightSource = await open(where, new HandlePool(undefined, true))
   try {
     const fail = (what: string) =>

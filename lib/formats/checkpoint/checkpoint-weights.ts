@@ -8,9 +8,9 @@ import { HandlePool } from '../weight-file.js'
 import { readManifest } from './manifest.js'
 
 /**
- * Opens the float32 masters of a training checkpoint under Hugging Face's names. A unit's flat buffer is cut into one
- * part a rank; put end to end in the order of the ranks' files they are the buffer, with padding after it.
- * @throws CheckpointError when a file is missing, or the parts do not make up the units
+ * Opens the float32 masters of a training checkpoint under Hugging Face's names. A unit's flat buffer is split into one
+ * part per rank; concatenated in the order of the ranks' files, the parts are the buffer, followed by padding.
+ * @throws {CheckpointError} for a missing file, or parts that do not make up the units
  */
 export async function openCheckpointWeights(directory: string): Promise<WeightSource> {
   const manifest = await readManifest(directory)

@@ -1,4 +1,4 @@
-/** The manifest of a training checkpoint: what its files belong to, and by their checksums whether they are whole. */
+/** The manifest of a training checkpoint: the run that its files belong to, and checksums that prove them complete. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
@@ -10,7 +10,7 @@ export const manifestName = 'manifest.json'
 export const manifestFormat = 'openalpaca-checkpoint'
 export const manifestVersion = 1
 
-/** Names of files beside the manifest, and of no others. */
+/** Names of files in the manifest's directory, and no others. */
 const fileName = z.string().regex(/^(?!\.)[\w.-]{1,100}$/)
 const count = z.int().nonnegative()
 
@@ -36,13 +36,16 @@ const manifestSchema = z.object({
 
 export type Manifest = z.infer<typeof manifestSchema>
 
-/** Whether a directory is a training checkpoint of this package, whole or not: other programs have a manifest.json too. */
+/**
+ * Whether a directory is a training checkpoint of this package, complete or not: other programs have a manifest.json
+ * too.
+ */
 export async function isTrainingCheckpoint(directory: string): Promise<boolean> {
   const text = await readFile(path.join(directory, manifestName), 'utf8').catch(() => '')
   return text.slice(0, 1000).includes(`"${manifestFormat}"`)
 }
 
-/** @throws {CheckpointError} when the directory is no checkpoint, or its manifest is damaged */
+/** @throws {CheckpointError} for a directory that is not a checkpoint, or a damaged manifest */
 export async function parseManifest(directory: string): Promise<Manifest> {
   const file = path.join(directory, manifestName)
   const text = await readFile(file, 'utf8').catch((cause) => {
@@ -57,7 +60,10 @@ export async function parseManifest(directory: string): Promise<Manifest> {
   }
 }
 
-/** `parseManifest`, and a look at the sizes. @throws {CheckpointError} also when a file is missing or cut short */
+/**
+ * `parseManifest`, with a check of the file sizes.
+ * @throws {CheckpointError} also for a file that is missing or cut short
+ */
 export async function readManifest(directory: string): Promise<Manifest> {
   const manifest = await parseManifest(directory)
   for (const [name, { bytes }] of Object.entries(manifest.files)) {

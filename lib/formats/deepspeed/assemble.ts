@@ -1,11 +1,11 @@
-/** The parameters of a DeepSpeed checkpoint, put together from what its ranks hold. */
+/** Assembles the parameters of a DeepSpeed checkpoint from the ranks' files. */
 import { CheckpointError } from '../../errors.js'
 import { forError } from '../../format.js'
 import { countElements, DTYPE_BYTES, tensorBytes } from '../../io/weight-source.js'
 import { type SegmentedTensor, sliceOf, wholeOf } from '../segments.js'
 import type { ModelStates, OptimizerStates } from './states.js'
 
-/** Without ZeRO, the module has everything, in its own type. */
+/** Without ZeRO, the module has everything, in its original type. */
 export function assembleStage0(model: ModelStates): SegmentedTensor[] {
   if (model.shapes !== undefined) {
     throw model.fail('is of ZeRO, and the optimizer states of all ranks (*_optim_states.pt) are missing: copy them too')
@@ -17,7 +17,7 @@ export function assembleStage0(model: ModelStates): SegmentedTensor[] {
 }
 
 /**
- * Stages 1 and 2: the parameters of a group lie end to end, with padding at the end of the group, and each rank holds
+ * Stages 1 and 2: the parameters of a group are concatenated, with padding at the end of the group, and each rank holds
  * an equal part of that.
  */
 export function assembleStages12(
@@ -62,7 +62,7 @@ export function assembleStages12(
   return tensors
 }
 
-/** Stage 3: each parameter is cut into as many equal parts as there are ranks, the last one padded. */
+/** Stage 3: each parameter is split into equal parts, one per rank, with the last one padded. */
 export function assembleStage3(
   where: string,
   models: readonly ModelStates[],
@@ -97,7 +97,7 @@ export function assembleStage3(
   return tensors
 }
 
-/** Adds the frozen parameters: of all ranks' fragments in stage 3, where each has a part. */
+/** Adds the frozen parameters: in stage 3 from the fragments of all ranks. */
 export function addFrozen(
   tensors: SegmentedTensor[],
   models: readonly ModelStates[],
@@ -132,13 +132,13 @@ export function addShared(tensors: SegmentedTensor[], model: ModelStates): void 
   }
 }
 
-/** Adds the module's buffers, which are whole in every form. */
+/** Adds the module's buffers, which are complete in every form. */
 export function addBuffers(tensors: SegmentedTensor[], model: ModelStates): void {
   addModule(tensors, model, (name) => model.buffers.has(name))
 }
 
 /**
- * Adds what only the module has: buffers, and parameters that are not trained, of which stage 1 lists none. A tensor
+ * Adds the tensors that only the module has: buffers, and untrained parameters, none of which stage 1 lists. A tensor
  * that shares its values with a parameter in the module is tied to it.
  */
 export function addModule(

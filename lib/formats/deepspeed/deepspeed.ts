@@ -1,7 +1,7 @@
 /**
- * DeepSpeed checkpoints of ZeRO stages 0 to 3 and universal ones, of version 0.3.16 and later. What is done with them is
- * what DeepSpeed's own zero_to_fp32.py does (github.com/deepspeedai/DeepSpeed, deepspeed/utils/zero_to_fp32.py), without
- * ever having more of a parameter in memory than the piece that is written.
+ * DeepSpeed checkpoints of ZeRO stages 0 to 3 and universal ones, of version 0.3.16 and later. Follows DeepSpeed's
+ * zero_to_fp32.py (github.com/deepspeedai/DeepSpeed, deepspeed/utils/zero_to_fp32.py), but never holds more of a
+ * parameter in memory than the piece being written.
  */
 import { readdir, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
@@ -15,12 +15,12 @@ import { assembleStage0, assembleStage3, assembleStages12 } from './assemble.js'
 import { type DeepSpeedFile, ModelStates, OptimizerStates } from './states.js'
 import { assembleUniversal } from './universal.js'
 
-/** Where a checkpoint's files are, and which form they have. */
+/** The paths and the form of a checkpoint's files. */
 interface DeepSpeedFiles {
   directory: string
-  /** The names of the model's states, by rank in stage 3; otherwise one. */
+  /** The names of the model states, by rank in stage 3; otherwise one. */
   models: string[]
-  /** Those of the optimizer's states, by rank; none in stage 0 and in a universal checkpoint. */
+  /** Those of the optimizer states, by rank; none in stage 0 and in a universal checkpoint. */
   optimizers: string[]
   universal: boolean
   /** Whether the model states are those of one part of a model that was split over GPUs. */
@@ -31,7 +31,7 @@ interface DeepSpeedFiles {
 export interface DeepSpeedCheckpoint extends WeightSource {
   /** `ZeRO stage 2`, `universal`, … */
   readonly form: string
-  /** The number of ranks that wrote it; 1 where one file holds what all ranks have. */
+  /** The number of ranks that wrote it; 1 if one file holds the state of all ranks. */
   readonly ranks: number
 }
 
@@ -41,14 +41,14 @@ const OPTIMIZER_STATES = /^(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?opt
 const EXPERT_STATES = /(?:^|_)expert_\d+_mp_rank_\d+_model_states\.pt$|^expp_rank_\d+_mp_rank_\d+_?optim_states\.pt$/
 const PIPELINE_STATES = /^layer_\d+-model_\d+-model_states\.pt$/
 
-/** The names in a directory that are those of a DeepSpeed checkpoint's files. */
+/** The names in a directory that belong to a DeepSpeed checkpoint. */
 export function deepSpeedNames(names: readonly string[]): string[] {
   return names.filter((name) => /(_model_|-model_|optim_)states\.pt$/.test(name)).sort()
 }
 
 /**
  * The directory of a DeepSpeed checkpoint's files: the one that `latest` or `latest_universal` names, or the directory
- * itself. Undefined when it holds nothing of DeepSpeed's.
+ * itself. Undefined if it has no DeepSpeed files.
  */
 export async function findDeepSpeedFiles(directory: string): Promise<string | undefined> {
   const namesIn = (where: string) => readdir(where).catch((): string[] => [])
@@ -82,7 +82,7 @@ export async function findDeepSpeedFiles(directory: string): Promise<string | un
   )
 }
 
-/** The directories within one that hold states of DeepSpeed. */
+/** The subdirectories with DeepSpeed states. */
 async function candidates(directory: string, names: readonly string[]): Promise<string[]> {
   const found: string[] = []
   for (const name of names) {
@@ -95,8 +95,8 @@ async function candidates(directory: string, names: readonly string[]): Promise<
 /**
  * Opens the float32 weights of a checkpoint of any number of ranks, with its buffers, frozen parameters (which keep
  * their type) and shared ones (tied to the one that they share).
- * @param directory the one with `latest` in it, or that of the files themselves
- * @throws CheckpointError when a rank is missing, a file is damaged, or the parts do not make up the parameters
+ * @param directory the one that contains `latest`, or that of the files themselves
+ * @throws {CheckpointError} for a missing rank, a damaged file, or parts that do not make up the parameters
  */
 export async function openDeepSpeed(directory: string): Promise<DeepSpeedCheckpoint> {
   const where = await findDeepSpeedFiles(directory)
@@ -146,7 +146,7 @@ async function assemble(
   return { tensors, form: `ZeRO stage ${stage}` }
 }
 
-/** The files of every rank, in the order of the ranks. */
+/** The files of every rank, in rank order. */
 async function listFiles(directory: string): Promise<DeepSpeedFiles> {
   const names = await readdir(directory).catch((error) => {
     throw readError(directory, error)
@@ -163,7 +163,7 @@ async function listFiles(directory: string): Promise<DeepSpeedFiles> {
     for (const name of names) {
       const match = pattern.exec(name)
       if (!match) continue
-      // A universal checkpoint has put the parts of its parameters together.
+      // In a universal checkpoint, the parts of the parameters are already merged.
       if (Number(match[2]) !== 0 && universal) continue
       if (Number(match[2]) !== 0) throw fail(`is of a model that was split over GPUs (${name}), which is not supported`)
       const rank = Number(match[1] ?? 0)

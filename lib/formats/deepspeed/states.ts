@@ -1,4 +1,4 @@
-/** What the files of a DeepSpeed checkpoint say, checked as far as one file can be. */
+/** The contents of a DeepSpeed checkpoint's files, checked as far as one file can be. */
 import { CheckpointError } from '../../errors.js'
 import { forError } from '../../format.js'
 import { countElements, type WeightDType, type WeightSource } from '../../io/weight-source.js'
@@ -10,20 +10,20 @@ import { TorchTensor } from '../torch/torch-objects.js'
 export type Dictionary = Map<unknown, unknown>
 type Shapes = ReadonlyMap<string, readonly number[]>
 
-/** A file of a checkpoint that has been opened. */
+/** An open file of a checkpoint. */
 export interface DeepSpeedFile {
   path: string
   object: TorchObject
   root: unknown
 }
 
-/** `…_model_states.pt`: names, shapes, and what the optimizer does not hold. */
+/** `…_model_states.pt`: names, shapes, and the tensors that the optimizer does not hold. */
 export class ModelStates {
   readonly path: string
-  /** Of the parameters that are trained, by group, in the order of the optimizer. Stage 0 has none. */
+  /** Of the trained parameters, by group, in the order of the optimizer. Stage 0 has none. */
   readonly shapes: readonly Shapes[] | undefined
   readonly frozenShapes: Shapes
-  /** Name by name, the parameter that it is tied to. */
+  /** Maps each name to the parameter that it is tied to. */
   readonly shared: ReadonlyMap<string, string>
   readonly buffers: ReadonlySet<string>
   /** Tensors of the module prefixed `module.`, and fragments of frozen parameters prefixed `frozen.`. */
@@ -78,13 +78,13 @@ export class ModelStates {
 /** `…_optim_states.pt`: a rank's part of the float32 weights. */
 export class OptimizerStates {
   readonly path: string
-  /** Undefined where the file does not say, as DeepSpeed's BF16_Optimizer leaves it out. */
+  /** Undefined if missing from the file, as DeepSpeed's BF16_Optimizer omits it. */
   readonly stage: number | undefined
-  /** Stage 3 cuts each parameter into parts; stages 1 and 2 cut a whole group of them. */
+  /** Stage 3 splits each parameter; stages 1 and 2 split a full group of them. */
   readonly partitioned: 'parameters' | 'groups'
   readonly groups: readonly Segment[]
   readonly dtype: WeightDType
-  /** Elements after each parameter of each group, where `parameter_alignment` is on. */
+  /** Padding elements after each parameter of each group, if `parameter_alignment` is on. */
   readonly paddings: readonly (readonly number[])[] | undefined
   /** Up to version 0.8, the shapes are here and not in the model states. */
   readonly shapes: readonly Shapes[] | undefined
@@ -166,7 +166,7 @@ function isExpertList(value: unknown): boolean {
   return Array.isArray(value) && value.length > 0
 }
 
-/** The class of an object that is in the place of what is read. */
+/** The class of an object found in place of the expected value. */
 function namedInstead(value: unknown): string {
   const values = value instanceof Map ? [...value.values()] : Array.isArray(value) ? value : [value]
   const inert = values.find((item) => item instanceof InertObject)

@@ -20,8 +20,8 @@ interface UniversalFiles {
 }
 
 /**
- * The float32 weights: a tensor in its shape in a dictionary where stages 1 and 2 were converted, and a flat tensor
- * where stage 3 was, whose shape the model states have.
+ * The float32 weights. Converted from stages 1 and 2, a tensor is in a dictionary in its original shape; from stage 3,
+ * it is flat, and the model states have its shape.
  */
 export async function assembleUniversal({
   directory,
@@ -39,7 +39,8 @@ export async function assembleUniversal({
   for (const name of names) {
     found.set(name, parameter(name, await open(path.join('zero', name, 'fp32.pt')), shapes.get(name)))
   }
-  // The converter also writes what is not trained, as float32 values of 16 bits: the model states have it as it was.
+  // The converter also writes untrained tensors, as float32 copies of 16-bit values; the model states have the
+  // originals.
   const tensors = [...shapes.keys()].flatMap((name) => found.get(name) ?? [])
   if (model) {
     addFrozen(tensors, models, fail)
@@ -66,7 +67,7 @@ function parameter(name: string, file: DeepSpeedFile, shape: readonly number[] |
   const whole = wholeOf(source, name)
   if (holder) return { name, dtype: tensor.dtype, shape: tensor.shape, bytes: whole.length, segments: [whole] }
   const bytes = tensorBytes(shape, tensor.dtype)
-  // Where a parameter has fewer elements than there were ranks, older versions let padding follow it.
+  // For a parameter with fewer elements than ranks, older versions append padding.
   if (bytes === undefined || bytes > whole.length) throw fail(`has ${whole.length} bytes, too few for [${shape}]`)
   return { name, dtype: tensor.dtype, shape: shape!, bytes, segments: sliceOf([whole], 0, bytes) }
 }

@@ -1,6 +1,6 @@
 /**
  * The GGUF file format, version 3, as llama.cpp reads it (github.com/ggml-org/ggml, docs/gguf.md): magic, counts,
- * key-value pairs, tensor entries, and the tensors' bytes, each on a multiple of `general.alignment`. Little-endian.
+ * key-value pairs, tensor entries, and the tensors' bytes, each aligned to `general.alignment`. Little-endian.
  */
 
 export const GGUF_MAGIC = 0x46554747 // "GGUF"
@@ -26,7 +26,7 @@ export const VALUE_TYPES = {
 
 export type ValueType = keyof typeof VALUE_TYPES
 
-/** How tensors are stored: ggml's number for the type, elements of a block, and bytes of one. */
+/** How a type is stored: ggml's number for it, elements per block, and bytes per block. */
 interface TensorType {
   readonly id: number
   readonly block: number
@@ -35,7 +35,7 @@ interface TensorType {
 
 const type = (id: number, block: number, bytes: number): TensorType => ({ id, block, bytes })
 
-/** ggml's tensor types, under ggml's names. Only the first four are written here; the others can be listed. */
+/** ggml's tensor types, under ggml's names. Only the first four can be written; the others can be listed. */
 export const TENSOR_TYPES = {
   F32: type(0, 1, 4),
   F16: type(1, 1, 2),
@@ -74,7 +74,7 @@ export const TENSOR_TYPES = {
 export type GgufTensorType = keyof typeof TENSOR_TYPES
 
 /**
- * Bytes of a tensor, or undefined when no exact number can hold them or its rows are not whole blocks.
+ * Bytes of a tensor; undefined beyond exact integers, or for rows that are not complete blocks.
  * @param shape row-major, so the last size is the length of a row
  */
 export function ggufTensorBytes(shape: readonly number[], name: GgufTensorType): number | undefined {

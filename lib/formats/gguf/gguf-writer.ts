@@ -11,7 +11,7 @@ import {
   VALUE_TYPES,
 } from './gguf-format.js'
 
-/** A value of the metadata, with the type that llama.cpp expects of its key. */
+/** A metadata value, with the type that llama.cpp expects for its key. */
 export type GgufValue =
   | { readonly type: 'uint32' | 'int32' | 'float32'; readonly value: number }
   | { readonly type: 'bool'; readonly value: boolean }
@@ -19,29 +19,32 @@ export type GgufValue =
   | { readonly type: 'array'; readonly of: 'string'; readonly value: readonly string[] }
   | { readonly type: 'array'; readonly of: 'int32' | 'float32'; readonly value: readonly number[] }
 
-/** A tensor to write, and where its bytes come from. */
+/** A tensor to write, and the source of its bytes. */
 export interface GgufTensorToWrite {
   readonly name: string
   readonly type: GgufTensorType
-  /** Row-major, as PyTorch has it; the file has it the other way round. */
+  /** Row-major, as in PyTorch; the file has the reverse order. */
   readonly shape: readonly number[]
-  /** Its bytes in order; called once, when its turn comes. A piece may be reused when the next is asked for. */
+  /**
+   * Its bytes in order; called once, when the writer reaches the tensor. A piece may be reused when the next is
+   * requested.
+   */
   data(): AsyncIterable<Uint8Array> | Uint8Array
 }
 
 export interface GgufContents {
   readonly metadata: ReadonlyMap<string, GgufValue>
   readonly tensors: readonly GgufTensorToWrite[]
-  /** Called when everything is written, and before the file has its name; when it throws, nothing has changed. */
+  /** Called after everything is written, before the file gets its name; if it throws, nothing has changed. */
   onWritten?(): void
 }
 
 /**
- * Writes a GGUF file tensor by tensor, beside its name, flushes it to the disk and renames it: a reader finds the old
- * file, or none, until the new one is whole.
+ * Writes a GGUF file tensor by tensor under a temporary name, flushes it to disk, and renames it: readers find the old
+ * file, or none, until the new one is complete.
  * @returns the size of the file in bytes
- * @throws RangeError for a tensor of an impossible shape, before anything is written
- * @throws CheckpointError when the disk is full, or a tensor gives more or fewer bytes than its shape asks for
+ * @throws {RangeError} for a tensor of an invalid shape, before anything is written
+ * @throws {CheckpointError} for a full disk, or a tensor whose bytes do not match its shape
  */
 export async function writeGguf(path: string, { metadata, tensors, onWritten }: GgufContents): Promise<number> {
   const placed = placeTensors(tensors)
@@ -63,7 +66,7 @@ export async function writeGguf(path: string, { metadata, tensors, onWritten }: 
 interface Placed {
   tensor: GgufTensorToWrite
   bytes: number
-  /** From the start of the tensors' bytes. */
+  /** From the start of the tensor data. */
   offset: number
 }
 
@@ -99,7 +102,7 @@ function buildHeader(metadata: GgufContents['metadata'], placed: readonly Placed
   return out.finish(DEFAULT_ALIGNMENT)
 }
 
-/** Collects the small parts of a header. */
+/** Builds a header from small parts. */
 class HeaderBuilder {
   readonly #parts: Buffer[] = []
 

@@ -13,7 +13,10 @@ import {
   type ValueType,
 } from './gguf-format.js'
 
-/** Metadata as JavaScript has it: 64-bit integers are bigints, lists of numbers are typed arrays (of bools too, as 0 and 1). */
+/**
+ * Metadata as JavaScript values: 64-bit integers are bigints, lists of numbers are typed arrays (of bools too, as 0 and
+ * 1).
+ */
 export type GgufMetadataValue =
   | number
   | bigint
@@ -38,7 +41,7 @@ type NumberArray =
 export interface GgufTensorInfo {
   readonly name: string
   readonly type: GgufTensorType
-  /** Row-major, as PyTorch has it. */
+  /** Row-major, as in PyTorch. */
   readonly shape: readonly number[]
   /** As stored. */
   readonly bytes: number
@@ -50,18 +53,21 @@ export interface GgufTensorInfo {
 export interface GgufSource {
   readonly version: number
   readonly metadata: ReadonlyMap<string, GgufMetadataValue>
-  /** In the order of the file's list. */
+  /** In file order. */
   readonly tensors: ReadonlyMap<string, GgufTensorInfo>
-  /** Fills `into` with a tensor's stored bytes from `byteOffset` on. @throws RangeError outside the tensor */
+  /**
+   * Fills `into` with a tensor's stored bytes from `byteOffset` on.
+   * @throws {RangeError} for a range outside the tensor
+   */
   read(name: string, byteOffset: number, into: Uint8Array): Promise<void>
   close(): Promise<void>
 }
 
-/** Metadata and tensor list together may not be larger, which bounds the memory that a malicious file can take. */
+/** Limit for metadata and tensor list together, which bounds the memory that a malicious file can take. */
 const MAX_HEADER_BYTES = 100_000_000
-/** Bytes that are read at a time. */
+/** Bytes per read. */
 const WINDOW = 1 << 20
-/** Lists of lists are allowed by the format, and used by nobody. */
+/** The format allows nested lists, but they are not used in practice. */
 const MAX_DEPTH = 3
 
 const NUMBER_ARRAYS = {
@@ -84,9 +90,9 @@ const TENSOR_NAMES = new Map(
 )
 
 /**
- * Opens a GGUF file (version 2 or 3, little-endian) and checks everything that its header says: counts and lengths against the size
- * of the file before memory is taken, types, shapes, and that tensors lie within the file without overlap.
- * @throws CheckpointError that names the file and what is wrong with it
+ * Opens a GGUF file (version 2 or 3, little-endian) and validates its header: counts and lengths against the size of
+ * the file before memory is allocated, types, shapes, and that tensors are inside the file without overlap.
+ * @throws {CheckpointError} for an invalid file, with its name and the reason
  */
 export async function readGguf(path: string, pool?: HandlePool): Promise<GgufSource> {
   const file = await WeightFile.open(path, pool)
@@ -140,7 +146,7 @@ async function readHeader(file: WeightFile) {
   return { version, metadata, tensors: place(entries, align(reader.position, alignment), alignment, file, reader) }
 }
 
-/** Turns offsets within the data into positions in the file, and checks them. */
+/** Converts offsets within the data to file positions, and checks them. */
 function place(
   entries: readonly GgufTensorInfo[],
   dataStart: number,
@@ -167,7 +173,7 @@ function place(
   return tensors
 }
 
-/** Reads a header from front to back, never past the end of the file or the bound on headers. */
+/** Reads a header sequentially, never past the end of the file or the header limit. */
 class HeaderReader {
   position = 0
   #window = Buffer.alloc(0)
@@ -179,7 +185,7 @@ class HeaderReader {
     return new CheckpointError(`${this.file.path} has an invalid GGUF header: ${forError(what)}`)
   }
 
-  /** The next bytes; they stay as they are until the next call. */
+  /** The next bytes, valid until the next call. */
   async take(length: number): Promise<Buffer> {
     const end = this.position + length
     if (end > this.file.size) throw this.file.cutShort(end)
@@ -201,7 +207,7 @@ class HeaderReader {
   async numbers(type: keyof typeof NUMBER_ARRAYS, count: number): Promise<NumberArray> {
     const NumbersOf = NUMBER_ARRAYS[type]
     const bytes = await this.take(count * NumbersOf.BYTES_PER_ELEMENT)
-    // A copy, as the bytes are on no multiple of the element's size.
+    // A copy, since the bytes are not aligned to the element size.
     return new NumbersOf(new Uint8Array(bytes).buffer as ArrayBuffer)
   }
 
@@ -213,7 +219,7 @@ class HeaderReader {
     return size
   }
 
-  /** A 64-bit count of things that take at least so many bytes each. */
+  /** A 64-bit count of items that take at least `leastBytes` bytes each. */
   async count(what: string, leastBytes: number): Promise<number> {
     const count = await this.size(`the number of ${what}`)
     const room = Math.min(this.file.size, MAX_HEADER_BYTES) - this.position
@@ -256,7 +262,7 @@ class HeaderReader {
     return await this.numbers(type, count)
   }
 
-  /** A tensor's entry, its offset counted from the start of the data. */
+  /** A tensor's entry, with its offset from the start of the data. */
   async tensor(): Promise<GgufTensorInfo> {
     const name = await this.string('the name of a tensor')
     const dimensions = await this.number('uint32')

@@ -1,14 +1,14 @@
 import { type CastLosses, castBytes } from '../cast.js'
 
-/** Numbers that share a scale. */
+/** Numbers per block, which share a scale. */
 export const Q8_0_BLOCK = 32
 const BLOCK_BYTES = 2 + Q8_0_BLOCK
 
 /**
  * ggml's Q8_0: blocks of 32 numbers, each a float16 scale d = max|x| / 127 and 32 bytes round(x / d), halves away from
- * zero. The same bits as `quantize_row_q8_0_ref` of ggml-quants.c, which multiplies by 1/d in float32.
- * @param values a multiple of 32 of them
- * @param losses is added to: finite values in blocks whose scale is beyond float16, which makes all of them infinite or NaN
+ * zero. Bit-identical to `quantize_row_q8_0_ref` of ggml-quants.c, which multiplies by 1/d in float32.
+ * @param values their number is a multiple of 32
+ * @param losses counts finite values in blocks whose scale overflows float16, which makes all of them infinite or NaN
  */
 export function quantizeQ8_0(values: Float32Array, losses: CastLosses = { overflows: 0 }): Uint8Array {
   if (values.length % Q8_0_BLOCK !== 0) throw new RangeError(`${values.length} numbers are not whole blocks of 32`)
@@ -24,8 +24,8 @@ export function quantizeQ8_0(values: Float32Array, losses: CastLosses = { overfl
       const scaled = Math.fround(values[i]! * inverse)
       const magnitude = Math.abs(scaled)
       const floor = Math.floor(magnitude)
-      const rounded = magnitude - floor >= 0.5 ? floor + 1 : floor // adding a half and cutting would round twice
-      result[to++] = scaled < 0 ? -rounded : rounded // as two's complement
+      const rounded = magnitude - floor >= 0.5 ? floor + 1 : floor // adding a half and truncating would round twice
+      result[to++] = scaled < 0 ? -rounded : rounded // two's complement
     }
   }
   const halves = castBytes(new Uint8Array(scales.buffer), 'float32', 'float16')

@@ -11,18 +11,18 @@ import { MAX_HEADER_BYTES, SAFETENSORS_DTYPES } from './safetensors.js'
 export type { TensorToWrite, WrittenFile } from '../../io/file-sink.js'
 
 export interface WriteSafetensorsOptions {
-  /** Texts beside the tensors. Transformers asks for `format: pt`. */
+  /** Metadata strings. Transformers requires `format: pt`. */
   metadata?: Readonly<Record<string, string>>
-  /** Also computes the SHA-256 of the file while it is written. */
+  /** Also computes the SHA-256 of the file during the write. */
   checksum?: boolean
 }
 
 /**
- * Writes a safetensors file, tensor by tensor, and flushes it to the disk: the bytes that the reference implementation
- * writes (tensors by falling alignment, then name; header padded with spaces to 8 bytes). What is half-written when an
- * error comes is removed.
- * @throws RangeError for a name that is not allowed or comes twice, or an impossible shape, before anything is written
- * @throws CheckpointError when the disk is full, or a tensor gives more or fewer bytes than its shape asks for
+ * Writes a safetensors file, tensor by tensor, and flushes it to disk: byte-identical to the reference implementation
+ * (tensors by falling alignment, then name; header padded with spaces to 8 bytes). On an error, the partial file is
+ * removed.
+ * @throws {RangeError} for an invalid or repeated name, or an invalid shape, before anything is written
+ * @throws {CheckpointError} for a full disk, or a tensor whose bytes do not match its shape
  */
 export async function writeSafetensors(
   path: string,

@@ -9,12 +9,12 @@ import {
 } from '../../io/weight-source.js'
 import { type HandlePool, WeightFile } from '../weight-file.js'
 
-/** The format's own limit, which bounds what a malicious file can make a reader allocate. */
+/** The format's limit, which bounds the memory that a malicious file can take. */
 export const MAX_HEADER_BYTES = 100_000_000
 
 /**
  * The format's names for element types, by falling alignment: the order in which the reference writer sorts tensors
- * (github.com/huggingface/safetensors). Types of less than a byte, and complex numbers, are left out.
+ * (github.com/huggingface/safetensors). Types of less than a byte, and complex numbers, are not supported.
  */
 export const SAFETENSORS_DTYPES: ReadonlyMap<string, WeightDType> = new Map([
   ['U64', 'uint64'],
@@ -34,21 +34,21 @@ export const SAFETENSORS_DTYPES: ReadonlyMap<string, WeightDType> = new Map([
   ['BOOL', 'bool'],
 ])
 
-/** The tensors of a safetensors file, and the texts that it carries beside them. */
+/** The tensors and metadata strings of a safetensors file. */
 export interface SafetensorsSource extends WeightSource {
   readonly metadata: ReadonlyMap<string, string>
 }
 
 interface Placed extends TensorInfo {
-  /** Where its bytes begin and end, counted from the end of the header. */
+  /** Start and end of its bytes, from the end of the header. */
   readonly begin: number
   readonly end: number
 }
 
 /**
- * Opens a safetensors file and checks its header: sizes, offsets without hole or overlap, and an end that is the end of
- * the file.
- * @throws CheckpointError that names the file and what is wrong with it
+ * Opens a safetensors file and validates its header: sizes, offsets without gap or overlap, and data that ends with the
+ * file.
+ * @throws {CheckpointError} for an invalid file, with its name and the reason
  */
 export async function openSafetensors(path: string, pool?: HandlePool): Promise<SafetensorsSource> {
   const file = await WeightFile.open(path, pool)
@@ -101,7 +101,7 @@ function parseHeader(path: string, text: string, dataBytes: number) {
     throw fail('it is not JSON', cause)
   }
   if (!isRecord(header) || !text.startsWith('{')) throw fail('it is not a JSON object')
-  // JSON.parse keeps the last of equal keys in silence.
+  // JSON.parse silently keeps the last of equal keys.
   if (countKeys(header) !== scanned.keys) throw fail('it names a tensor or one of its fields twice')
 
   const metadata = new Map<string, string>()

@@ -1,7 +1,7 @@
 import { CheckpointError } from '../../errors.js'
 import { forError } from '../../format.js'
 
-/** A function or class that a pickle names. Its own code is never loaded or called. */
+/** A function or class that a pickle names. Its code is never loaded or called. */
 export class PickleGlobal {
   constructor(
     readonly name: string,
@@ -11,16 +11,16 @@ export class PickleGlobal {
 }
 
 /**
- * The placeholder for an object that the reader does not build: nothing of its class runs, and what the pickle appends
- * to it or sets in it is dropped.
+ * The placeholder for an object that the reader does not build: none of its class's code runs, and anything that the
+ * pickle appends or sets is dropped.
  */
 export class InertObject {
-  /** The attributes that the pickle gives it, for a message that says what it is. */
+  /** The attributes that the pickle gives it, for error messages. */
   state: unknown
 
   constructor(
     readonly className: string,
-    /** What it was to be made from, such as the number of an enumeration's member. */
+    /** Its constructor arguments, such as the number of an enumeration's member. */
     readonly args: readonly unknown[] = [],
     state?: unknown,
   ) {
@@ -31,9 +31,9 @@ export class InertObject {
 export interface PickleOptions {
   /** The file, for messages. */
   source: string
-  /** What `module.name` stands for. */
+  /** The global that `module.name` refers to. */
   findGlobal(name: string): PickleGlobal
-  /** The object that a persistent id stands for. */
+  /** The object that a persistent id refers to. */
   loadPersistent(id: unknown): unknown
 }
 
@@ -43,9 +43,9 @@ export class PickleCutShort extends CheckpointError {}
 /**
  * Reads one pickle of protocol 2 to 5 and executes nothing: dictionaries become Maps, lists and tuples arrays, integers
  * numbers or (beyond 2⁵³) bigints, sets and objects of other classes InertObjects. Opcodes: docs.python.org,
- * pickletools. Time and memory are proportional to the bytes, because no opcode copies what another has built.
+ * pickletools. Time and memory are proportional to the bytes, because no opcode copies an existing object.
  * @returns the object, and the position after the pickle's last byte
- * @throws CheckpointError that names whatever it does not know
+ * @throws {CheckpointError} for an unknown opcode or object, with its name
  */
 export function unpickle(bytes: Uint8Array, options: PickleOptions): { value: unknown; end: number } {
   return new Unpickler(bytes, options).run()
@@ -53,7 +53,7 @@ export function unpickle(bytes: Uint8Array, options: PickleOptions): { value: un
 
 const MARK = Symbol('mark')
 
-/** A tensor takes about 32 steps. The limit bounds the memory that a file of nothing but opcodes can ask for. */
+/** A tensor takes about 32 steps. The limit bounds the memory that a file of nothing but opcodes can take. */
 const MAX_STEPS = 2_000_000
 
 class Unpickler {
@@ -296,7 +296,7 @@ class Unpickler {
     return items
   }
 
-  /** Moves on by `length` bytes and gives the position where they begin. */
+  /** Advances by `length` bytes and returns the position where they begin. */
   #skip(length: number): number {
     const at = this.#at
     if (length > this.bytes.length - at) {
@@ -336,7 +336,7 @@ class Unpickler {
   }
 
   #uint64(): number {
-    return Number(this.#data.getBigUint64(this.#skip(8), true)) // what no number holds exactly is too long anyway
+    return Number(this.#data.getBigUint64(this.#skip(8), true)) // a length beyond exact numbers is too long anyway
   }
 
   #uint32(): number {

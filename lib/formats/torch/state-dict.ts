@@ -7,12 +7,12 @@ import { TorchTensor } from './torch-objects.js'
 type Dictionary = Map<unknown, unknown>
 type NamedTensor = [name: string, tensor: TorchTensor]
 
-/** Keys under which trainers, such as Lightning, keep the model's state dict. */
+/** Keys under which trainers, such as Lightning, store the model's state dict. */
 const WRAPPERS = ['state_dict', 'model_state_dict', 'model', 'module']
 
 /**
  * The state dict in a torch file: the object itself, or the dictionary of tensors in it that a trainer has wrapped.
- * @throws CheckpointError that says what the file holds instead, and how to make a state dict of it
+ * @throws {CheckpointError} for a file without one, with its contents and how to convert them
  */
 export function findStateDict(path: string, root: unknown): NamedTensor[] {
   if (root instanceof InertObject) throw refusal(path, root)
@@ -36,7 +36,7 @@ export function findStateDict(path: string, root: unknown): NamedTensor[] {
 }
 
 function chooseDictionary(path: string, root: Dictionary): Dictionary {
-  // DeepSpeed keeps frozen parameters a second time.
+  // DeepSpeed stores frozen parameters twice.
   const module = root.has('ds_version') ? root.get('module') : undefined
   if (module instanceof Map) return module
   const holdsTensors = (map: Dictionary) =>
@@ -47,7 +47,7 @@ function chooseDictionary(path: string, root: Dictionary): Dictionary {
   if (nested.length === 0) return root
   const wrapped = WRAPPERS.map((key) => nested.find(([name]) => name === key)).find((entry) => entry !== undefined)
   if (!wrapped && nested.length === 1 && !holdsTensors(root)) return nested[0]![1]
-  // Next to the weights, trainers keep tensors such as random states; the same names again are a second set of weights.
+  // Trainers also store tensors such as random states; tensors with the same names are a second set of weights.
   const rival = nested.find((entry) => entry !== wrapped && sharesName(entry[1], wrapped?.[1] ?? new Map()))
   if (wrapped && !rival) return wrapped[1]
   const names = nested.map(([name]) => keyName(name))
@@ -66,7 +66,7 @@ function sharesName(a: Dictionary, b: Dictionary): boolean {
   return [...a.keys()].some((name) => b.has(name))
 }
 
-/** A file of one rank lacks what the other ranks hold; the whole directory is one checkpoint. */
+/** A file of one rank lacks the other ranks' tensors; the full directory is one checkpoint. */
 function refusePartOfDeepSpeed(path: string, root: Dictionary): void {
   const [shapes, module] = [root.get('param_shapes'), root.get('module')]
   const stage3 = Array.isArray(shapes) && shapes.some((group) => isPlaceholder(group, module))
@@ -77,7 +77,7 @@ function refusePartOfDeepSpeed(path: string, root: Dictionary): void {
   }
 }
 
-/** ZeRO stage 3 leaves empty tensors in the place of the parameters. */
+/** ZeRO stage 3 leaves empty tensors in place of the parameters. */
 function isPlaceholder(shapes: unknown, module: unknown): boolean {
   if (!(shapes instanceof Map && module instanceof Map)) return false
   return [...shapes].some(([name, shape]) => {

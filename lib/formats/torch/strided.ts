@@ -1,7 +1,7 @@
 import { DTYPE_BYTES } from '../../io/weight-source.js'
 import type { TorchTensor } from './torch-objects.js'
 
-/** Whether the elements lie one after the other in row-major order, so that they can be read as they are. */
+/** Whether the elements are contiguous in row-major order, so that they can be read directly. */
 export function isContiguous({ shape, strides }: TorchTensor): boolean {
   if (shape.includes(0)) return true
   let expected = 1
@@ -21,9 +21,9 @@ export function spanOf({ shape, strides, offset, dtype }: TorchTensor): { start:
 
 /**
  * Copies elements out of a strided tensor.
- * @param span the bytes that `spanOf` names
- * @param first the first element to copy, counted in row-major order
- * @param into receives whole elements in row-major order
+ * @param span the bytes that `spanOf` describes
+ * @param first the first element to copy, in row-major order
+ * @param into receives complete elements in row-major order
  */
 export function gather(tensor: TorchTensor, span: Uint8Array, first: number, into: Uint8Array): void {
   const { shape, strides } = tensor

@@ -17,26 +17,26 @@ const ZIP_START = Buffer.from('PK\x03\x04', 'latin1')
 /** Pickle protocol 2, LONG1 of ten bytes, 0x1950a86a20f9469cfc6c. */
 const LEGACY_START = Buffer.from('80028a0a6cfc9c46f9206aa85019', 'hex')
 
-/** What a torch file holds: an object with tensors somewhere in it, and where each storage's bytes begin. */
+/** The contents of a torch file: an object with tensors somewhere in it, and the offset of each storage's bytes. */
 interface TorchFile {
   readonly root: unknown
   readonly storageStart: ReadonlyMap<string, number>
 }
 
-/** A file that torch.save has written, with any object of plain containers and tensors in it. */
+/** A file written by torch.save, with any object of plain containers and tensors in it. */
 export interface TorchObject {
   /** Dictionaries are Maps, lists and tuples arrays, and objects of any class InertObjects. */
   readonly root: unknown
-  /** Tensors of the object under names of the caller's choice, to be read from the file. */
+  /** Tensors of the object under names chosen by the caller, to be read from the file. */
   source(tensors: Iterable<[name: string, tensor: TorchTensor]>): WeightSource
   close(): Promise<void>
 }
 
 /**
- * Opens a state dict that torch.save has written, in the zip form or the legacy form (before torch 1.6), also one that
- * a trainer has wrapped. Nothing in the file is executed; the values stay in the file until they are read. Views and
- * transposed tensors are read as the contiguous tensors that they stand for, tied ones under each of their names.
- * @throws CheckpointError that names the file and what is wrong with it, or what it asks for and may not have
+ * Opens a state dict written by torch.save, in the zip form or the legacy form (before torch 1.6), also one that a
+ * trainer has wrapped. Nothing in the file is executed; the values stay in the file until they are read. Views and
+ * transposed tensors are read as the equivalent contiguous tensors, tied ones under each of their names.
+ * @throws {CheckpointError} for a file that is invalid or has unsupported contents, with its name and the reason
  */
 export async function openTorchBin(path: string, pool?: HandlePool): Promise<WeightSource> {
   const object = await openTorchObject(path, pool)
@@ -128,7 +128,7 @@ async function readLegacyForm(file: WeightFile): Promise<TorchFile> {
   return { root, storageStart }
 }
 
-/** Their length is not known beforehand: read a piece of the file, and a longer one when it is too short. */
+/** Their length is not known in advance: reads a piece of the file, and a longer one if it is too short. */
 async function readLegacyPickles(file: WeightFile, length: number) {
   const bytes = await file.readStart(length)
   const objects = new TorchObjects(file.path)

@@ -3,21 +3,21 @@ import { forError } from '../../format.js'
 import { countElements, DTYPE_BYTES, type WeightDType } from '../../io/weight-source.js'
 import { InertObject, PickleGlobal } from './pickle.js'
 
-/** A run of numbers in a torch file that tensors are views of. */
+/** A range of numbers in a torch file that tensors are views of. */
 export class TorchStorage {
   constructor(
     readonly key: string,
     readonly bytes: number,
-    /** Undefined for an untyped one, whose tensors say their type themselves, and for a type that is not read. */
+    /** Undefined for an untyped one, whose tensors state their type themselves, and for an unsupported type. */
     readonly dtype: WeightDType | undefined,
     /** torch's class, such as `torch.FloatStorage`. */
     readonly type: string,
-    /** Bytes of one of the elements that torch counts it in. */
+    /** Bytes of an element in torch's count. */
     readonly elementBytes: number,
   ) {}
 }
 
-/** A tensor as torch pickles it: a view of a storage. Its shape, strides and reach have been checked. */
+/** A tensor as torch pickles it: a view of a storage. Its shape, strides and extent have been checked. */
 export class TorchTensor {
   constructor(
     readonly storage: TorchStorage,
@@ -25,7 +25,7 @@ export class TorchTensor {
     readonly shape: readonly number[],
     /** In elements. */
     readonly strides: readonly number[],
-    /** First element, counted from the storage's start. */
+    /** First element, from the storage's start. */
     readonly offset: number,
   ) {}
 }
@@ -44,7 +44,7 @@ export const STORAGE_DTYPES: ReadonlyMap<string, WeightDType> = new Map([
 ])
 
 export const UNTYPED_STORAGE = 'torch.storage.UntypedStorage'
-/** Storages whose tensors are not read. Their size matters in the legacy form, where one storage follows another. */
+/** Storages whose tensors are not read. Their size matters in the legacy form, where storages follow each other. */
 const OTHER_STORAGES: ReadonlyMap<string, number> = new Map([
   [UNTYPED_STORAGE, 1],
   ['torch.ComplexFloatStorage', 8],
@@ -56,7 +56,7 @@ const OTHER_STORAGES: ReadonlyMap<string, number> = new Map([
   ['torch.QInt32Storage', 4],
 ])
 const MAX_RANK = 64
-/** Tensor classes without behavior of their own: what `_rebuild_from_type_v2` rebuilds as one of them is its data. */
+/** Tensor classes without special behavior: when `_rebuild_from_type_v2` rebuilds one, the result is its data. */
 const PLAIN_TENSORS = new Set([
   'torch.Tensor',
   'torch.nn.Parameter',
@@ -66,7 +66,7 @@ const PLAIN_TENSORS = new Set([
 
 /**
  * The globals of a pickle, for `unpickle`: tensors, their parts, and dictionaries are built; everything else becomes an
- * InertObject, so that what a reader does not need cannot stop it.
+ * InertObject, so that unneeded contents cannot cause an error.
  */
 export class TorchObjects {
   readonly storages = new Map<string, TorchStorage>()
@@ -153,7 +153,7 @@ export class TorchObjects {
     return Object.hasOwn(DTYPE_BYTES, name) ? (name as WeightDType) : undefined
   }
 
-  /** `rebuild(*args)` as an object of `type` with these attributes, none of which says anything about its values. */
+  /** `rebuild(*args)` as an object of `type` with these attributes, none of which affects its values. */
   #fromType(rebuild: unknown, type: unknown, args: unknown, state: unknown): unknown {
     if (!(type instanceof PickleGlobal && rebuild instanceof PickleGlobal && Array.isArray(args))) {
       throw this.#error('rebuilds a tensor in an unknown way')

@@ -12,26 +12,26 @@ import { StoredZipWriter } from './zip-writer.js'
 export interface WriteTorchBinOptions {
   /** See StoredZipWriter; for tests. */
   zip64From?: number
-  /** Told the CRC-32 of each tensor's bytes; those of tied tensors come once. */
+  /** Called with the CRC-32 of each tensor's bytes, once for tied tensors. */
   onChecksum?(tensor: string, crc: number): void
 }
 
-/** A tensor with the storage that holds its values. */
+/** A tensor and the storage that holds its values. */
 interface Placed {
   tensor: TensorToWrite
   bytes: number
-  /** The name of its storage in the file; tied tensors have the same. */
+  /** The name of its storage in the file, shared by tied tensors. */
   key: string
 }
 
 const STORAGE_NAMES = new Map([...STORAGE_DTYPES].map(([storage, dtype]) => [dtype, storage]))
 
 /**
- * Writes a state dict as torch.save does since 1.6, in the zip form, and flushes it to the disk: `torch.load` reads it
- * with `weights_only=True`, mapped or not. Tensors keep their order; tied ones (`sameAs`) share a storage. Memory is
- * that of the pieces that tensors give, and of a pickle of some 200 bytes a tensor.
- * @throws RangeError for a name that comes twice, a tie to nothing, or an impossible shape, before anything is written
- * @throws CheckpointError when the disk is full, or a tensor gives more or fewer bytes than its shape asks for
+ * Writes a state dict as torch.save does since 1.6, in the zip form, and flushes it to disk: `torch.load` reads it with
+ * `weights_only=True`, mapped or not. Tensors keep their order; tied ones (`sameAs`) share a storage. Memory: the
+ * tensors' current pieces, and a pickle of some 200 bytes per tensor.
+ * @throws {RangeError} for a repeated name, a tie to nothing, or an invalid shape, before anything is written
+ * @throws {CheckpointError} for a full disk, or a tensor whose bytes do not match its shape
  */
 export async function writeTorchBin(
   path: string,
@@ -77,7 +77,7 @@ function placeTensors(tensors: readonly TensorToWrite[]): Placed[] {
 /** An OrderedDict of tensors, in the opcodes of protocol 2 (docs.python.org, pickletools). */
 function pickleStateDict(placed: readonly Placed[]): Buffer {
   const memo = new Map<string, number>()
-  // What comes many times is remembered when it comes first, and recalled from then on: PUT and GET.
+  // Repeated values are memoized at the first occurrence, and recalled from then on: PUT and GET.
   const once = (name: string, opcodes: () => Buffer): Buffer => {
     const index = memo.get(name)
     if (index !== undefined) return op('h', byte(index))
@@ -91,14 +91,14 @@ function pickleStateDict(placed: readonly Placed[]): Buffer {
   const word = (value: string) => once(`'${value}'`, () => text(value))
   const orderedDict = () => op(global('collections.OrderedDict'), ')R')
 
-  const dictionary = orderedDict() // before the items, as it is in the file
+  const dictionary = orderedDict() // before the items, as in the file
   const items = placed.map(({ tensor, bytes, key }) => {
     const { name, dtype, shape } = tensor
     const storage = STORAGE_NAMES.get(dtype)
     const numel = storage ? bytes / DTYPE_BYTES[dtype] : bytes
     const id = op('(', word('storage'), global(storage ?? UNTYPED_STORAGE), text(key), word('cpu'), integer(numel), 't')
     const view = op(id, 'Q', integer(0), tuple(shape), tuple(stridesOf(shape)), '\x89')
-    // Types without a storage class of their own came with torch 2, whose tensors say the type themselves.
+    // Types without a storage class came with torch 2, whose tensors state their type themselves.
     return storage
       ? op(text(name), global('torch._utils._rebuild_tensor_v2'), '(', view, orderedDict(), 'tR')
       : op(

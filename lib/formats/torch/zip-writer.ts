@@ -1,8 +1,8 @@
 /**
- * Zip files as torch.save lays them out: stored entries whose bytes begin at multiples of 64, so that a reader may map
- * them. Written by hand because yazl chooses the extra fields of its local headers, and with them the alignment, itself.
- * Sizes are known before an entry is written, so local headers carry them, which torch's own leave out; the checksum
- * is filled in afterwards. Format: APPNOTE.TXT of PKWARE, 4.3 to 4.5.
+ * Zip files in the layout of torch.save: stored entries whose bytes begin at multiples of 64, so that a reader may map
+ * them. Handwritten because yazl controls the extra fields of its local headers, and with them the alignment. Sizes are
+ * known before an entry is written, so local headers have them, unlike torch's; the checksum is filled in afterwards.
+ * Format: APPNOTE.TXT of PKWARE, 4.3 to 4.5.
  */
 import { crc32 } from '../../io/crc.js'
 import type { FileSink } from '../../io/file-sink.js'
@@ -12,7 +12,7 @@ const ALIGNMENT = 64
 /** From here on sizes and positions need the fields of zip64. */
 const ZIP64_FROM = 0xffffffff
 const MANY_ENTRIES = 0xffff
-/** 1 January 1980, the first day that a zip file can tell. */
+/** 1 January 1980, the earliest date of a zip file. */
 const DATE = 0x21
 const [VERSION, VERSION_ZIP64] = [20, 45]
 
@@ -23,13 +23,13 @@ interface Entry {
   headerAt: number
 }
 
-/** Takes the bytes of one entry. */
+/** Writes bytes of one entry. */
 export type EntryWriter = (bytes: Uint8Array) => Promise<void>
 
 export class StoredZipWriter {
   readonly #entries: Entry[] = []
 
-  /** @param zip64From from which size or position on zip64 fields are written; tests lower it */
+  /** @param zip64From the size or position from which zip64 fields are written; tests lower it */
   constructor(
     private readonly sink: FileSink,
     private readonly zip64From = ZIP64_FROM,
@@ -37,9 +37,9 @@ export class StoredZipWriter {
 
   /**
    * Adds an entry.
-   * @param size the bytes that `produce` will write, no more and no fewer
+   * @param size the exact number of bytes that `produce` will write
    * @returns their CRC-32
-   * @throws RangeError when they were others
+   * @throws {RangeError} for another number of bytes
    */
   async add(name: string, size: number, produce: (write: EntryWriter) => Promise<void>): Promise<number> {
     const entry: Entry = { name: Buffer.from(name), crc: 0, size, headerAt: this.sink.position }
@@ -56,7 +56,7 @@ export class StoredZipWriter {
     return entry.crc
   }
 
-  /** Adds an entry whose bytes are at hand. */
+  /** Adds an entry whose bytes are in memory. */
   addBytes(name: string, bytes: Uint8Array): Promise<number> {
     return this.add(name, bytes.length, (write) => write(bytes))
   }
@@ -131,7 +131,7 @@ export class StoredZipWriter {
 
 type Field = [bytes: 2 | 4 | 8, value: number]
 
-/** Little-endian numbers behind each other. */
+/** Concatenated little-endian numbers. */
 function fields(...list: Field[]): Buffer {
   const buffer = Buffer.alloc(list.reduce((sum, [bytes]) => sum + bytes, 0))
   let at = 0

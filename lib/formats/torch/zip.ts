@@ -4,20 +4,21 @@ import { forError } from '../../format.js'
 import { crc32 } from '../../io/crc.js'
 import { WeightFile } from '../weight-file.js'
 
-/** Where the bytes of an uncompressed zip entry lie in the file. */
+/** The location of an uncompressed zip entry's bytes in the file. */
 export interface StoredEntry {
   readonly start: number
   readonly size: number
-  /** As the directory has it; 0 where the writer was told to compute none. */
+  /** From the directory; 0 if the writer computed none. */
   readonly crc: number
 }
 
 const MAX_ENTRIES = 1_000_000
 
 /**
- * The entries of a zip file whose entries are stored, not compressed, so that they can be read in place. Sizes come
- * from the central directory, as torch leaves them out of the local headers; positions from the local headers.
- * @throws CheckpointError when it is not a zip file, is cut short, or an entry is compressed, encrypted or met twice
+ * The entries of a zip file without compression, so that they can be read in place. Sizes come from the central
+ * directory, as torch leaves them out of the local headers; positions from the local headers.
+ * @throws {CheckpointError} for a file that is not a zip file, is cut short, or has a compressed, encrypted, or
+ *   repeated entry
  */
 export async function readZipEntries(file: WeightFile): Promise<Map<string, StoredEntry>> {
   const entries = new Map<string, StoredEntry>()
@@ -26,7 +27,7 @@ export async function readZipEntries(file: WeightFile): Promise<Map<string, Stor
     if (zip.entryCount > MAX_ENTRIES) throw new Error(`it would have ${zip.entryCount} entries`)
     for await (const entry of zip.eachEntry()) {
       const { fileName: name, uncompressedSize: size } = entry
-      if (/^[^/]+\/code\//.test(name)) continue // of TorchScript, which compresses it; nothing here reads it
+      if (/^[^/]+\/code\//.test(name)) continue // of TorchScript, which compresses it; not read here
       if (entry.compressionMethod !== 0) throw new Error(`its entry ${name} is compressed`)
       if (entry.isEncrypted()) throw new Error(`its entry ${name} is encrypted`)
       if (entries.has(name)) throw new Error(`it has two entries ${name}`)
@@ -45,8 +46,8 @@ export async function readZipEntries(file: WeightFile): Promise<Map<string, Stor
 }
 
 /**
- * Reads every entry of a zip file, and names those whose CRC-32 is not the one in the directory. Files of other forms,
- * which have none, have no such entries.
+ * Reads every entry of a zip file, and returns the names of those whose CRC-32 differs from the directory's. Other
+ * formats have no checksums, so the result is empty.
  */
 export async function findDamagedEntries(path: string): Promise<string[]> {
   const file = await WeightFile.open(path)
@@ -70,7 +71,7 @@ export async function findDamagedEntries(path: string): Promise<string[]> {
   }
 }
 
-/** Gives yauzl its bytes, and an error instead of an exception for positions that only a damaged file asks for. */
+/** Passes bytes to yauzl, and an error instead of an exception for positions that only a damaged file has. */
 class WeightFileReader extends RandomAccessReader {
   constructor(private readonly file: WeightFile) {
     super()
