@@ -1,6 +1,6 @@
 /**
- * Directories and sets of files that are there as a whole or not at all, whenever the process or the machine stops:
- * everything is written under another name, flushed to the disk, and only then renamed.
+ * Directories and sets of files that appear completely or not at all, whenever the process or the machine stops:
+ * everything is written under another name, flushed to disk, and only then renamed.
  */
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, realpath, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises'
@@ -10,21 +10,21 @@ import { ensureSpace, flush, flushTree, writeError } from './disk.js'
 import { findAbandoned, renamed, withStagingName } from './staging.js'
 
 export interface AtomicOptions {
-  /** Bytes that will be written, if known: without room for them nothing is begun. */
+  /** Bytes to be written, if known: without space for them nothing is written. */
   bytesNeeded?: number
 }
 
 export interface AtomicFileOptions extends AtomicOptions {
-  /** Whether to make the directory that the file is to be in where it is missing. @default true */
+  /** Whether to create the file's directory if it is missing. @default true */
   makeDirectory?: boolean
 }
 
 /**
- * Writes a directory: `produce` fills one beside it, `<name>.tmp-…`, which then takes the final name. A directory that
- * has the name already is replaced as a whole; until the new one is complete it stays as it is. What a process that
- * died has left under this name is put right first.
- * @returns what `produce` returns
- * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
+ * Writes a directory: `produce` fills a sibling, `<name>.tmp-…`, which is then renamed. An existing directory of that
+ * name stays unchanged until the new one is complete, and is then replaced. First recovers from writes by processes
+ * that died.
+ * @returns the result of `produce`
+ * @throws {CheckpointError} for a full or read-only disk; nothing has changed then
  */
 export async function writeDirectoryAtomically<T>(
   directory: string,
@@ -54,9 +54,8 @@ export async function writeDirectoryAtomically<T>(
 }
 
 /**
- * Writes a file: `produce` writes one beside it, `<name>.tmp-…`, which then takes the final name, and the place of a
- * file that has it already.
- * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
+ * Writes a file: `produce` writes a sibling, `<name>.tmp-…`, which is then renamed and replaces an existing file.
+ * @throws {CheckpointError} for a full or read-only disk; nothing has changed then
  */
 export async function writeFileAtomically<T>(
   file: string,
@@ -95,9 +94,11 @@ export async function writeFileAtomically<T>(
 }
 
 export interface ReplaceOptions extends AtomicOptions {
-  /** The files there that have to go before the first new one comes, so that old and new are never taken for a set. */
+  /**
+   * The existing files to remove before the first new one is placed, so that old and new files never look like one set.
+   */
   obsolete(existing: readonly string[], written: readonly string[]): readonly string[]
-  /** The files by which a reader finds the others: the first to go, and the last to come. */
+  /** The files through which a reader finds the others: the first to be removed, and the last to be placed. */
   entryPoints: readonly string[]
 }
 
@@ -105,7 +106,7 @@ const TEMPORARY = '.tmp'
 const COMPLETE = '.complete'
 const JOURNAL = 'journal.json'
 
-/** What is left to do when all new files are on the disk. Doing it twice gives the same as doing it once. */
+/** The work that remains when all new files are on disk. It is idempotent. */
 interface Journal {
   remove: string[]
   place: string[]
@@ -113,10 +114,10 @@ interface Journal {
 
 /**
  * Writes files into a directory that exists and may hold others, which are kept. `produce` fills a directory within it;
- * when everything is on the disk, one rename decides that the replacement happens, and the files are moved to their
- * places. A process that dies before changes nothing; what one that dies after has left to do, the next to read or
- * write the directory does: see `finishInterruptedReplacement`. The directory itself stays, as it may be a mount point.
- * @throws CheckpointError when the disk is full or may not be written; nothing has changed then
+ * when everything is on disk, one rename commits the replacement, and the files are moved into place. If the process
+ * dies before the commit, nothing has changed; if it dies later, the next process to read or write the directory
+ * completes the work: see `finishInterruptedReplacement`. The directory itself stays, as it may be a mount point.
+ * @throws {CheckpointError} for a full or read-only disk; nothing has changed then
  */
 export async function replaceFilesAtomically(
   directory: string,
@@ -162,8 +163,8 @@ async function planReplacement(
 }
 
 /**
- * Completes what a process that died in the middle of `replaceFilesAtomically` had decided.
- * @throws CheckpointError when that is impossible, as on a read-only disk
+ * Completes a committed `replaceFilesAtomically` whose process died.
+ * @throws {CheckpointError} for a replacement that cannot be completed, as on a read-only disk
  */
 export async function finishInterruptedReplacement(directory: string): Promise<void> {
   for (const name of await findAbandoned(directory, COMPLETE)) await carryOut(directory, path.join(directory, name))
@@ -173,7 +174,7 @@ async function carryOut(directory: string, complete: string): Promise<void> {
   try {
     await flush(directory)
     const text = await readFile(path.join(complete, JOURNAL), 'utf8').catch((error) => {
-      if (error.code === 'ENOENT') return '{"remove":[],"place":[]}' // all was done, and its removal had begun
+      if (error.code === 'ENOENT') return '{"remove":[],"place":[]}' // complete, and partly removed
       throw error
     })
     const journal = JSON.parse(text) as Journal
@@ -187,7 +188,7 @@ async function carryOut(directory: string, complete: string): Promise<void> {
     }
     for (const name of journal.place) {
       await rename(path.join(complete, name), path.join(directory, name)).catch((error) => {
-        if (error.code !== 'ENOENT') throw error // it is in its place
+        if (error.code !== 'ENOENT') throw error // it is in place
       })
     }
     await flush(directory)
@@ -208,7 +209,7 @@ async function fill<T>(temporary: string, produce: (temporary: string) => Promis
   return result
 }
 
-/** Puts `temporary` in the place of `target`, which is out of the way under the name `old` for a moment. */
+/** Replaces `target` with `temporary`; in between, the target has the name `old`. */
 async function swap(target: string, temporary: string, old: string): Promise<void> {
   const replaces = await isDirectory(target)
   if (replaces) await rename(target, old)
@@ -222,7 +223,7 @@ async function swap(target: string, temporary: string, old: string): Promise<voi
   if (replaces) await remove(old)
 }
 
-/** Removes half-written directories of dead processes, and brings back a directory whose replacement never came. */
+/** Removes half-written directories of dead processes, and restores a directory whose replacement was interrupted. */
 async function clearAbandoned(target: string, temporaryPrefix: string, oldPrefix: string): Promise<void> {
   const parent = path.dirname(target)
   for (const name of await findAbandoned(parent, oldPrefix)) {
@@ -232,14 +233,14 @@ async function clearAbandoned(target: string, temporaryPrefix: string, oldPrefix
   for (const name of await findAbandoned(parent, temporaryPrefix)) await remove(path.join(parent, name))
 }
 
-/** Runs `task` with a parent directory that is made where it is missing, and taken away again if the task fails. */
+/** Runs `task` with a parent directory that is created if missing, and removed again if the task fails. */
 async function withParent<T>(parent: string, task: () => Promise<T>): Promise<T> {
   const firstMade = await mkdir(parent, { recursive: true })
   try {
     return await task()
   } catch (error) {
     for (let made = parent; firstMade && made.length >= firstMade.length; made = path.dirname(made)) {
-      await rmdir(made).catch(() => {}) // someone else has put something there
+      await rmdir(made).catch(() => {}) // another process has put something there
     }
     throw error
   }
@@ -253,7 +254,10 @@ async function reportingErrors<T>(target: string, bytesNeeded: number, task: () 
   }
 }
 
-/** The directory that a path means, through symbolic links. @throws CheckpointError when it is a file */
+/**
+ * The directory that a path resolves to, through symbolic links.
+ * @throws {CheckpointError} for a file
+ */
 async function resolveTarget(directory: string): Promise<string> {
   const target = await realpath(directory).catch(() => path.resolve(directory))
   const stats = await stat(target).catch(() => undefined)

@@ -1,7 +1,7 @@
-/** Cyclic redundancy checks of 32 bits, reflected, as files have them. */
+/** 32-bit cyclic redundancy checks, reflected, as used in file formats. */
 import * as zlib from 'node:zlib'
 
-/** A checksum of bytes; `value` is that of the bytes before them. */
+/** A checksum of bytes; `value` is that of the preceding bytes. */
 export type Crc = (data: Uint8Array, value?: number) => number
 
 /** @param polynomial in its reflected form */
@@ -17,8 +17,8 @@ export function crcOf(polynomial: number): Crc {
   }
 }
 
-/** CRC-32, of zip archives. Node.js has it from 20.15 on, in native code. */
+/** CRC-32, of zip archives. Node.js has a native one from 20.15 on. */
 export const crc32: Crc = zlib.crc32 ?? crcOf(0xedb88320)
 
-/** CRC-32C (Castagnoli), as RFC 3720 gives it. */
+/** CRC-32C (Castagnoli), as defined in RFC 3720. */
 export const crc32c = crcOf(0x82f63b78)

@@ -1,25 +1,27 @@
 /**
- * Large files past the page cache (O_DIRECT): their bytes would only push out what others have in it, and where memory
- * is dear to get, as on virtual machines that give it back to their host, filling the cache takes longer than the disk.
+ * Large files bypass the page cache (O_DIRECT): their bytes would only evict other data, and where memory is slow to
+ * obtain, as on virtual machines that return it to their host, filling the cache takes longer than the disk.
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 
-/** Positions, lengths and memory must be multiples of the disk's block; of this size every disk's are. */
+/**
+ * Positions, lengths and memory must be multiples of the disk's block; this is a multiple of every disk's block size.
+ */
 const BLOCK = 4096
 const WASM_PAGE = 65536
 const PIECE = 8 << 20
-/** Below, the page cache is as good. */
+/** Below this, the page cache is as fast. */
 const LARGE = 2 * PIECE
 
 declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
 
-/** Memory that begins at a page, which only WebAssembly promises in JavaScript. */
+/** Page-aligned memory, which in JavaScript only WebAssembly guarantees. */
 function alignedBuffer(bytes: number): Buffer {
   return Buffer.from(new WebAssembly.Memory({ initial: Math.ceil(bytes / WASM_PAGE) }).buffer, 0, bytes)
 }
 
-/** Opens a file that exists for direct I/O; undefined where its file system has none. */
+/** Opens an existing file for direct I/O; undefined if its file system does not support it. */
 async function openDirect(path: string, access: number): Promise<FileHandle | undefined> {
   return open(path, access | constants.O_DIRECT).catch((error) => {
     if (error.code === 'EINVAL' || error.code === 'ENOTSUP') return undefined
@@ -39,7 +41,7 @@ export class DirectWriter {
   #pieces = [alignedBuffer(PIECE), alignedBuffer(PIECE)] as const
   #turn: 0 | 1 = 0
   #filled = 0
-  /** Bytes in the file, or on their way there. */
+  /** Bytes in the file, or being written. */
   #written = 0
   #underWay: Promise<void> = Promise.resolve()
 
@@ -49,15 +51,15 @@ export class DirectWriter {
   ) {}
 
   /**
-   * A writer for an empty file, or undefined where direct I/O does not pay or is not to be had.
-   * @param handle the same file, opened for plain writing; it stays the caller's
+   * A writer for an empty file; undefined if direct I/O does not pay off or is not supported.
+   * @param handle the same file, opened for plain writing; the caller closes it
    */
   static async open(path: string, handle: FileHandle, bytes: number): Promise<DirectWriter | undefined> {
     const direct = bytes < LARGE ? undefined : await openDirect(path, constants.O_WRONLY)
     return direct && new DirectWriter(handle, direct)
   }
 
-  /** Takes bytes, which are the caller's again when it resolves. */
+  /** Writes bytes; the caller may reuse them when it resolves. */
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; ) {
       const part = bytes.subarray(at, at + PIECE - this.#filled)
@@ -68,7 +70,7 @@ export class DirectWriter {
     }
   }
 
-  /** Writes what is left, and waits until all is written. */
+  /** Writes the remaining bytes, and waits until all are written. */
   async end(): Promise<void> {
     await this.#underWay
     await writeAll(this.handle, this.#pieces[this.#turn].subarray(0, this.#filled), this.#written)
@@ -76,7 +78,7 @@ export class DirectWriter {
   }
 
   async close(): Promise<void> {
-    await this.#underWay.catch(() => {}) // told to whoever writes
+    await this.#underWay.catch(() => {}) // rethrown by the next write()
     await this.direct?.close()
     this.direct = undefined
   }
@@ -84,7 +86,7 @@ export class DirectWriter {
   async #send(): Promise<void> {
     await this.#underWay
     this.#underWay = this.#writePiece(this.#pieces[this.#turn], this.#written)
-    this.#underWay.catch(() => {}) // the next to wait for it tells
+    this.#underWay.catch(() => {}) // the next wait for it reports the error
     this.#written += PIECE
     this.#filled = 0
     this.#turn = this.#turn === 0 ? 1 : 0
@@ -93,15 +95,18 @@ export class DirectWriter {
   async #writePiece(piece: Buffer, position: number): Promise<void> {
     if (!this.direct) return writeAll(this.handle, piece, position)
     const { bytesWritten } = await this.direct.write(piece, 0, piece.length, position).catch((error) => {
-      if (error.code === 'EINVAL') return { bytesWritten: 0 } // a file system that promised too much
+      if (error.code === 'EINVAL') return { bytesWritten: 0 } // the file system does not support it after all
       throw error
     })
-    // A disk that is nearly full takes a part, and then says so.
+    // A nearly full disk accepts a part, and then reports an error.
     if (bytesWritten < piece.length) await writeAll(this.handle, piece.subarray(bytesWritten), position + bytesWritten)
   }
 }
 
-/** Reads pieces of a file from the disk itself: what was just written is not taken from memory when it is compared. */
+/**
+ * Reads pieces of a file from the disk itself, so that a comparison with just-written data does not read the page
+ * cache.
+ */
 export class DirectReader {
   #free: Buffer[] = []
 
@@ -111,7 +116,7 @@ export class DirectReader {
   ) {}
 
   /**
-   * A reader, or undefined where direct I/O does not pay or is not to be had.
+   * A reader; undefined if direct I/O does not pay off or is not supported.
    * @param handle the same file, opened for plain reading; the reader closes it
    */
   static async open(path: string, handle: FileHandle, bytes: number): Promise<DirectReader | undefined> {
@@ -119,7 +124,10 @@ export class DirectReader {
     return direct && new DirectReader(handle, direct)
   }
 
-  /** Fills `into` from `position` on, or its beginning. @returns how many bytes; none at the end of the file */
+  /**
+   * Fills `into`, or its beginning, from `position` on.
+   * @returns the number of bytes; 0 at the end of the file
+   */
   async read(position: number, into: Uint8Array): Promise<number> {
     const skipped = position % BLOCK
     const wanted = Math.min(into.length, PIECE - skipped)
@@ -131,7 +139,7 @@ export class DirectReader {
       into.set(piece.subarray(skipped, skipped + count))
       return count
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error // a file system that promised too much
+      if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error // the file system does not support it after all
       return (await this.handle.read(into, 0, wanted, position)).bytesRead
     } finally {
       this.#free.push(piece)

@@ -3,13 +3,13 @@ import path from 'node:path'
 import { CheckpointError } from '../errors.js'
 import { formatBytes } from '../format.js'
 
-/** Bytes that are available in the file system of a directory, as df tells them; undefined where it does not say. */
+/** Bytes available in the file system of a directory, as df shows them; undefined if unknown. */
 async function freeBytes(directory: string): Promise<number | undefined> {
   const { blocks, bavail, bsize } = await statfs(directory)
   return blocks === 0 ? undefined : bavail * bsize
 }
 
-/** Flushes every file and directory below `directory`, and itself, to the disk. */
+/** Flushes `directory` and every file and directory below it to disk. */
 export async function flushTree(directory: string): Promise<void> {
   for (const entry of await readdir(directory, { withFileTypes: true })) {
     const child = path.join(directory, entry.name)
@@ -24,7 +24,7 @@ export async function flush(file: string): Promise<void> {
   const handle = await open(file, 'r')
   try {
     await handle.sync().catch((error) => {
-      if (error.code !== 'EINVAL') throw error // a file system that has nothing to flush
+      if (error.code !== 'EINVAL') throw error // a file system without flushing
     })
   } finally {
     await handle.close()
@@ -44,12 +44,12 @@ const REASONS: Readonly<Record<string, string>> = {
   EIO: 'the disk reports a write error',
 }
 
-/** A system error in saving, which says that nothing was changed. */
+/** A system error in saving, which states that nothing was changed. */
 class SaveError extends CheckpointError {}
 
 /**
- * A system error in saving `target`, told in one sentence. Other errors, such as the producer's own, stay as they are.
- * One that was told of a part of `target` is told anew.
+ * Turns a system error into one sentence about `target`. Other errors, such as the producer's, are unchanged. An error
+ * already reported for a part of `target` is rewritten for `target`.
  */
 export async function writeError(target: string, error: unknown, bytesNeeded: number): Promise<unknown> {
   const cause = error instanceof SaveError ? error.cause : error
@@ -64,7 +64,10 @@ export async function writeError(target: string, error: unknown, bytesNeeded: nu
   )
 }
 
-/** @throws CheckpointError when the file system of `directory` has no room for `bytesNeeded`, before anything is written */
+/**
+ * @throws {CheckpointError} for a file system of `directory` without space for `bytesNeeded`, before anything is
+ *   written
+ */
 export async function ensureSpace(target: string, directory: string, bytesNeeded: number): Promise<void> {
   const free = await freeBytes(directory)
   if (free === undefined || free >= bytesNeeded) return

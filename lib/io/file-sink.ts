@@ -6,19 +6,19 @@ import { DirectWriter } from './direct-io.js'
 import { writeError } from './disk.js'
 import type { WeightDType } from './weight-source.js'
 
-/** A tensor to write, and where its bytes come from. */
+/** A tensor to write, and the source of its bytes. */
 export interface TensorToWrite {
   readonly name: string
   readonly dtype: WeightDType
   readonly shape: readonly number[]
   /**
-   * The name of a tensor that it is tied to, with the same type, shape and bytes. Forms that can share a storage write
-   * it once; the others write both.
+   * The name of a tensor that it is tied to, with the same type, shape and bytes. Formats that can share a storage
+   * write it once; the others write both.
    */
   readonly sameAs?: string
   /**
-   * Its contiguous row-major bytes, at once or in pieces; called once, when its turn comes. A piece may be reused when
-   * the next is asked for.
+   * Its contiguous row-major bytes, at once or in pieces; called once, when the writer reaches the tensor. A piece may
+   * be reused when the next is requested.
    */
   data(): AsyncIterable<Uint8Array> | Uint8Array
 }
@@ -26,14 +26,14 @@ export interface TensorToWrite {
 export interface WrittenFile {
   /** Size of the file. */
   readonly bytes: number
-  /** In hexadecimal, when it was asked for. */
+  /** In hexadecimal, if requested. */
   readonly sha256: string | undefined
 }
 
 const WRITE_BYTES = 16 << 20
 const HASH_BYTES = 1 << 20
 
-/** A file that is written from its beginning to its end. */
+/** A file that is written sequentially. */
 export class FileSink {
   /** Bytes written. */
   position = 0
@@ -62,13 +62,16 @@ export class FileSink {
     }
   }
 
-  /** Writes over a few bytes at an earlier position, when all else is written. */
+  /** Overwrites a few bytes at an earlier position, after all else is written. */
   patch(position: number, bytes: Uint8Array): void {
     if (this.#hash) throw new Error('The checksum covers what was written there before')
     this.#patches.push({ position, bytes })
   }
 
-  /** Writes what is left. @returns the checksum, if it was asked for */
+  /**
+   * Writes the remaining bytes.
+   * @returns the checksum, if requested
+   */
   async end(): Promise<string | undefined> {
     await this.direct?.end()
     for (const { position, bytes } of this.#patches) await this.handle.write(bytes, 0, bytes.length, position)
@@ -77,9 +80,9 @@ export class FileSink {
 }
 
 /**
- * Writes a file by `produce` and flushes it to the disk. What is half-written when an error comes is removed.
- * @param bytesNeeded about the size that it will have, for messages, and to choose how to write
- * @throws CheckpointError when the disk is full or may not be written, and what `produce` throws
+ * Writes a file with `produce` and flushes it to disk. On an error, the partial file is removed.
+ * @param bytesNeeded the approximate size, for messages, and to choose how to write
+ * @throws {CheckpointError} for a full or read-only disk, and errors of `produce`
  */
 export async function writeFlushed(
   path: string,
@@ -110,8 +113,8 @@ export async function writeFlushed(
 
 /**
  * Writes a tensor's data, piece by piece.
- * @param bytes what its type and shape ask for
- * @throws CheckpointError when the tensor gives more or fewer bytes
+ * @param bytes the size according to its type and shape
+ * @throws {CheckpointError} for a tensor with more or fewer bytes
  */
 export async function writeTensorData(
   sink: Pick<FileSink, 'write'>,

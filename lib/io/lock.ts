@@ -1,6 +1,6 @@
 /**
- * Locks of directories that one process at a time may write to, here or on another machine that shares them. A file
- * `.run.lock` says who holds one; the holder rewrites it every few seconds, so that others can see whether it still lives.
+ * Locks of directories that one process at a time may write to, on this machine or another one that shares them. A file
+ * `.run.lock` identifies the holder, which rewrites it every few seconds to show that it is alive.
  */
 import { readFileSync, readlinkSync, unlinkSync } from 'node:fs'
 import { type FileHandle, link, mkdir, open, readFile, realpath, rename, rmdir, stat, unlink } from 'node:fs/promises'
@@ -11,20 +11,20 @@ import { writeError } from './disk.js'
 
 const fileName = '.run.lock'
 const beatEvery = 10 // seconds
-/** Seconds without a sign of life after which a holder that cannot be asked counts as gone. */
+/** Seconds of silence after which a holder on another machine counts as gone. */
 const silence = 120
 
-/** A process, such that another that has its number later is told from it. */
+/** Identifies a process, and distinguishes it from a later one with the same number. */
 export interface Holder {
   pid: number
   host: string
   /** When it took the lock, ISO 8601. */
   since: string
-  /** Changes when the machine starts again. */
+  /** Changes when the machine restarts. */
   boot: string
-  /** Containers may have processes of the same number. */
+  /** Containers may have processes with the same number. */
   namespace: string
-  /** When the process began, in ticks since the machine did. */
+  /** When the process began, in ticks since boot. */
   start: string
 }
 
@@ -36,7 +36,7 @@ const attempt = <T>(read: () => T): T | undefined => {
   }
 }
 
-/** When a process began; undefined where there is none, or only what is left of one. */
+/** When a process began; undefined if there is none, or only a zombie. */
 function startOf(pid: number | 'self'): string | undefined {
   const text = attempt(() => readFileSync(`/proc/${pid}/stat`, 'latin1'))
   const [state, ...fields] = text?.slice(text.lastIndexOf(')') + 2).split(' ') ?? []
@@ -55,7 +55,7 @@ export function thisProcess(): Holder {
   }
 }
 
-/** Whether a holder is gone; `age` is how many seconds ago it gave a sign of life. */
+/** Whether a holder is gone; `age` is the number of seconds since its last sign of life. */
 export function isGone(holder: Holder | undefined, age: number): boolean {
   const self = thisProcess()
   const canAsk =
@@ -67,7 +67,7 @@ export function isGone(holder: Holder | undefined, age: number): boolean {
   return canAsk ? startOf(holder.pid) !== holder.start : age > silence
 }
 
-/** Locks of this process by their directories. */
+/** Locks of this process, by directory. */
 const held = new Map<string, Promise<DirectoryLock>>()
 
 class DirectoryLock {
@@ -80,7 +80,7 @@ class DirectoryLock {
     private readonly text: string,
     private readonly firstMade: string | undefined,
   ) {
-    // A write through the handle reaches this lock's own file, also if others have moved it away.
+    // A write through the handle reaches this lock's file even after others have moved it away.
     const beat = () => void handle.write(text, 0).catch(() => {})
     this.timer = setInterval(beat, 1000 * beatEvery).unref()
     process.once('exit', this.leave)
@@ -104,14 +104,14 @@ class DirectoryLock {
         (handle) => new DirectoryLock(target, handle, text, firstMade && path.resolve(firstMade)),
       )
       held.set(target, taking)
-      taking.catch(() => held.delete(target)) // for those who try again
+      taking.catch(() => held.delete(target)) // allows another try
       return await taking
     } catch (error) {
       throw await writeError(path.resolve(directory), error, 0)
     }
   }
 
-  /** Gives the lock back when it was taken once; a directory that is still empty goes with it. */
+  /** Releases the lock if it was taken once; also removes the directory if it is still empty. */
   async release(): Promise<void> {
     if (--this.uses > 0) return
     held.delete(this.directory)
@@ -137,10 +137,10 @@ class DirectoryLock {
 }
 
 /**
- * Does work while this process holds the locks of directories, which are made where they are missing; one within another
- * needs none of its own. Within a process, locks can be taken several times.
- * @throws {OpenAlpacaError} `IN_USE` while another process holds one of them
- * @throws {CheckpointError} when a directory cannot be made or written
+ * Runs `work` while this process holds the locks of directories, which are created if missing; a nested directory needs
+ * no separate lock. Within a process, locks are reentrant.
+ * @throws {OpenAlpacaError} `IN_USE` for a directory that another process has locked
+ * @throws {CheckpointError} for a directory that cannot be created or written
  */
 export async function withLocks<T>(directories: readonly string[], work: () => Promise<T>): Promise<T> {
   const whole = directories.filter((directory) => !directories.some((other) => isWithin(directory, other)))
@@ -168,7 +168,7 @@ async function create(directory: string, file: string, text: string): Promise<Fi
       return handle
     }
     const found = await readFile(file, 'utf8').catch(() => undefined)
-    if (found === undefined) continue // it was given back at this moment
+    if (found === undefined) continue // it was just released
     const age = await secondsSince(file)
     const holder = parseHolder(found)
     if (!isGone(holder, age)) throw inUse(directory, holder, age)
@@ -176,13 +176,13 @@ async function create(directory: string, file: string, text: string): Promise<Fi
   }
 }
 
-/** undefined for a lock that is being written at this moment, or is damaged. */
+/** undefined for a lock that is being written, or is damaged. */
 function parseHolder(text: string): Holder | undefined {
   const holder = attempt(() => JSON.parse(text) as Partial<Holder> | null)
   return holder && typeof holder.pid === 'number' && typeof holder.host === 'string' ? (holder as Holder) : undefined
 }
 
-/** Removes a lock whose holder is gone, unless another process does so, and takes it, at the same moment. */
+/** Removes a lock whose holder is gone, unless another process removes and takes it at the same moment. */
 async function removeStale(file: string, found: string): Promise<void> {
   const aside = `${file}.${process.pid}.stale`
   try {
@@ -196,7 +196,7 @@ async function removeStale(file: string, found: string): Promise<void> {
   await unlink(aside)
 }
 
-/** How long ago a file was written, by the clock of its file system. */
+/** Seconds since a file was written, by the clock of its file system. */
 async function secondsSince(file: string): Promise<number> {
   const probe = `${file}.${process.pid}.now`
   try {

@@ -1,6 +1,6 @@
 /**
- * Names for what is being written beside its final place, from which a later process can tell what was abandoned:
- * `<prefix>-<host>-<process id>-<random>`.
+ * Temporary names for unfinished files, which show a later process what was abandoned: `<prefix>-<host>-<process
+ * id>-<random>`.
  */
 import { randomBytes } from 'node:crypto'
 import { readdir, stat } from 'node:fs/promises'
@@ -9,10 +9,10 @@ import path from 'node:path'
 
 const DAY = 24 * 60 * 60 * 1000
 
-/** What this process is writing at the moment. */
+/** Names that this process is writing. */
 const active = new Set<string>()
 
-/** Runs `task` with a new name beginning with `prefix`, which counts as in use until it is done. */
+/** Runs `task` with a new name beginning with `prefix`, which counts as in use until the task ends. */
 export async function withStagingName<T>(prefix: string, task: (name: string) => Promise<T>): Promise<T> {
   const owner = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`
   active.add(owner)
@@ -29,8 +29,8 @@ export function renamed(name: string, prefix: string, newPrefix: string): string
 }
 
 /**
- * Names in `directory` that begin with `prefix` and whose process has died. A process on another host cannot be asked,
- * so what it left counts as abandoned after a day.
+ * Names in `directory` that begin with `prefix` and whose process has died. A process on another host cannot be
+ * checked, so its files count as abandoned after a day.
  */
 export async function findAbandoned(directory: string, prefix: string): Promise<string[]> {
   const names = await readdir(directory).catch(() => [])
@@ -49,7 +49,7 @@ export async function findAbandoned(directory: string, prefix: string): Promise<
 
 function isAlive(pid: number): boolean {
   try {
-    process.kill(pid, 0) // asks, and sends nothing
+    process.kill(pid, 0) // signal 0 only checks that the process exists
     return true
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM'

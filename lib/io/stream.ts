@@ -1,22 +1,22 @@
 import type { WeightSource } from './weight-source.js'
 
 export interface ReadAllOptions {
-  /** Reads under way at once. The default keeps every thread of libuv's pool (four) busy while others are consumed. */
+  /** Concurrent reads. The default keeps every thread of libuv's pool (four) busy while others are consumed. */
   concurrency?: number
-  /** Bytes of a piece, a multiple of 8. Memory: `concurrency × chunkBytes`. */
+  /** Bytes per piece, a multiple of 8. Memory: `concurrency × chunkBytes`. */
   chunkBytes?: number
 }
 
 /**
- * Takes a piece of a tensor: the bytes from `byteOffset` of its contiguous row-major form. The chunk is the consumer's
- * until its promise settles, and is then filled anew.
+ * Consumes a piece of a tensor: the bytes from `byteOffset` of its contiguous row-major form. The consumer owns the
+ * chunk until its promise settles; it is then reused.
  */
 export type ChunkConsumer = (name: string, byteOffset: number, chunk: Uint8Array) => Promise<void> | void
 
 /**
- * Reads tensors in pieces, several at once and in the order in which they lie on the disk. Pieces of whole elements
- * come to `consume` in no promised order, several at a time; a tensor without elements has none.
- * The first error stops the reading and is thrown when nothing is under way any more.
+ * Reads tensors in pieces, several at once and in disk order. Pieces of complete elements are passed to `consume` in no
+ * particular order, several at a time; a tensor without elements has none. The first error stops the reading and is
+ * thrown after all pending reads have ended.
  */
 export async function readAll(
   source: WeightSource,
@@ -59,12 +59,12 @@ function* piecesOf(source: WeightSource, names: Iterable<string>, chunkBytes: nu
   }
 }
 
-/** Pieces that are read ahead of the one that is used. */
+/** Pieces to read ahead of the one in use. */
 const READ_AHEAD = 3
 
 /**
- * The bytes of one tensor in order, for a writer. The next pieces are read while one is used; a piece is the consumer's
- * until it asks for the next.
+ * The bytes of one tensor in order, for a writer. The next pieces are read while one is used; the consumer owns a piece
+ * until it requests the next.
  */
 export async function* tensorChunks(
   source: WeightSource,
@@ -83,18 +83,18 @@ export async function* tensorChunks(
   try {
     for (const piece of piecesOf(source, [name], chunkBytes)) {
       const next = read(piece, turn)
-      next.catch(() => {}) // it may fail while the consumer has a piece before it; awaiting it tells
+      next.catch(() => {}) // it may fail while the consumer has an earlier piece; awaiting it reports the error
       underWay.push(next)
       turn = (turn + 1) % (READ_AHEAD + 1)
       if (underWay.length > READ_AHEAD) yield await underWay.shift()!
     }
     while (underWay.length > 0) yield await underWay.shift()!
   } finally {
-    await Promise.allSettled(underWay) // a consumer that stops early leaves reads under way
+    await Promise.allSettled(underWay) // a consumer that stops early leaves reads pending
   }
 }
 
-/** All bytes of one tensor, for those that are small. */
+/** All bytes of one small tensor. */
 export async function readTensor(source: WeightSource, name: string): Promise<Buffer> {
   const bytes = Buffer.alloc(source.tensors.get(name)?.bytes ?? 0)
   await source.read(name, 0, bytes)

@@ -1,4 +1,4 @@
-/** Bytes of one element of each stored type, under PyTorch's names. */
+/** Bytes per element of each stored type, under PyTorch's names. */
 export const DTYPE_BYTES = {
   float64: 8,
   float32: 4,
@@ -17,39 +17,39 @@ export const DTYPE_BYTES = {
   bool: 1,
 } as const
 
-/** The element type of a tensor in a file; more than a device computes in. */
+/** The element type of a tensor in a file; includes types that no device computes in. */
 export type WeightDType = keyof typeof DTYPE_BYTES
 
-/** What a weight file says about one of its tensors. */
+/** A weight file's description of one of its tensors. */
 export interface TensorInfo {
-  /** As the file has it. */
+  /** As in the file. */
   readonly name: string
-  /** As it is stored. */
+  /** As stored. */
   readonly dtype: WeightDType
   /** Row-major; `[]` is a scalar. */
   readonly shape: readonly number[]
-  /** Elements × bytes of an element. */
+  /** Elements × bytes per element. */
   readonly bytes: number
   /** Another tensor of the file that is the same view of the same bytes: the two are tied. */
   readonly sameAs?: string
 }
 
-/** Named tensors that are read piece by piece, from one file or from many. */
+/** Named tensors that are read piece by piece, from one file or several. */
 export interface WeightSource {
-  /** Every tensor by name, in the order in which their bytes lie on the disk. */
+  /** Every tensor by name, in disk order. */
   readonly tensors: ReadonlyMap<string, TensorInfo>
   /**
-   * Fills `into` with the bytes of a tensor that start at `byteOffset` of its contiguous row-major form.
-   * `byteOffset` and the length of `into` are whole elements. Reads may run at the same time.
-   * @throws RangeError when there is no such tensor, or the piece does not lie within it
-   * @throws CheckpointError when the file cannot be read, or has become shorter
+   * Fills `into` with the bytes of a tensor from `byteOffset` of its contiguous row-major form. `byteOffset` and the
+   * length of `into` are multiples of the element size. Reads may run concurrently.
+   * @throws {RangeError} for an unknown tensor, or a piece outside it
+   * @throws {CheckpointError} for a file that cannot be read, or has become shorter
    */
   read(name: string, byteOffset: number, into: Uint8Array): Promise<void>
-  /** Closes the files; later reads are refused. */
+  /** Closes the files; later reads fail. */
   close(): Promise<void>
 }
 
-/** The product of a shape, or undefined when it is not a list of sizes or no exact number can hold it. */
+/** The product of a shape; undefined for an invalid shape or beyond exact integers. */
 export function countElements(shape: unknown): number | undefined {
   if (!Array.isArray(shape)) return undefined
   let count = 1
@@ -61,14 +61,17 @@ export function countElements(shape: unknown): number | undefined {
   return count
 }
 
-/** Bytes of a tensor of this shape, or undefined when no exact number can hold them. */
+/** Bytes of a tensor of this shape; undefined for an invalid shape or beyond exact integers. */
 export function tensorBytes(shape: unknown, dtype: WeightDType): number | undefined {
   const count = countElements(shape)
   const bytes = count === undefined ? undefined : count * DTYPE_BYTES[dtype]
   return Number.isSafeInteger(bytes) ? bytes : undefined
 }
 
-/** The tensor that a read asks for. @throws RangeError when it is not there or the piece does not lie within it */
+/**
+ * The tensor for a read.
+ * @throws {RangeError} for an unknown tensor, or a piece outside it
+ */
 export function tensorForRead(
   tensors: ReadonlyMap<string, TensorInfo>,
   name: string,
