@@ -1,4 +1,4 @@
-/** Data sets on the Hub: one file of each is downloaded, into the cache that models are in. */
+/** Data sets on the Hub: downloads one file of each into the cache that also holds models. */
 import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { DataError, HubError } from '../errors.js'
@@ -7,11 +7,14 @@ import { type HubModel, hubSettings, nameInUrl } from './settings.js'
 
 /** A data set on the Hub, or one file of it. */
 export interface HubDataset extends HubModel {
-  /** The file's path in the repository; undefined to look for the one that there is. */
+  /** The file's path in the repository; undefined to use the only data file. */
   path: string | undefined
 }
 
-/** Reads `owner/name[@revision]`, or `hf://datasets/owner/name[@revision][/path/in/it.jsonl]`; undefined for what must be a path. */
+/**
+ * Parses `owner/name[@revision]`, or `hf://datasets/owner/name[@revision][/path/in/it.jsonl]`; undefined for a text
+ * that must be a path.
+ */
 export function parseDatasetName(text: string): HubDataset | undefined {
   const [, scheme, name, revision = 'main', file] =
     /^(hf:\/\/datasets\/)?([\w-][\w.-]*\/[\w-][\w.-]*?)(?:@([\w.-]+))?(?:\/(.+))?$/.exec(text) ?? []
@@ -20,30 +23,30 @@ export function parseDatasetName(text: string): HubDataset | undefined {
   return { name, revision, path: file }
 }
 
-/** Whether a name is that of a file that can be read as data, also with gzip. */
+/** Whether a name is that of a readable data file, optionally with gzip. */
 export function isDataFile(name: string): boolean {
   return /\.(json|jsonl|ndjson|csv|tsv)(\.gz)?$/i.test(name)
 }
 
-/** How a data set is downloaded. */
+/** Options of a data set download. */
 export interface DatasetOptions extends RepositoryOptions {
-  /** Bytes that are here, and those of the file. */
+  /** Bytes received, and total bytes of the file. */
   onProgress?: (received: number, total: number) => void
 }
 
 /** A file of data. */
 export interface DatasetFile {
-  /** Where it lies on this machine. */
+  /** Its path on this machine. */
   path: string
   /** Its name in errors, such as `databricks/databricks-dolly-15k/databricks-dolly-15k.jsonl`. */
   name: string
 }
 
-/** The file for what may be a path or a name on the Hub; see `parseDatasetName`. */
+/** Resolves a path or a name on the Hub to a file; see `parseDatasetName`. */
 export async function resolveDatasetPath(text: string, options: DatasetOptions = {}): Promise<DatasetFile> {
   const isThere = await stat(text).then(
     () => true,
-    (error) => !['ENOENT', 'ENOTDIR'].includes(error.code), // it is for others to say why it cannot be read
+    (error) => !['ENOENT', 'ENOTDIR'].includes(error.code), // the reader reports why it cannot be read
   )
   if (isThere) return { path: text, name: text }
   const dataset = parseDatasetName(text)
@@ -60,9 +63,9 @@ export async function resolveDatasetPath(text: string, options: DatasetOptions =
 }
 
 /**
- * Downloads a file of a data set into the cache that Hugging Face's tools share, or finds it there.
- * @throws DataError when there is no file of data, or more than one to choose from
- * @throws HubError as `fromHub`
+ * Downloads a file of a data set into the cache shared by Hugging Face's tools, or finds it there.
+ * @throws {DataError} for a data set without a data file, or with more than one to choose from
+ * @throws {HubError} as `fromHub` does
  */
 export async function downloadDataset(dataset: HubDataset, options: DatasetOptions = {}): Promise<DatasetFile> {
   const { name } = dataset
@@ -92,7 +95,7 @@ export async function downloadDataset(dataset: HubDataset, options: DatasetOptio
 
 const isChoice = (file: string) => isDataFile(file) && !/(^|\/)dataset_infos?\.json$/.test(file)
 
-/** The one file that is meant, among those of a data set. */
+/** The only data file, or the obvious one, among those of a data set. */
 function soleFile(name: string, files: readonly string[]): string | undefined {
   const data = files.filter(isChoice)
   if (data.length === 1) return data[0]

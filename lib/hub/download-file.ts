@@ -24,36 +24,36 @@ export interface DownloadContext {
   directory: string
   commit: string
   retryDelay: number
-  /** Bytes that have arrived, or that were there already. */
+  /** Called with the number of bytes that have arrived, or were already present. */
   onBytes(count: number): void
   signal?: AbortSignal
 }
 
-/** Tries in a row that may bring not a single byte. */
+/** Consecutive tries without a single byte before giving up. */
 const fruitlessTries = 5
 
 /**
- * Brings one file into the cache as Hugging Face's tools lay it out: the bytes in `blobs/<checksum>`, and a link to them
- * in `snapshots/<commit>/`. What an interrupted download has left is used; the file takes its name when its checksum is
- * right.
+ * Downloads one file into the cache in the layout of Hugging Face's tools: the bytes in `blobs/<checksum>`, and a link
+ * to them in `snapshots/<commit>/`. Continues an interrupted download; the file gets its name when its checksum is
+ * verified.
  */
 export async function downloadToCache(file: HubFile, context: DownloadContext): Promise<void> {
   const { directory, commit } = context
   const blobs = path.join(directory, 'blobs')
   const link = path.join(directory, 'snapshots', commit, file.path)
   const blob = path.join(blobs, file.checksum)
-  if ((await sizeOf(link)) === file.size) return context.onBytes(file.size) // also where nothing may be written
+  if ((await sizeOf(link)) === file.size) return context.onBytes(file.size) // also in a read-only cache
   await mkdir(blobs, { recursive: true })
   await mkdir(path.dirname(link), { recursive: true })
   if ((await sizeOf(blob)) === file.size) context.onBytes(file.size)
   else await downloadBlob(file, blob, context)
-  await rm(link, { force: true }) // a link to nothing, or a file of another size
+  await rm(link, { force: true }) // a dangling link, or a file of another size
   await symlink(path.relative(path.dirname(link), blob), link).catch((error) => {
-    if (error.code !== 'EEXIST') throw error // another process was as fast
+    if (error.code !== 'EEXIST') throw error // another process made it first
   })
 }
 
-/** The size of a file, through links; undefined where there is none. */
+/** The size of a file, through links; undefined for a missing file. */
 async function sizeOf(file: string): Promise<number | undefined> {
   return (await stat(file).catch(() => undefined))?.size
 }
@@ -73,7 +73,7 @@ async function downloadBlob(file: HubFile, blob: string, context: DownloadContex
         )
     }
     let isRight = await receive(file, partial, context)
-    // What was left from another time may have been damaged; the bytes of this time are not tried twice.
+    // The rest of an earlier download may be damaged; the bytes of this one are not tried twice.
     if (!isRight && resumed) isRight = await receive(file, partial, context)
     if (!isRight) {
       throw new HubError(
@@ -86,8 +86,8 @@ async function downloadBlob(file: HubFile, blob: string, context: DownloadContex
 }
 
 /**
- * Downloads what `partial` lacks, and checks the whole. A stream that breaks is taken up again where it broke.
- * @returns whether the checksum is right; a wrong file is removed
+ * Downloads the missing part of `partial`, and verifies the complete file. A broken stream is resumed.
+ * @returns whether the checksum is correct; a wrong file is removed
  */
 async function receive(file: HubFile, partial: string, context: DownloadContext): Promise<boolean> {
   let hash = newHash(file)
@@ -152,7 +152,7 @@ function newHash({ checksum, size }: HubFile): Hash {
 
 async function request(file: HubFile, from: number, context: DownloadContext): Promise<Response> {
   const url = context.baseUrl + file.path.split('/').map(encodeURIComponent).join('/')
-  // What is compressed on the way could not be counted, nor taken up in the middle.
+  // Compressed bytes could be neither counted nor resumed in the middle.
   const headers: Record<string, string> = { 'accept-encoding': 'identity' }
   if (from > 0) headers.range = `bytes=${from}-`
   const response = await context.fetch(url, { headers })

@@ -8,22 +8,22 @@ import type { DownloadContext, HubFile } from './download-file.js'
 import { downloadAll, fromHub, type OpenRepository, type RepositoryOptions } from './repository.js'
 import { type HubModel, hubSettings, nameInUrl, parseModelName } from './settings.js'
 
-/** How a model is downloaded. */
+/** Options of a model download. */
 export interface DownloadOptions extends RepositoryOptions {
   /** `tokenizer`: without the weights. */
   parts?: 'all' | 'tokenizer'
-  /** Bytes that are here, and those of all files. */
+  /** Bytes received, and total bytes of all files. */
   onProgress?: (received: number, total: number) => void
 }
 
 const TOKENIZER_FILES = ['tokenizer.model', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json']
 const SMALL_FILES = ['config.json', 'generation_config.json', 'chat_template.jinja', ...TOKENIZER_FILES]
 
-/** A directory for what may be a directory or a name on the Hub (`owner/name`, `owner/name@revision`). */
+/** Resolves a directory or a name on the Hub (`owner/name`, `owner/name@revision`) to a directory. */
 export async function resolveModelPath(modelPath: string, options: DownloadOptions = {}): Promise<string> {
   const isThere = await readdir(modelPath).then(
     () => true,
-    (error) => error.code !== 'ENOENT', // a file, or a directory that may not be read: it is for others to say so
+    (error) => error.code !== 'ENOENT', // a file, or an unreadable directory: the reader reports it
   )
   const model = isThere ? undefined : parseModelName(modelPath)
   if (model) return await downloadModel(model, options)
@@ -35,11 +35,11 @@ export async function resolveModelPath(modelPath: string, options: DownloadOptio
 }
 
 /**
- * Downloads a model from the Hub into the cache that Hugging Face's tools share, or finds it there: config, tokenizer,
- * and the weights in one form, safetensors before torch `.bin`.
+ * Downloads a model from the Hub into the cache shared by Hugging Face's tools, or finds it there: config, tokenizer,
+ * and the weights in one format, safetensors before torch `.bin`.
  * @returns its directory, `…/models--owner--name/snapshots/<commit>`
- * @throws HubError when there is no such model, it may not be read, it isn't whole, or the Hub cannot be reached
- * @throws CheckpointError when the cache cannot be written
+ * @throws {HubError} for a model that does not exist, is not accessible, or is incomplete, or an unreachable Hub
+ * @throws {CheckpointError} for a cache that cannot be written
  */
 export async function downloadModel(model: HubModel, options: DownloadOptions = {}): Promise<string> {
   const parts = options.parts ?? 'all'
@@ -52,7 +52,7 @@ export async function downloadModel(model: HubModel, options: DownloadOptions = 
   })
 }
 
-/** The files of a model, the small ones first: they say which of the others are needed. */
+/** Downloads the files of a model, the small ones first, since they determine which of the others are needed. */
 async function download(
   { name, files: listed, snapshot, context }: OpenRepository,
   parts: 'all' | 'tokenizer',
@@ -76,7 +76,7 @@ async function download(
   await downloadAll(weights, { ...context, onBytes })
 }
 
-/** Names of the weight files, in one form. */
+/** Names of the weight files, in one format. */
 async function weightFiles(
   listed: ReadonlyMap<string, HubFile>,
   snapshot: string,
@@ -109,7 +109,7 @@ async function ensureRoom(files: readonly HubFile[], { directory }: DownloadCont
   )
 }
 
-/** Whether a download of an earlier time has all files that are needed. */
+/** Whether an earlier download has all required files. */
 async function isWhole(snapshot: string, parts: 'all' | 'tokenizer'): Promise<boolean> {
   const names: string[] = await readdir(snapshot).catch(() => [])
   if (!names.includes('tokenizer.model')) return false

@@ -1,4 +1,4 @@
-/** A repository on the Hub, of a model or of data, and the part of it that the cache has. */
+/** A repository on the Hub, of a model or a data set, and its cached part. */
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { HubError } from '../errors.js'
@@ -7,22 +7,22 @@ import { type DownloadContext, downloadToCache, type HubFile } from './download-
 import { answerError, answerJson, hubFetch, networkReason } from './request.js'
 import { type HubSettings, hubSettings, type Repository } from './settings.js'
 
-/** How a repository is asked for. */
+/** Options for accessing a repository. */
 export interface RepositoryOptions extends Partial<HubSettings> {
-  /** Called with what is done otherwise than asked, such as taking an old download because the network is down. */
+  /** Called when a request is handled differently, such as using an old download because the network is down. */
   onNote?: (note: string) => void
-  /** Milliseconds before the first further try. */
+  /** Milliseconds before the first retry. */
   retryDelay?: number
-  /** Aborted: the download stops, and goes on from there the next time. */
+  /** When aborted, the download stops; the next one resumes it. */
   signal?: AbortSignal
 }
 
 /** A repository whose files the Hub has listed. */
 export interface OpenRepository {
   name: string
-  /** By their paths. */
+  /** By path. */
   files: ReadonlyMap<string, HubFile>
-  /** Where files of this commit lie once they are downloaded, `…/snapshots/<commit>`. */
+  /** The directory of this commit's downloaded files, `…/snapshots/<commit>`. */
   snapshot: string
   context: DownloadContext
 }
@@ -33,10 +33,10 @@ const words = {
 } as const
 
 /**
- * What `download` makes of a repository; where the Hub cannot be asked or the cache cannot be written, what `cached` finds
- * in a snapshot of an earlier time.
- * @throws HubError when there is no such repository, it may not be read, or the Hub cannot be reached
- * @throws CheckpointError when the cache cannot be written
+ * The result of `download` for a repository; if the Hub cannot be reached or the cache cannot be written, the result of
+ * `cached` for an earlier snapshot.
+ * @throws {HubError} for a repository that does not exist or is not accessible, or an unreachable Hub
+ * @throws {CheckpointError} for a cache that cannot be written
  */
 export async function fromHub<T>(
   repository: Repository,
@@ -78,7 +78,7 @@ export async function fromHub<T>(
   } catch (error) {
     const status = error instanceof HubError ? error.status : undefined
     if ((status !== undefined && status < 500 && status !== 429) || signal?.aborted) throw error
-    const isReached = error instanceof HubError && status === undefined // and answered with something else
+    const isReached = error instanceof HubError && status === undefined // and gave an unexpected answer
     const reason = isReached
       ? (error as Error).message
       : `${endpoint} cannot be reached (${error instanceof HubError ? error.message : networkReason(error)})`
@@ -115,7 +115,7 @@ export async function fromHub<T>(
   }
 }
 
-/** Brings files into the cache, some at a time. */
+/** Downloads files into the cache, several at a time. */
 export async function downloadAll(files: readonly HubFile[], context: DownloadContext): Promise<void> {
   const concurrency = 4
   const waiting = [...files]
@@ -152,7 +152,7 @@ interface TreeEntry {
   lfs?: { oid: string }
 }
 
-/** The files at the top of a model's repository, and all of a data set's. */
+/** The files at the top of a model's repository, or all of a data set's. */
 async function listFiles(
   { kind, name }: Repository,
   commit: string,
@@ -170,7 +170,7 @@ async function listFiles(
     }
     for (const { type, path: file, size, oid, lfs } of entries as TreeEntry[]) {
       const checksum = lfs?.oid ?? oid
-      // Only plain names are asked for, but a checksum becomes a file's name too.
+      // Only plain names are requested, but a checksum becomes a file name too.
       if (type === 'file' && /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(checksum) && Number.isSafeInteger(size)) {
         files.set(file, { path: file, size, checksum })
       }
@@ -187,7 +187,7 @@ async function cachedSnapshot(directory: string, revision: string): Promise<stri
   return /^[0-9a-f]{40}$/.test(known) ? path.join(directory, 'snapshots', known) : undefined
 }
 
-/** Notes which commit a branch or tag was at. A cache that may not be written is as good without the note. */
+/** Records the commit of a branch or tag. A read-only cache works without the record. */
 async function writeRef(directory: string, revision: string, commit: string): Promise<void> {
   if (revision === commit) return
   const ref = path.join(directory, 'refs', revision)

@@ -3,22 +3,22 @@ import { HubError } from '../errors.js'
 import { checkConnection, type HubSettings } from './settings.js'
 
 export interface RequestOptions {
-  /** Milliseconds before the first further try; each later one waits twice as long. */
+  /** Milliseconds before the first retry; the delay doubles with each one. */
   retryDelay?: number
   signal?: AbortSignal
 }
 
 const tries = 5
-/** Longest that the Hub may tell us to wait, in milliseconds. */
+/** Longest wait that the Hub may ask for, in milliseconds. */
 const longestWait = 300_000
 
-/** Answers of other hosts than the Hub's own, where a token is set and did not go. */
+/** Responses of hosts other than the Hub's, to requests from which a configured token was withheld. */
 const withoutToken = new WeakSet<Response>()
 
 /**
- * A `fetch` that brings the token to the Hub (and to no other host), and tries again when the Hub is busy (429, 5xx) or
- * the network fails, as long as it is told to or twice as long each time.
- * @throws HubError for an endpoint or a token that cannot be used
+ * A `fetch` that sends the token to the Hub (and to no other host), and retries when the Hub is busy (429, 5xx) or the
+ * network fails, after the delay that the Hub asks for or one that doubles each time.
+ * @throws {HubError} for an invalid endpoint or token
  */
 export function hubFetch(
   { endpoint, token }: Pick<HubSettings, 'endpoint' | 'token'>,
@@ -57,8 +57,8 @@ function toldToWait(header: string | null): number | undefined {
 }
 
 /**
- * The error for an answer that is none.
- * @param what what was asked for: `the model owner/name`
+ * The error for an unsuccessful response.
+ * @param what the requested item: `the model owner/name`
  */
 export async function answerError(response: Response, what: string, endpoint: string): Promise<HubError> {
   const { status, headers } = response
@@ -84,8 +84,8 @@ export async function answerError(response: Response, what: string, endpoint: st
 }
 
 /**
- * The JSON of an answer.
- * @throws HubError when it is a page, as that of a network that wants a sign-in first
+ * The JSON of a response.
+ * @throws {HubError} for a web page, such as that of a network that requires a sign-in
  */
 export async function answerJson(response: Response, endpoint: string): Promise<unknown> {
   const text = await response.text()
@@ -112,10 +112,10 @@ async function errorText(response: Response): Promise<string> {
   }
 }
 
-/** Why a request got no answer at all. */
+/** Why a request got no response. */
 export function networkReason(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  // fetch says no more than "fetch failed"; its cause has the reason.
+  // fetch reports only "fetch failed"; its cause has the reason.
   const { cause } = error as { cause?: { code?: string; message?: string } }
   return cause?.message || cause?.code || error.message
 }

@@ -1,26 +1,26 @@
-/** Where the Hub and its cache are, from the environment variables that all of Hugging Face's tools know. */
+/** The addresses of the Hub and its cache, from the environment variables that all of Hugging Face's tools use. */
 import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import path from 'node:path'
 import { HubError } from '../errors.js'
 
-/** Where models and data sets on the Hub are looked for; the environment's, unless they are given. */
+/** Where to look for models and data sets on the Hub; defaults to the environment's settings. */
 export interface HubSettings {
-  /** The Hub, without a slash at the end. */
+  /** The Hub, without a trailing slash. */
   endpoint: string
   /** For private repositories, and for uploads. */
   token: string | undefined
   /** The directory of `models--owner--name` and `datasets--owner--name`. */
   cacheDir: string
-  /** Only what is in the cache may be used. */
+  /** Use only the cache. */
   offline: boolean
 }
 
 const publicHub = 'https://huggingface.co'
 
 /**
- * `HF_ENDPOINT`; `HF_TOKEN`, or the token that `hf auth login` has stored (in `HF_TOKEN_PATH`); `HF_HUB_CACHE`, or `hub`
- * in `HF_HOME`; `HF_HUB_OFFLINE`. A blank variable counts as a missing one.
+ * Settings from the environment: `HF_ENDPOINT`; `HF_TOKEN`, or the token that `hf auth login` has stored (in
+ * `HF_TOKEN_PATH`); `HF_HUB_CACHE`, or `hub` in `HF_HOME`; `HF_HUB_OFFLINE`. A blank variable counts as missing.
  */
 export function hubSettings(env: NodeJS.ProcessEnv = process.env): HubSettings {
   const home = expand(env.HF_HOME || path.join(env.XDG_CACHE_HOME || path.join(homedir(), '.cache'), 'huggingface'))
@@ -38,7 +38,7 @@ function storedToken(env: NodeJS.ProcessEnv, home: string): string | undefined {
   try {
     return readFileSync(expand(env.HF_TOKEN_PATH || path.join(home, 'token')), 'utf8').trim() || undefined
   } catch {
-    return undefined // nobody has logged in
+    return undefined // not logged in
   }
 }
 
@@ -47,8 +47,8 @@ function expand(file: string): string {
 }
 
 /**
- * What a request needs.
- * @throws HubError for an endpoint that is no URL, or a token that no request can carry
+ * The settings for a request.
+ * @throws {HubError} for an endpoint that is not a URL, or a token that a request cannot contain
  */
 export function checkConnection({ endpoint, token }: Pick<HubSettings, 'endpoint' | 'token'>): { origin: string } {
   const url = URL.canParse(endpoint) ? new URL(endpoint) : undefined
@@ -86,15 +86,15 @@ export interface HubModel {
   revision: string
 }
 
-/** Reads `owner/name` or `owner/name@revision`; undefined for what can only be a path. */
+/** Parses `owner/name` or `owner/name@revision`; undefined for a text that can only be a path. */
 export function parseModelName(text: string): HubModel | undefined {
   const [, name, revision = 'main'] = /^([\w-][\w.-]*\/[\w-][\w.-]*?)(?:@([\w./-]+))?$/.exec(text) ?? []
   return name === undefined || /\.\.|--/.test(name) || revision.includes('..') ? undefined : { name, revision }
 }
 
 /**
- * The name behind the address of a page on the Hub, as `parseModelName` reads it, or `parseDatasetName`; undefined for what
- * is no such address.
+ * The name in the address of a page on the Hub, in the form of `parseModelName` or `parseDatasetName`; undefined for
+ * any other text.
  */
 export function nameInUrl(
   text: string,
