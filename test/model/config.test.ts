@@ -10,7 +10,7 @@ const read = (name: string): ConfigJson => JSON.parse(readFileSync(path.join(fix
 const openllama = read('d100')
 
 describe('a config.json', () => {
-  it('is read in the form of OpenLLaMA', () => {
+  it('parses a config.json in the format of OpenLLaMA', () => {
     expect(parseConfig(openllama)).toMatchObject({
       hiddenSize: 200,
       headDim: 100,
@@ -22,15 +22,15 @@ describe('a config.json', () => {
     })
   })
 
-  it('is read in the form of Transformers 5', () => {
+  it('parses a config.json in the format of Transformers 5', () => {
     expect(parseConfig(read('gqa'))).toMatchObject({ headDim: 32, numKeyValueHeads: 2, ropeTheta: 500000 })
   })
 
-  it('with several end tokens has them all', () => {
+  it('keeps all end tokens of a config.json', () => {
     expect(parseConfig(read('llama3_rope')).eosTokenIds).toEqual([2, 3])
   })
 
-  it('with Llama 3’s RoPE scaling gives the frequencies of Transformers', () => {
+  it('computes the frequencies of Transformers for Llama 3’s RoPE scaling', () => {
     const { inv_freq: expected } = JSON.parse(readFileSync(path.join(fixtures, 'llama3_rope/expected.json'), 'utf8'))
     const actual = inverseFrequencies(parseConfig(read('llama3_rope')))
     expect(actual).toHaveLength(expected.length)
@@ -39,7 +39,7 @@ describe('a config.json', () => {
     })
   })
 
-  it('gives the same frequencies in the older form, rope_scaling beside rope_theta', () => {
+  it('computes the same frequencies from the older format, rope_scaling next to rope_theta', () => {
     const { rope_parameters: parameters, ...rest } = read('llama3_rope')
     const { rope_theta, rope_type, ...scaling } = parameters!
     const older = parseConfig({ ...rest, rope_theta, rope_scaling: { type: rope_type, ...scaling } })
@@ -59,14 +59,14 @@ describe('a config.json', () => {
     ['key/value heads that do not divide', { num_key_value_heads: 3 }, /num_attention_heads 2 must be a multiple/],
     ['a size that is no number', { vocab_size: 'many' }, /vocab_size: /],
     ['a size left out', { num_hidden_layers: undefined }, /num_hidden_layers: /],
-  ])('with %s is refused by name', (_, change, message) => {
+  ])('throws ConfigError for a config.json with %s', (_, change, message) => {
     const parse = () => parseConfig({ ...openllama, ...change } as ConfigJson, 'model/config.json')
     expect(parse).toThrow(ConfigError)
     expect(parse).toThrow(message)
     expect(parse).toThrow(/^model\/config\.json: /)
   })
 
-  it('that is missing is asked for', async () => {
+  it('asks for a missing config.json', async () => {
     await expect(readConfig(path.join(fixtures, 'nowhere'))).rejects.toThrow(
       /nowhere\/config\.json cannot be read; expected a Hugging Face model directory/,
     )

@@ -19,7 +19,7 @@ function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): 
 interface Golden {
   sequences: number[][]
   labels: number[][]
-  /** The rows of `sequences`, without the padding. */
+  /** The rows of `sequences`, without padding. */
   logits: Float32Array[]
   loss: number
   gradients: Map<string, Float32Array>
@@ -51,7 +51,7 @@ async function readGolden(name: string): Promise<Golden> {
 }
 
 describe.each(devices)('on $name', ({ device }) => {
-  describe.each(['d100', 'gqa'])('the model %s', (name) => {
+  describe.each(['d100', 'gqa'])('model %s', (name) => {
     let golden: Golden
     let model: LlamaForCausalLM
     beforeAll(async () => {
@@ -60,7 +60,7 @@ describe.each(devices)('on $name', ({ device }) => {
     })
     afterAll(() => model.dispose())
 
-    it('gives the logits of Transformers', async () => {
+    it('the logits match Transformers', async () => {
       const logits = await model.logits(golden.sequences)
       logits.forEach((actual, s) => {
         const largest = golden.logits[s].reduce((max, value) => Math.max(max, Math.abs(value)), 0)
@@ -69,7 +69,7 @@ describe.each(devices)('on $name', ({ device }) => {
       })
     })
 
-    it('gives the loss and the gradients of PyTorch', async () => {
+    it('the loss and the gradients match PyTorch', async () => {
       const { loss, gradients } = await model.lossAndGradients(golden.sequences, golden.labels, {
         lossReduction: 'token',
       })
@@ -80,12 +80,12 @@ describe.each(devices)('on $name', ({ device }) => {
       }
     })
 
-    it('generates the greedy tokens of Transformers through the key/value cache', async () => {
+    it('generates the greedy tokens of Transformers with the key/value cache', async () => {
       const ids = await model.generate(golden.prompt, { maxNewTokens: golden.greedy.length, eosTokenId: null })
       expect(ids).toEqual(golden.greedy)
     })
 
-    it('is in bfloat16 at most half as far again from float32 as PyTorch is', async () => {
+    it('the bfloat16 error against float32 is at most 1.5 times that of PyTorch', async () => {
       const torch = JSON.parse(readFileSync(path.join(fixtures, `${name}.bf16_error.json`), 'utf8'))
       using half = await LlamaForCausalLM.fromPretrained(path.join(fixtures, name), { device, dtype: 'bfloat16' })
       const flat = (arrays: Float32Array[]) => arrays.flatMap((array) => Array.from(array))

@@ -9,7 +9,7 @@ import { parameterCount } from '../../lib/model/layout.js'
 const root = mkdtempSync(path.join(tmpdir(), 'memory-'))
 afterAll(() => rmSync(root, { recursive: true }))
 
-/** Loads a model in a process of its own, and says by how many bytes its largest resident memory has grown. */
+/** Loads a model in a separate process, and prints the growth of its peak resident memory in bytes. */
 const loading = `
   const { readFileSync } = require('node:fs')
   const { LlamaForCausalLM } = require(process.argv[1])
@@ -22,7 +22,7 @@ const loading = `
   })`
 
 it.each(['bfloat16', 'float32'] as const)(
-  'a model stored in shards of %s is loaded in the memory of the model and one shard',
+  'loading a model stored in shards of %s takes the memory of the model and one shard',
   { timeout: 60_000 },
   async (dtype) => {
     using model = LlamaForCausalLM.fromConfig(

@@ -24,7 +24,7 @@ const small: ConfigJson = {
 }
 
 describe.each(devices)('on $name', ({ device }) => {
-  it('a model with Llama 3’s RoPE scaling gives the logits of Transformers', async () => {
+  it('a model with Llama 3’s RoPE scaling matches the logits of Transformers', async () => {
     const directory = path.join(fixtures, 'llama3_rope')
     const expected = JSON.parse(readFileSync(path.join(directory, 'expected.json'), 'utf8'))
     using model = await LlamaForCausalLM.fromPretrained(directory, { device, dtype: 'float32' })
@@ -38,7 +38,7 @@ describe.each(devices)('on $name', ({ device }) => {
 })
 
 describe.each(deviceTypes)('on $name', ({ device }) => {
-  it('a batch gives the loss and gradients of its sequences taken one at a time', async () => {
+  it('a batch has the loss and gradients of its sequences processed one at a time', async () => {
     using model = LlamaForCausalLM.fromConfig(small, { device, dtype: 'float32', seed: 1 })
     const sequences = [
       [1, 5, 9, 2],
@@ -51,7 +51,7 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     const alone = []
     for (const [s, sequence] of sequences.entries()) alone.push(await model.lossAndGradients([sequence], [labels[s]]))
     const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
-    // The second sequence has no label left, and so no part in the mean.
+    // The second sequence has no label left, so it does not count in the mean.
     const learned = alone.filter((_, s) => labels[s].slice(1).some((label) => label >= 0))
     expect(batch.loss).toBeCloseTo(mean(learned.map(({ loss }) => loss)), 5)
     for (const [name, gradient] of batch.gradients) {
@@ -64,7 +64,7 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     }
   })
 
-  it('the same seed gives the same weights, whether or not there are masters, and another one others', async () => {
+  it('the same seed gives the same weights, with or without masters, and another seed gives others', async () => {
     const weights = async (seed: number, masterWeights: boolean) => {
       using model = LlamaForCausalLM.fromConfig(small, { device, dtype: 'bfloat16', seed, masterWeights })
       return model.parameters.toMap(model.parameters.buffers.map((buffer) => buffer))
@@ -74,7 +74,7 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     expect(await weights(4, false)).not.toEqual(first)
   })
 
-  it('bad sequences are refused by code', async () => {
+  it('rejects invalid sequences with an error code', async () => {
     using model = LlamaForCausalLM.fromConfig(small, { device, dtype: 'float32' })
     const rejects = (sequences: number[][], code: string, message: RegExp) =>
       expect(model.logits(sequences)).rejects.toMatchObject({ code, message: expect.stringMatching(message) })
@@ -91,7 +91,7 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     await expect(model.generate([99])).rejects.toMatchObject({ code: 'INVALID_TOKEN' })
   })
 
-  it('a disposed model says so, whatever it is asked for', async () => {
+  it('every method of a disposed model throws', async () => {
     const model = LlamaForCausalLM.fromConfig(small, { device, dtype: 'float32' })
     model.dispose()
     model.dispose()
@@ -110,7 +110,7 @@ describe('a model directory', () => {
     await model.savePretrained(directory)
   })
 
-  it('saved as torch shards computes what the one saved as safetensors does', async () => {
+  it('a model saved as torch shards computes the same as one saved as safetensors', async () => {
     const shards = path.join(root, 'bin')
     using model = await LlamaForCausalLM.fromPretrained(directory, { device: 'cpu', dtype: 'float32' })
     await model.savePretrained(shards, { format: 'bin', maxShardSize: '20KB' })
@@ -119,7 +119,7 @@ describe('a model directory', () => {
     expect(await again.logits([[1, 5, 9]])).toEqual(await model.logits([[1, 5, 9]]))
   })
 
-  /** A copy of the directory with one thing changed, and the error that loading it gives. */
+  /** The error from loading a copy of the directory with one change. */
   async function failure(change: (copy: string) => void): Promise<Error> {
     const copy = mkdtempSync(path.join(root, 'copy-'))
     for (const name of ['config.json', 'model.safetensors']) {
@@ -137,24 +137,24 @@ describe('a model directory', () => {
     writeFileSync(path.join(copy, 'config.json'), JSON.stringify({ ...small, ...change }))
   }
 
-  it('without weights says which files were looked for', async () => {
+  it('names the expected files when the weights are missing', async () => {
     expect((await failure((copy) => rmSync(path.join(copy, 'model.safetensors')))).message).toMatch(
       /model\.safetensors/,
     )
   })
 
-  it('with weights cut short names the file', async () => {
+  it('names the file when the weights are cut short', async () => {
     const error = await failure((copy) => truncateSync(path.join(copy, 'model.safetensors'), 5000))
     expect(error.message).toMatch(/model\.safetensors .*(cut short|ends|whole)/)
   })
 
-  it('whose config asks for other shapes names the tensor and both shapes', async () => {
+  it('names the tensor and both shapes when the config expects other shapes', async () => {
     expect((await failure(withConfig({ vocab_size: 62 }))).message).toMatch(
       /model\.embed_tokens\.weight has shape \[61, 32\], but config\.json asks for \[62, 32\]/,
     )
   })
 
-  it('whose config asks for more layers, or for fewer, names a tensor', async () => {
+  it('names a tensor when the config expects more layers, or fewer', async () => {
     expect((await failure(withConfig({ num_hidden_layers: 3 }))).message).toMatch(/have no tensor model\.layers\.2\./)
     expect((await failure(withConfig({ num_hidden_layers: 1 }))).message).toMatch(/has no tensor model\.layers\.1\./)
   })

@@ -45,7 +45,7 @@ it.each<[string, () => unknown, string]>([
   await expect(async () => await call()).rejects.toThrow(new TypeError(message))
 })
 
-it('a prompt is encoded as it is trained, whatever add_bos_token and add_eos_token say', async () => {
+it('encodes a prompt as in training, regardless of add_bos_token and add_eos_token', async () => {
   const directory = mkdtempSync(path.join(tmpdir(), 'openalpaca-'))
   try {
     cpSync(d100, directory, { recursive: true })

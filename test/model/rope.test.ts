@@ -8,7 +8,7 @@ import { inverseFrequencies, ropeAmplitude } from '../../lib/model/rope.js'
 import { temporaryDirectory } from '../formats/helpers.js'
 import { fixtures } from '../support/fixtures.js'
 
-/** What Transformers makes of a config.json with `change` in it; `error` where it does not load it. */
+/** The values that Transformers computes for a config.json with `change` applied; `error` if it does not load it. */
 interface Variant {
   change: Partial<ConfigJson>
   inv_freq?: number[]
@@ -24,29 +24,32 @@ const { ids, variants } = read('expected.json') as { ids: number[]; variants: Re
 const temporary = temporaryDirectory()
 const entries = Object.entries(variants)
 
-describe('a config.json with', () => {
-  it.each(entries.filter(([, { error }]) => !error))('%s gives the logits of Transformers', async (name, expected) => {
-    const json = { ...base, ...expected.change }
-    const config = parseConfig(json)
-    inverseFrequencies(config).forEach((value, i) => {
-      expect(Math.abs(value / expected.inv_freq![i]! - 1)).toBeLessThan(1e-6)
-    })
-    expect(ropeAmplitude(config)).toBeCloseTo(expected.attention_scaling!, 6)
+describe('RoPE settings of config.json', () => {
+  it.each(entries.filter(([, { error }]) => !error))(
+    '%s matches the logits of Transformers',
+    async (name, expected) => {
+      const json = { ...base, ...expected.change }
+      const config = parseConfig(json)
+      inverseFrequencies(config).forEach((value, i) => {
+        expect(Math.abs(value / expected.inv_freq![i]! - 1)).toBeLessThan(1e-6)
+      })
+      expect(ropeAmplitude(config)).toBeCloseTo(expected.attention_scaling!, 6)
 
-    const variant = path.join(temporary, name)
-    mkdirSync(variant)
-    writeFileSync(path.join(variant, 'config.json'), JSON.stringify(json))
-    symlinkSync(path.join(directory, 'model.safetensors'), path.join(variant, 'model.safetensors'))
-    using model = await LlamaForCausalLM.fromPretrained(variant, { device: 'cpu', dtype: 'float32' })
-    const [logits] = await model.logits([ids])
-    const last = logits.slice(-base.vocab_size)
-    expected.last_logits!.forEach((value, i) => {
-      expect(Math.abs(last[i]! - value)).toBeLessThan(1e-4)
-    })
-  })
+      const variant = path.join(temporary, name)
+      mkdirSync(variant)
+      writeFileSync(path.join(variant, 'config.json'), JSON.stringify(json))
+      symlinkSync(path.join(directory, 'model.safetensors'), path.join(variant, 'model.safetensors'))
+      using model = await LlamaForCausalLM.fromPretrained(variant, { device: 'cpu', dtype: 'float32' })
+      const [logits] = await model.logits([ids])
+      const last = logits.slice(-base.vocab_size)
+      expected.last_logits!.forEach((value, i) => {
+        expect(Math.abs(last[i]! - value)).toBeLessThan(1e-4)
+      })
+    },
+  )
 
   it.each(entries.filter(([, { error }]) => error))(
-    '%s, which Transformers does not load, is refused',
+    '%s, which Transformers does not load, is rejected',
     (_, { change }) => {
       expect(() => parseConfig({ ...base, ...change })).toThrow(ConfigError)
     },
@@ -60,14 +63,14 @@ describe('a config.json with', () => {
       'an unknown type',
       'expected RoPE scaling of a supported type (default, linear, dynamic, llama3, and yarn), got "ntk"',
     ],
-  ])('%s is refused by name', (name, message) => {
+  ])('%s is rejected by name', (name, message) => {
     expect(() => parseConfig({ ...base, ...variants[name]!.change }, 'x')).toThrow(`x: ${message}`)
   })
 
   it.each([
     ['longrope', { rope_type: 'longrope', short_factor: [1], long_factor: [2] }],
     ['proportional', { rope_type: 'proportional', factor: 2 }],
-  ])('%s scaling, which no LLaMA has, is refused by name', (type, scaling) => {
+  ])('%s scaling, which no LLaMA uses, is rejected by name', (type, scaling) => {
     expect(() => parseConfig({ ...base, rope_scaling: scaling })).toThrow(`got "${type}"`)
   })
 })

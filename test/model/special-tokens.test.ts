@@ -21,7 +21,7 @@ interface Files {
 }
 
 let count = 0
-/** d100 with other special tokens in its files; null in `config` takes a key away. */
+/** d100 with other special tokens in its files; null in `config` removes a key. */
 function modelWith({ config, generation, tokenizer }: Files): string {
   const directory = path.join(scratch, String(count++))
   cpSync(d100, directory, { recursive: true })
@@ -47,8 +47,8 @@ interface Case {
 }
 const { cases } = JSON.parse(readFileSync(path.join(fixtures, 'end_tokens', 'cases.json'), 'utf8')) as { cases: Case[] }
 
-describe('the tokens that a model generates with', () => {
-  it.each(cases)('are those of Transformers: $name', async ({ config, generation, used }) => {
+describe('end tokens of a model', () => {
+  it.each(cases)('generation uses the end tokens of Transformers: $name', async ({ config, generation, used }) => {
     const none = { bos_token_id: null, eos_token_id: null, pad_token_id: null }
     const directory = modelWith({ config: { ...none, ...config }, generation })
     const { bosTokenId, eosTokenIds } = await readConfig(directory)
@@ -56,7 +56,7 @@ describe('the tokens that a model generates with', () => {
     if (used.bos_token_id !== null) expect(bosTokenId).toBe(used.bos_token_id)
   })
 
-  it('are those of config.json where generation_config.json names none', async () => {
+  it('end tokens come from config.json if generation_config.json has none', async () => {
     expect((await readConfig(modelWith({ generation: { max_length: 20 } }))).eosTokenIds).toEqual([2])
   })
 
@@ -64,7 +64,7 @@ describe('the tokens that a model generates with', () => {
     ['text', '{"eos_token_id": "2"}', /generation_config\.json: eos_token_id: /],
     ['no object', '[1]', /generation_config\.json: /],
     ['no JSON', '{bad', /generation_config\.json is not JSON/],
-  ])('are refused where generation_config.json holds %s', async (_, text, message) => {
+  ])('rejects end tokens if generation_config.json contains %s', async (_, text, message) => {
     const directory = modelWith({ generation: {} })
     writeFileSync(path.join(directory, 'generation_config.json'), text)
     await expect(readConfig(directory)).rejects.toMatchObject({
@@ -73,7 +73,7 @@ describe('the tokens that a model generates with', () => {
     })
   })
 
-  it('end an answer, and are saved as they were read', async () => {
+  it('end tokens end an answer, and are saved as they were read', async () => {
     const generation = { eos_token_id: [511, 2], temperature: 0.6 }
     const directory = modelWith({ generation })
     using model = await LlamaForCausalLM.fromPretrained(directory, { device: 'cpu', dtype: 'float32' })
@@ -92,7 +92,7 @@ describe('the tokens that a model generates with', () => {
     expect(read('config.json').eos_token_id).toBe(2)
   })
 
-  it('get a new one in both files', async () => {
+  it('addEndToken adds a token to both files', async () => {
     const config = await readConfig(modelWith({ config: { eos_token_id: 1 }, generation: { eos_token_id: [1, 5] } }))
     addEndToken(config, 2)
     expect(config.eosTokenIds).toEqual([1, 5, 2])
@@ -107,7 +107,7 @@ describe('files that disagree about special tokens', () => {
     return specialTokenNotes(await readConfig(directory), await LlamaTokenizer.fromPretrained(directory))
   }
 
-  it('are told apart from those that agree', async () => {
+  it('files that agree about special tokens give no note', async () => {
     expect(await notesOf({})).toEqual([])
     expect(await notesOf({ config: { eos_token_id: [2, 3] }, generation: { eos_token_id: [3, 2] } })).toEqual([])
   })
@@ -122,11 +122,11 @@ describe('files that disagree about special tokens', () => {
     [{ config: { bos_token_id: 0 } }, /begins a text is 1 in the tokenizer and 0 in the model's files/],
     [{ tokenizer: { add_eos_token: true } }, /has add_eos_token: true/],
     [{ tokenizer: { add_bos_token: false } }, /has add_bos_token: false/],
-  ])('are noted: %j', async (files, note) => {
+  ])('notes disagreeing special tokens: %j', async (files, note) => {
     expect(await notesOf(files)).toEqual([expect.stringMatching(note)])
   })
 
-  it('are noted by inspect and convert, and the GGUF file has all end tokens', async () => {
+  it('inspect and convert note disagreeing special tokens, and the GGUF file has all end tokens', async () => {
     const directory = modelWith({ generation: { eos_token_id: [7, 2, 9, 600] } })
     const { notes, whole } = await inspect(directory)
     expect(notes).toEqual([

@@ -12,12 +12,12 @@ import { fixtures } from '../support/fixtures.js'
 
 vi.mock('../../lib/train/flops.js', async (original) => ({
   ...(await original<typeof import('../../lib/train/flops.js')>()),
-  measurePeakFlops: async () => null, // which takes seconds on a busy machine
+  measurePeakFlops: async () => null, // takes seconds on a busy machine
 }))
 
 const d100 = path.join(fixtures, 'd100')
 const data = JSON.parse(readFileSync(path.join(fixtures, 'instructions.json'), 'utf8')).slice(0, 8)
-/** A model with more rows in its embedding than the tokenizer has tokens, as padded vocabularies have. */
+/** A model with more embedding rows than the tokenizer has tokens, as in padded vocabularies. */
 const padded = {
   vocab_size: 4096,
   hidden_size: 16,
@@ -40,11 +40,11 @@ afterEach(() => {
   rmSync(savePath, { recursive: true, force: true })
 })
 
-/** What is said of a run as short as these. */
+/** Warnings that occur because these runs are short. */
 const isAboutLength = (event: TrainEvent) =>
   event.type === 'warning' && /warm-up takes|steps train little/.test(event.message)
 
-/** Trains two steps, and gives the events, without the warnings that the run is short. */
+/** Trains two steps, and returns the events without the warnings about short runs. */
 async function run(model: LlamaForCausalLM, options: Partial<TrainerOptions> = {}, how: TrainOptions = {}) {
   const events: TrainEvent[] = []
   const recipe = { batchSize: 3, epochs: 1, maxLength: 224, validationSize: 0, warmupMin: 1 }
@@ -63,7 +63,7 @@ const newModel = (changes: object = {}) =>
 describe('a run with sample prompts', () => {
   const sampling = { samplePrompts: ['Say red.', 'Say blue.'], sampleLength: 12 }
 
-  it('samples a model whose vocabulary is padded, with tokens only', async () => {
+  it('samples only real tokens from a model with a padded vocabulary', async () => {
     using model = newModel()
     const { events } = await run(model, { ...sampling, sampleEvery: 1 })
     const samples = events.filter(({ type }) => type === 'sample')
@@ -71,7 +71,7 @@ describe('a run with sample prompts', () => {
     expect(events.filter(({ type }) => type === 'warning')).toEqual([])
   })
 
-  it('goes on to its end when answers fail, with a warning for each', async () => {
+  it('continues to its end when sample answers fail, with one warning each', async () => {
     using model = newModel()
     vi.spyOn(model, 'generate').mockRejectedValue(new OpenAlpacaError('OUT_OF_MEMORY', 'no memory left'))
     const { kinds, events, result } = await run(model, { ...sampling, sampleEvery: 1 })
@@ -84,7 +84,7 @@ describe('a run with sample prompts', () => {
     })
   })
 
-  it('warns of a prompt that fills the context, and answers the others', async () => {
+  it('warns about a prompt that fills the context, and answers the others', async () => {
     using model = newModel()
     const { events } = await run(model, { ...sampling, samplePrompts: ['Say red. '.repeat(100), 'Say blue.'] })
     expect(events.flatMap((event) => (event.type === 'warning' ? [event.message] : []))).toEqual([
@@ -115,7 +115,7 @@ describe('a run with sample prompts', () => {
     expect(order).toEqual(['start', 'step', 'step', 'saved', 'checkpoint', 'sample', 'sample', 'end'])
   })
 
-  it('is asked with the prompt that it trains on, whatever add_bos_token and add_eos_token say', async () => {
+  it('samples with the prompt of training, regardless of add_bos_token and add_eos_token', async () => {
     using model = newModel()
     const generate = vi.spyOn(model, 'generate')
     await run(model, sampling)
@@ -128,7 +128,7 @@ describe('a run with sample prompts', () => {
   })
 })
 
-describe('a run whose follower throws', () => {
+describe('a run whose subscriber throws', () => {
   const failing = (at: string): TrainSubscriber => ({
     handle: ({ type }) => {
       if (type === at) throw new Error('no space left on the disk')
@@ -136,14 +136,14 @@ describe('a run whose follower throws', () => {
     close() {},
   })
 
-  it('goes on without it, with a warning', async () => {
+  it('continues without a subscriber that throws, with a warning', async () => {
     using model = newModel()
     const { kinds, events } = await run(model, {}, { subscribers: [failing('step')] })
     expect(kinds).toEqual(['start', 'warning', 'step', 'step', 'checkpoint', 'end'])
     expect(events[1]).toMatchObject({ message: expect.stringMatching(/no further events: no space left on the disk/) })
   })
 
-  it('does not begin when that is at the start', async () => {
+  it('does not start if a subscriber throws on the start event', async () => {
     using model = newModel()
     await expect(run(model, {}, { subscribers: [failing('start')] })).rejects.toThrow('no space left on the disk')
   })
@@ -157,8 +157,8 @@ it('a run whose model cannot be saved still writes its last checkpoint', async (
   expect(await readdir(savePath)).toEqual(['checkpoint-2'])
 })
 
-describe('a model that does not end where its tokenizer does', () => {
-  it('learns to, with a warning, and is saved so, in its checkpoint too', async () => {
+describe("a model that lacks its tokenizer's end token", () => {
+  it("learns the tokenizer's end token, with a warning, and is saved with it, in its checkpoint too", async () => {
     using model = newModel({ eos_token_id: 1 })
     const { events } = await run(model)
     expect(events[1]).toMatchObject({
@@ -176,7 +176,7 @@ describe('a model that does not end where its tokenizer does', () => {
   })
 })
 
-it('a training checkpoint is read as the model that it holds', async () => {
+it('fromPretrained loads the model of a training checkpoint', async () => {
   using model = newModel()
   await run(model)
   using read = await LlamaForCausalLM.fromPretrained(path.join(savePath, 'checkpoint-2'), {

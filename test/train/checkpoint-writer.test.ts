@@ -22,13 +22,13 @@ afterEach(() => rmSync(savePath, { recursive: true, force: true }))
 
 interface Run {
   options?: Partial<TrainerOptions>
-  /** Comes before the last file of a checkpoint. */
+  /** Runs before the last file of a checkpoint. */
   beforeLastFile?: (directory: string) => Promise<void>
   onStep?: (step: number) => void
   signal?: AbortSignal
 }
 
-/** Trains six steps with a checkpoint every two, and returns what happened, in order. */
+/** Trains six steps with a checkpoint every two, and returns the events in order. */
 async function train({ options = {}, beforeLastFile, onStep, signal }: Run): Promise<string[]> {
   const tokenizer = await LlamaTokenizer.fromPretrained(modelPath)
   if (beforeLastFile) {
@@ -63,12 +63,12 @@ const bytesOf = (step: number, file = 'rank-00000-of-00001.safetensors') =>
   readFileSync(path.join(savePath, `checkpoint-${step}`, file))
 
 describe('a checkpoint', () => {
-  it('is written while training goes on, with the state of its step to the bit', async () => {
+  it('a checkpoint is written while training continues, with the exact state of its step', async () => {
     await train({ options: { checkpointInBackground: false } })
     const expected = [2, 4, 6].map((step) => bytesOf(step))
     rmSync(savePath, { recursive: true })
 
-    // The first is not complete before the third step is done; the second waits for it.
+    // The first is not complete before the third step; the second waits for it.
     let release: (() => void) | undefined
     const held = new Promise<void>((resolve) => {
       release = resolve
@@ -84,7 +84,7 @@ describe('a checkpoint', () => {
     }
   })
 
-  it('that fails in the background ends the run with its own message, and leaves those before as they were', async () => {
+  it('a checkpoint that fails in the background ends the run with its error, and earlier checkpoints remain', async () => {
     const full = new CheckpointError('the disk is full')
     const beforeLastFile = async (directory: string) => {
       if (directory.includes('checkpoint-4.')) throw full
@@ -95,7 +95,7 @@ describe('a checkpoint', () => {
     expect(await train({ options: { resume: 'auto' } })).toContain('step 3')
   })
 
-  it('that has been begun is completed when the run fails, or is stopped', async () => {
+  it('a checkpoint in progress is completed when the run fails or is stopped', async () => {
     const failing = () => {
       throw new Error('nobody follows any more')
     }

@@ -16,7 +16,7 @@ afterAll(() => rmSync(savePath, { recursive: true, force: true }))
 const recipe = resolveRecipe([{ values: { save_path: savePath, resume: 'auto' }, where: () => 'test' }])
 const checkpoint = (step: number) => path.join(savePath, `checkpoint-${step}`)
 
-/** A model of a few thousand parameters with its optimizer, as a checkpoint takes them. */
+/** A model of a few thousand parameters with its optimizer, in the form that a checkpoint needs. */
 async function state(hiddenSize: number, step: number) {
   const model = LlamaForCausalLM.fromConfig(
     {
@@ -41,7 +41,7 @@ beforeAll(async () => {
   for (const step of [1, 2]) await saveCheckpoint(savePath, await state(8, step), { keepLast: 2 })
 })
 
-/** The lengths at which a file is cut: all of its first bytes, and then so many in between. */
+/** The lengths at which a file is cut: every length up to `first`, and `between` lengths after that. */
 function lengths(size: number, first: number, between: number): number[] {
   if (isLong) return Array.from({ length: size }, (_, i) => i)
   const stride = Math.max(1, Math.floor((size - first) / between))
@@ -54,23 +54,26 @@ describe('a checkpoint', () => {
   it.each([
     { file: 'rank-00000-of-00001.safetensors', first: 300, between: 300 },
     { file: 'manifest.json', first: 100, between: 300 },
-  ])('whose $file is cut short at any byte is passed over for the one before', async ({ file, first, between }) => {
-    const whole = path.join(checkpoint(2), file)
-    const bytes = readFileSync(whole)
-    expect(await resolveResume(recipe)).toBe(checkpoint(2))
-    try {
-      for (const length of lengths(bytes.length, first, between).reverse()) {
-        truncateSync(whole, length)
-        expect(await resolveResume(recipe), `${length} of ${bytes.length} bytes`).toBe(checkpoint(1))
+  ])(
+    '--resume auto skips a checkpoint whose $file is cut short at any byte, for the one before',
+    async ({ file, first, between }) => {
+      const whole = path.join(checkpoint(2), file)
+      const bytes = readFileSync(whole)
+      expect(await resolveResume(recipe)).toBe(checkpoint(2))
+      try {
+        for (const length of lengths(bytes.length, first, between).reverse()) {
+          truncateSync(whole, length)
+          expect(await resolveResume(recipe), `${length} of ${bytes.length} bytes`).toBe(checkpoint(1))
+        }
+        rmSync(whole)
+        expect(await resolveResume(recipe), 'none of it').toBe(checkpoint(1))
+      } finally {
+        writeFileSync(whole, bytes)
       }
-      rmSync(whole)
-      expect(await resolveResume(recipe), 'none of it').toBe(checkpoint(1))
-    } finally {
-      writeFileSync(whole, bytes)
-    }
-  })
+    },
+  )
 
-  it('of another model is refused', async () => {
+  it('loadCheckpoint rejects a checkpoint of another model', async () => {
     await expect(loadCheckpoint(checkpoint(2), await state(16, 0))).rejects.toThrow(
       /checkpoint-2 cannot be resumed: its model has other shapes/,
     )

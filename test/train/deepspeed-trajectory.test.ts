@@ -19,7 +19,7 @@ const column = (key: 'loss' | 'grad_norm' | 'learning_rate'): number[] =>
 const temporary = mkdtempSync(path.join(tmpdir(), 'openalpaca-'))
 afterAll(() => rmSync(temporary, { recursive: true, force: true }))
 
-/** OpenAlpaca's recipe, whose defaults these are, on 23 instances: 30 updates of 4. */
+/** OpenAlpaca's recipe, which has these defaults, on 23 instances: 30 updates of 4. */
 const recipe = {
   data: readJson(path.join(fixtures, 'instructions.json')),
   maxLength: 224,
@@ -29,12 +29,12 @@ const recipe = {
   warmupMin: golden.warmup_steps,
 } satisfies Partial<TrainerOptions>
 
-// The emulated GPU takes minutes for it; its kernels have trajectory.test.ts.
+// The emulated GPU would take minutes; trajectory.test.ts covers its kernels.
 describe.each(deviceTypes.filter(({ name }) => name !== 'emulated'))('on $name', ({ name, device }) => {
   it('30 updates, resumed once, follow those of DeepSpeed with ZeRO-3 on two ranks', async () => {
     const tokenizer = await LlamaTokenizer.fromPretrained(path.join(fixtures, 'd100'))
     const steps: StepEvent[] = []
-    /** A process's part of the run, which starts from the checkpoint of the one before. */
+    /** One process's part of the run, which starts from the checkpoint of the previous part. */
     const train = async (resume: TrainerOptions['resume'], stopAfter: number) => {
       using model = await LlamaForCausalLM.fromPretrained(folder, { device, dtype: 'float32', masterWeights: true })
       const trainer = new Trainer({ model, tokenizer, ...recipe, savePath: path.join(temporary, name), resume })
@@ -54,7 +54,8 @@ describe.each(deviceTypes.filter(({ name }) => name !== 'emulated'))('on $name',
     expectClose(ours('loss'), column('loss'), { relative: 1e-4 })
     expectClose(ours('grad_norm'), column('grad_norm'), { relative: 1e-3 })
     for (const [parameter, { numbers }] of await readSafetensors(path.join(folder, 'final.safetensors'))) {
-      // Adam divides by the gradient's own size: where that is near 0, rounding alone moves a weight by part of a step.
+      // Adam divides by the gradient's magnitude: where that is near 0, rounding alone moves a weight by part of a
+      // step.
       const actual = weights.get(parameter)!
       const worst = numbers.reduce((max, value, i) => Math.max(max, Math.abs(value - actual[i])), 0)
       expect(worst, parameter).toBeLessThan(golden.peak / 10)

@@ -8,7 +8,7 @@ import { resolveRecipe } from '../../lib/train/recipe.js'
 const directory = mkdtempSync(join(tmpdir(), 'deepspeed-'))
 afterAll(() => rmSync(directory, { recursive: true }))
 
-/** In the form of OpenAlpaca's dsconfig/openllama.json, its misspelling included. */
+/** In the format of OpenAlpaca's dsconfig/openllama.json, including its misspelling. */
 const openAlpacaLike = {
   train_batch_size: 64,
   train_micro_batch_size_per_gpu: 1,
@@ -31,7 +31,7 @@ const translate = (config: Record<string, unknown>) => {
 }
 
 describe('a DeepSpeed file', () => {
-  test('of OpenAlpaca gives its recipe', () => {
+  test("converts OpenAlpaca's DeepSpeed file to its recipe", () => {
     const path = join(directory, 'openllama.json')
     writeFileSync(path, JSON.stringify(openAlpacaLike))
     const { layer, notes } = readDeepSpeedConfig(path)
@@ -59,7 +59,7 @@ describe('a DeepSpeed file', () => {
     expect(resolveRecipe([layer])).toMatchObject({ batch_size: 64, warmup_ratio: 0.1 })
   })
 
-  test('with "auto" everywhere leaves all to the recipe', () => {
+  test('leaves every "auto" value to the recipe', () => {
     const { values, notes } = translate({
       train_batch_size: 'auto',
       gradient_clipping: 'auto',
@@ -97,7 +97,7 @@ describe('a DeepSpeed file', () => {
     expect(oneCycle.notes).toMatch(/scheduler OneCycle is not supported/)
   })
 
-  test('may give the peak twice, and the scheduler wins', () => {
+  test('accepts the peak twice, with precedence for the scheduler', () => {
     const { values, notes } = translate({
       optimizer: { type: 'AdamW', params: { lr: 1e-3 } },
       scheduler: { type: 'WarmupLR', params: { warmup_max_lr: 1e-4 } },
@@ -106,13 +106,13 @@ describe('a DeepSpeed file', () => {
     expect(notes).toMatch(/warmup_max_lr 0.0001 overrides/)
   })
 
-  test('without a batch size gives it by micro-batch and accumulation', () => {
+  test('computes a missing batch size from micro-batch and accumulation', () => {
     const { values, notes } = translate({ train_micro_batch_size_per_gpu: 4, gradient_accumulation_steps: 8 })
     expect(values.batch_size).toBe(32)
     expect(notes).toMatch(/= 32$/)
   })
 
-  test('chooses the number format', () => {
+  test('selects the number format', () => {
     expect(translate({ bf16: { enabled: true } })).toMatchObject({ values: { dtype: 'bfloat16' }, notes: '' })
     expect(translate({ bf16: { enabled: false } }).values).toEqual({ dtype: 'float32' })
     expect(translate({ fp16: { enabled: false, loss_scale: 0 } })).toMatchObject({
@@ -122,7 +122,7 @@ describe('a DeepSpeed file', () => {
     expect(translate({ fp16: { enabled: true } }).notes).toMatch(/bfloat16/)
   })
 
-  test('has each key named that is not used', () => {
+  test('names each unused key', () => {
     const { notes } = translate({
       wall_clock_breakdown: false,
       optimizer: { type: 'Lamb', params: { max_coeff: 1, adam_w_mode: false } },
@@ -143,7 +143,7 @@ describe('a DeepSpeed file', () => {
     }
   })
 
-  test('keeps the optimizer on the CPU, and fetches nothing ahead, where it says so', () => {
+  test('maps CPU offloading of the optimizer and disabled prefetching', () => {
     const zero = (section: object) => translate({ zero_optimization: section })
     expect(zero({ offload_optimizer: { device: 'cpu', pin_memory: true } })).toMatchObject({
       values: { offload: 'optimizer' },
@@ -160,12 +160,12 @@ describe('a DeepSpeed file', () => {
     expect(zero({ stage3_prefetch_bucket_size: 'auto' })).toMatchObject({ values: {}, notes: '' })
   })
 
-  test('with a wrong value is named by the error', () => {
+  test('names a wrong value in the error', () => {
     expect(translate({ train_batch_size: '64' }).recipe).toThrow(/^ds\.json: batch_size is "64"/)
     expect(translate({ optimizer: { params: { betas: 0.9 } } }).values).toEqual({ adam_beta1: 0.9 })
   })
 
-  test('must be a JSON object that can be read', () => {
+  test('rejects a file that is not a readable JSON object', () => {
     const path = join(directory, 'bad.json')
     expect(() => readDeepSpeedConfig(path)).toThrow(/cannot read the DeepSpeed file .*ENOENT/)
     writeFileSync(path, '{ "bf16": ')

@@ -21,7 +21,7 @@ function write(events: TrainEvent[]): void {
 const steps = () => readTrainingLog(trainingLogPath(directory)).map(({ type, step }) => `${type} ${step}`)
 
 describe('the training log', () => {
-  test('has each event as a line of JSON, at once', () => {
+  test('writes each event immediately as a line of JSON', () => {
     const log = new TrainingLog(directory)
     const events = [startEvent(), ...stretch(1, 3)]
     for (const [i, event] of events.entries()) {
@@ -33,7 +33,7 @@ describe('the training log', () => {
     log.close()
   })
 
-  test('of a resumed run goes on after the checkpoint, as if it had never been interrupted', () => {
+  test('continues the log of a resumed run after the checkpoint, as if it had never been interrupted', () => {
     write([startEvent(), ...stretch(1, 25)])
     write([startEvent(20), ...stretch(21, 30)])
     const events = readTrainingLog(trainingLogPath(directory))
@@ -52,7 +52,7 @@ describe('the training log', () => {
     expect(steps()).toEqual(['start 0', 'step 1', 'step 2', 'step 3', 'start 3', 'step 4'])
   })
 
-  test('of an earlier run is kept when a new one starts in its place', () => {
+  test('keeps the log of an earlier run when a new run replaces it', () => {
     write([startEvent(), ...stretch(1, 3)])
     write([startEvent(), ...stretch(1, 2)])
     write([startEvent(), stepEvent(1)])
@@ -62,17 +62,17 @@ describe('the training log', () => {
     expect(readTrainingLog(join(directory, 'train.2.jsonl'))).toHaveLength(3)
   })
 
-  test('refuses a line that is no event, with its number', () => {
+  test('rejects a line that is not an event, with its number', () => {
     write([startEvent()])
     appendFileSync(trainingLogPath(directory), '{"loss": 1}\n{}\n')
     expect(steps).toThrow(/train\.jsonl:2 is not a record/)
   })
 
-  test('that is missing is said to be', () => {
+  test('throws when the log is missing', () => {
     expect(steps).toThrow(/cannot read the training log .*ENOENT/)
   })
 
-  test('says where it cannot be written', () => {
+  test('names the log file that cannot be written', () => {
     writeFileSync(directory, 'a file in the place of the directory')
     expect(() => write([startEvent()])).toThrow(expect.objectContaining({ code: 'LOG_FAILED' }))
   })

@@ -41,7 +41,7 @@ function machine({ others = 0, threads = 4, device = 'cpu', ranks = 1 }: Load = 
 }
 
 describe('a run that starts', () => {
-  it('warns of other programs on the cores that it needs, with the threads that are free', () => {
+  it('warns about other programs on the cores that a run needs, with the number of free threads', () => {
     expect(machine({ others: 2.9 }).start()).toEqual([
       'other programs keep 2.9 of 4 cores busy, and this run computes with 4 threads: ' +
         '--threads 1 is often faster until they end',
@@ -59,7 +59,7 @@ describe('a run that starts', () => {
     expect(machine(load).start()).toEqual([])
   })
 
-  it('does not judge by less than a few ticks of the clock', () => {
+  it('does not judge by fewer than a few clock ticks', () => {
     expect(machine({ others: 4 }).start(0.1)).toEqual([])
   })
 })
@@ -68,7 +68,7 @@ describe('a run whose steps become slower', () => {
   const usual = Array.from({ length: 20 }, (_, i) => 10_000 + 100 * (i % 5))
   const slow = (count: number, rate = 2000) => Array<number>(count).fill(rate)
 
-  it('warns once, with who uses the cores', () => {
+  it('warns once when steps become slower, and names the programs that use the cores', () => {
     const busy = machine()
     busy.start()
     expect(busy.step(usual)).toEqual([])
@@ -80,9 +80,9 @@ describe('a run whose steps become slower', () => {
   })
 
   it.each<[string, Load]>([
-    ['the cores are its own', {}],
+    ['no other program uses the cores', {}],
     ['it computes on a GPU', { device: 'cuda', others: 1, threads: 1 }],
-  ])('looks elsewhere when %s', (_, load) => {
+  ])('suggests another cause when %s', (_, load) => {
     const run = machine(load)
     run.start()
     expect(run.step([...usual, ...slow(5)])).toEqual([
@@ -94,14 +94,14 @@ describe('a run whose steps become slower', () => {
     ['a few slow steps', [...usual, ...slow(4, 100), ...usual, ...slow(4, 100)]],
     ['steps that are slow from the start', slow(40, 100)],
     ['slightly slower ones', [...usual, ...slow(20, 5000)]],
-  ])('does not warn of %s', (_, rates) => {
+  ])('does not warn about %s', (_, rates) => {
     const run = machine()
     run.start()
     expect(run.step(rates)).toEqual([])
   })
 })
 
-it('the times of this machine grow, and contain those of this process', () => {
+it('CPU times of this machine increase, and include those of this process', () => {
   const before = readCpuTimes()
   const until = performance.now() + 50
   while (performance.now() < until);

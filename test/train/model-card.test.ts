@@ -27,7 +27,7 @@ const card = () => readFileSync(path.join(directory, 'README.md'), 'utf8')
 const frontMatter = () => parse(/^---\n([\s\S]*?)---\n/.exec(card())![1]!)
 
 describe('a model card', () => {
-  it('tells the Hub what the model is, in YAML that it understands', async () => {
+  it('describes the model to the Hub in YAML that it understands', async () => {
     writeLog({ name: 'tiny', model_path: 'openlm-research/open_llama_3b_v2@main' })
     const datasets = ['databricks/databricks-dolly-15k']
     expect(await writeModelCard(directory, { license: 'apache-2.0', datasets, languages: ['en', 'de'] })).toBe(true)
@@ -43,7 +43,7 @@ describe('a model card', () => {
     })
   })
 
-  it('tells people how it was trained, on what, how well, and how to ask it', async () => {
+  it('describes how the model was trained, on which data, how well, and how to use it', async () => {
     writeLog(
       { name: 'tiny', learning_rate: 2e-5, data_path: '/home/me/secret.json' },
       { type: 'sample', step: 100, instruction: 'Show ``` and |', output: 'done\n```' },
@@ -66,7 +66,7 @@ describe('a model card', () => {
     expect(readFileSync(path.join(directory, 'training-curve.svg'), 'utf8')).toMatch(/^<svg /)
   })
 
-  it('can do without a log, and leaves out the training', async () => {
+  it('omits the training section when there is no log', async () => {
     await writeModelCard(directory, { name: 'My model', baseModel: 'a/b' })
     expect(card()).toContain('# My model\n')
     expect(frontMatter().base_model).toBe('a/b')
@@ -75,7 +75,7 @@ describe('a model card', () => {
     await expect(writeModelCard(directory, { logPath: path.join(directory, 'nowhere') })).rejects.toThrow(DataError)
   })
 
-  it('is written anew over its own kind, and never over what somebody else wrote or changed', async () => {
+  it('replaces a generated card, and never a card written or edited by the user', async () => {
     expect(await writeModelCard(directory, { name: 'First' })).toBe(true)
     expect(await writeModelCard(directory, { name: 'Second' })).toBe(true)
     expect(card()).toContain('# Second\n')
@@ -94,7 +94,7 @@ describe('a model card', () => {
     }
   })
 
-  it('belongs to a model', async () => {
+  it('throws when there is no model', async () => {
     const empty = mkdtempSync(path.join(root, 'empty-'))
     await expect(writeModelCard(empty)).rejects.toThrow(ConfigError)
     expect(readdirSync(empty)).toEqual([])

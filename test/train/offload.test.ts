@@ -15,7 +15,7 @@ import { fixtures } from '../support/fixtures.js'
 const modelPath = path.join(fixtures, 'd100')
 const options = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 }
 
-/** Hashes of weights, masters and moments after two steps on gradients that are the same on every device. */
+/** Hashes of weights, masters, and moments after two steps on gradients that are identical on every device. */
 async function state(device: Device, dtype: 'bfloat16' | 'float32', offload: boolean) {
   using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype, masterWeights: true })
   const { parameters } = model
@@ -42,11 +42,11 @@ async function state(device: Device, dtype: 'bfloat16' | 'float32', offload: boo
 }
 
 describe.each(deviceTypes)('AdamW on the host, for a model on $name', ({ device }) => {
-  it.each(['float32', 'bfloat16'] as const)('has the same bits as AdamW of the CPU, in %s', async (dtype) => {
+  it.each(['float32', 'bfloat16'] as const)('matches AdamW of the CPU bit for bit, in %s', async (dtype) => {
     expect(await state(device, dtype, true)).toEqual(await state(openDevice('cpu'), dtype, false))
   })
 
-  it('keeps masters and moments out of the device, and tells the next wait of an error', async () => {
+  it('keeps masters and moments off the device, and reports an error at the next wait', async () => {
     using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'bfloat16', masterWeights: true })
     await model.parameters.moveMastersToHost()
     using optimizer = new AdamW(model.parameters, options)
@@ -60,7 +60,7 @@ describe.each(deviceTypes)('AdamW on the host, for a model on $name', ({ device 
   })
 })
 
-/** Two ids, one of which no vocabulary has. */
+/** Two ids, one of which is outside every vocabulary. */
 function ids(device: Device) {
   const tensor = device.tensor('int32', [2])
   device.stream.write(tensor, Int32Array.of(1, 99))
@@ -93,7 +93,7 @@ describe('a run with offload: optimizer', () => {
     return curve
   }
 
-  it('learns to the same bits, and goes on from checkpoints that were written without, and the other way', async () => {
+  it('a run with offload: optimizer learns bit for bit the same, and resumes from checkpoints without it and vice versa', async () => {
     const whole = await losses('whole', {})
     expect(await losses('offloaded', { offload: 'optimizer' })).toEqual(whole)
     const last = whole.slice(2)

@@ -21,7 +21,7 @@ afterAll(() => rmSync(directory, { recursive: true }))
 
 const fromText = (text: string) => resolveRecipe([parseRecipe(text, 'my.yaml')])
 
-/** The words of the error that a recipe is refused with. */
+/** The error message that rejects a recipe. */
 function refusal(text: string): string {
   try {
     fromText(text)
@@ -51,7 +51,7 @@ describe('a recipe', () => {
     })
   })
 
-  test('reads numbers in every usual spelling', () => {
+  test('parses numbers in every usual notation', () => {
     expect(fromText('learning_rate: 1e-4\nepochs: 1.5\nvalidation_size: 0.01')).toMatchObject({
       learning_rate: 1e-4,
       epochs: 1.5,
@@ -65,17 +65,17 @@ describe('a recipe', () => {
     }
   })
 
-  test('names the line of an unknown key and the key that was meant', () => {
+  test('names the line of an unknown key and the nearest valid key', () => {
     expect(refusal('batch_size: 8\n\nlearning_rat: 1e-5')).toBe(
       'my.yaml:3: unknown key learning_rat; did you mean learning_rate?',
     )
   })
 
-  test('suggests nothing for a key that is near none', () => {
+  test('suggests nothing for a key that is close to none', () => {
     expect(refusal('zzzzzzzzzzz: 1')).toBe('my.yaml:1: unknown key zzzzzzzzzzz; openalpaca train --help lists them all')
   })
 
-  test('names the line, the value and what is expected where a value is wrong', () => {
+  test('names the line, the value, and the expected type of a wrong value', () => {
     expect(refusal('seed: 1\nlearning_rate: fast')).toBe(
       'my.yaml:2: learning_rate is "fast"; expected a number above 0',
     )
@@ -103,19 +103,19 @@ describe('a recipe', () => {
     )
   })
 
-  test('must be a map in valid YAML', () => {
+  test('rejects a recipe that is not a map in valid YAML', () => {
     expect(refusal('- a\n- b')).toBe('my.yaml:1: a recipe is a map of keys and values')
     expect(refusal('seed: 1\nepochs: [1')).toMatch(/^my\.yaml:2: not valid YAML: /)
     expect(refusal('seed: 1\nseed: 2')).toMatch(/^my\.yaml:2: not valid YAML: Map keys must be unique/)
   })
 
-  test('takes null as the default', () => {
+  test('treats null as the default', () => {
     expect(fromText('learning_rate: null\nmax_steps:')).toMatchObject({ learning_rate: 2e-5 })
     expect(fromText('max_steps:').max_steps).toBeUndefined()
   })
 })
 
-describe('mistyped keys', () => {
+describe('mistyped recipe keys', () => {
   const edits = fc.constantFrom('drop', 'double', 'swap', 'replace')
 
   function mistype(key: string, edit: string, at: number): string {
@@ -125,7 +125,7 @@ describe('mistyped keys', () => {
     return `${key.slice(0, at)}q${key.slice(at + 1)}`
   }
 
-  test('are one edit from the key that is suggested', () => {
+  test('suggests the key at an edit distance of one', () => {
     const cases = fc.record({ key: fc.constantFrom(...recipeKeys), edit: edits, position: fc.nat() })
     fc.assert(
       fc.property(cases, ({ key, edit, position }) => {
@@ -138,7 +138,7 @@ describe('mistyped keys', () => {
     )
   })
 
-  test('are no key, whatever they are', () => {
+  test('accepts no mistyped key', () => {
     fc.assert(
       fc.property(fc.string(), (key) => {
         fc.pre(schemaOf(key) === undefined)
@@ -148,7 +148,7 @@ describe('mistyped keys', () => {
     )
   })
 
-  test('are measured by insertions, deletions, substitutions and swaps', () => {
+  test('measures insertions, deletions, substitutions, and swaps', () => {
     expect(editDistance('', 'abc')).toBe(3)
     expect(editDistance('kitten', 'sitting')).toBe(3)
     expect(editDistance('sede', 'seed')).toBe(1)
@@ -157,7 +157,7 @@ describe('mistyped keys', () => {
   })
 })
 
-describe('the keys of another trainer', () => {
+describe('keys of other trainers', () => {
   const problem = (text: string) => {
     try {
       return JSON.stringify(resolveRecipe([parseRecipe(text, 'axolotl.yaml')]))
@@ -167,7 +167,7 @@ describe('the keys of another trainer', () => {
     }
   }
 
-  test('stand for ours where they mean the same', () => {
+  test('accepts equivalent keys of other trainers', () => {
     const text =
       'base_model: m\nsequence_len: 512\nnum_epochs: 2\noutput_dir: o\nval_set_size: 0.05\nsave_total_limit: 3\nlr: 1e-4\n'
     expect(resolveRecipe([parseRecipe(text, 'axolotl.yaml')])).toMatchObject({
@@ -185,7 +185,7 @@ describe('the keys of another trainer', () => {
     )
   })
 
-  test('are answered with ours, and all that are unknown are listed', () => {
+  test('suggests our keys for others, and lists all unknown keys', () => {
     expect(problem('name: a\nmicro_batch_size: 2\ngradient_accumulation_steps: 4\nadapter: lora\nlora_r: 8\n')).toMatch(
       /^axolotl\.yaml:2: unknown key micro_batch_size; use batch_size, .*; also unknown: gradient_accumulation_steps, adapter, lora_r$/,
     )
@@ -197,7 +197,7 @@ describe('the keys of another trainer', () => {
     expect(() => recipeFromOptions({ lr: 1e-4 } as object)).toThrow('unknown option lr; use learningRate')
   })
 
-  test('have advice that names keys that there are', () => {
+  test('suggests only keys that exist', () => {
     const names: string[] = []
     for (const key of adviceKeys) adviceFor(key, (name) => `${names.push(name)}`)
     expect(names.length).toBeGreaterThan(30)
@@ -207,32 +207,32 @@ describe('the keys of another trainer', () => {
   })
 })
 
-describe('layers', () => {
+describe('recipe layers', () => {
   const layer = (values: Record<string, unknown>, name: string) => ({
     values,
     where: (key: string) => `${name} ${key}`,
   })
 
-  test('win over earlier ones, and null takes an earlier value back', () => {
+  test('later layers override earlier ones, and null resets an earlier value', () => {
     const file = layer({ seed: 1, epochs: 2, batch_size: 8 }, 'file')
     const flags = layer({ seed: 3, batch_size: null }, 'flag')
     expect(resolveRecipe([file, flags])).toMatchObject({ seed: 3, epochs: 2, batch_size: 64 })
   })
 
-  test('are named by the error that they cause', () => {
+  test('errors name the layer that causes them', () => {
     expect(() => resolveRecipe([layer({ seed: -1 }, 'file'), layer({ epochs: 0 }, 'flag')])).toThrow(
       /^file seed: seed is -1/,
     )
     expect(() => resolveRecipe([layer({ seed: -1 }, 'file'), layer({ seed: 'x' }, 'flag')])).toThrow(/^flag seed/)
   })
 
-  test('merge model key by key', () => {
+  test('layers merge model key by key', () => {
     const model = { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4 }
     const flags = layer({ model: { hidden_size: 32 } }, 'flag')
     expect(resolveRecipe([layer({ model }, 'file'), flags]).model).toEqual({ ...model, hidden_size: 32 })
   })
 
-  test('that name data or a model of their own take back the built-in ones', () => {
+  test('a layer that sets data or a model overrides the built-in ones', () => {
     const file = layer({ dataset: 'quickstart', model_path: 'a' }, 'file')
     const { dataset, data_path } = resolveRecipe([file, layer({ data_path: 'mine.json' }, 'flag')])
     expect([dataset, data_path]).toEqual([undefined, 'mine.json'])
@@ -240,14 +240,14 @@ describe('layers', () => {
 })
 
 describe('recipe files', () => {
-  test('of the package all load', () => {
+  test('all recipes of the package load', () => {
     expect(builtInRecipes()).toEqual(expect.arrayContaining(['openalpaca-3b', 'openalpaca-7b']))
     for (const name of builtInRecipes()) expect(loadRecipe(name).name).toBe(name)
     expect(loadRecipe('openalpaca-3b').max_length).toBe(1536)
     expect(loadRecipe('openalpaca-7b').max_length).toBe(1024)
   })
 
-  test('of a user are named by their path', () => {
+  test("a user's recipe is named by its path", () => {
     const path = join(directory, 'mine.yaml')
     writeFileSync(path, '# mine\nepochs: none\n')
     expect(() => loadRecipe(path)).toThrow(`${path}:2: epochs is "none"`)
@@ -255,15 +255,15 @@ describe('recipe files', () => {
     expect(loadRecipe(path).epochs).toBe(7)
   })
 
-  test('that are missing are told apart', () => {
+  test('missing recipes give different errors for paths and built-in names', () => {
     expect(() => loadRecipe('openalpaca-3')).toThrow('did you mean openalpaca-3b?')
     expect(() => loadRecipe('nothing-like-it')).toThrow(/there are .*openalpaca-3b.*or give the path/)
     expect(() => loadRecipe(join(directory, 'none.yaml'))).toThrow(/cannot read the recipe .*none\.yaml: ENOENT/)
   })
 })
 
-describe('options', () => {
-  test('are the recipe in camelCase', () => {
+describe('trainer options', () => {
+  test('have the recipe keys in camel case', () => {
     expect(recipeFromOptions({ learningRate: 1e-3, adamBeta1: 0.8, maxTokensPerMicroBatch: 512 })).toMatchObject({
       learning_rate: 1e-3,
       adam_beta1: 0.8,
@@ -274,7 +274,7 @@ describe('options', () => {
     expect(recipeFromOptions(optionsFromRecipe(recipe))).toEqual(recipe)
   })
 
-  test('are checked', () => {
+  test('reject invalid values', () => {
     expect(() => recipeFromOptions({ learningRat: 1 } as object)).toThrow('did you mean learningRate?')
     expect(() => recipeFromOptions({ learningRate: Number.NaN })).toThrow(/learning_rate/)
     expect(() => recipeFromOptions({ learningRate: Number.POSITIVE_INFINITY })).toThrow(/learning_rate/)

@@ -27,7 +27,7 @@ function report(name: string, events: TrainEvent[]): string {
   return readFileSync(html, 'utf8')
 }
 
-/** The vertices of the first curve of a class, in the drawing's own units. */
+/** The vertices of the first curve of a class, in the drawing's coordinates. */
 function vertices(markup: string, className: string): number[][] {
   const path = new RegExp(`<path class="line ${className}" d="M([^"]*)"`).exec(markup)![1]
   return path.split('L').map((vertex) => vertex.split(' ').map(Number))
@@ -48,7 +48,7 @@ describe('the report', () => {
     html = report('whole', run)
   })
 
-  test('shows the verdict on a run that was all warm-up, and how many answers were cut', () => {
+  test('shows the verdict on a run that was all warm-up, and the number of truncated answers', () => {
     const start = { ...startEvent(0, { name: 'slow', warmup_steps: 100 }), truncated_instances: 17 }
     const slow = report('slow', [start, ...stretch(1, 100)])
     expect(slow).toContain('<p class="notice">All warm-up: the warm-up of 100 steps is as long as the run of 100')
@@ -56,19 +56,19 @@ describe('the report', () => {
     expect(html).not.toMatch(/class="notice"|answers cut/)
   })
 
-  test('refers to nothing outside itself', () => {
+  test('refers to nothing outside the report', () => {
     expect(html).not.toMatch(/https?:|\/\/[\w.]+\/|<link|@import|url\(|\ssrc=/)
   })
 
-  test('draws each point of the loss where it belongs', () => {
+  test('draws each point of the loss at its position', () => {
     const points = vertices(html, 'noise')
     expect(points).toHaveLength(100)
-    // The loss falls in a straight line, so the drawn points are as evenly spaced as the steps.
+    // The loss falls in a straight line, so the points are as evenly spaced as the steps.
     for (const [i, [x, y]] of points.entries()) {
       expect(x).toBeCloseTo(points[0][0] + (i / 99) * (points[99][0] - points[0][0]), 0)
       expect(y).toBeCloseTo(points[0][1] + (i / 99) * (points[99][1] - points[0][1]), 0)
     }
-    expect(points[99][1]).toBeGreaterThan(points[0][1]) // downwards
+    expect(points[99][1]).toBeGreaterThan(points[0][1]) // downward
     expect(vertices(html, 'validation')).toHaveLength(10)
   })
 
@@ -93,13 +93,13 @@ describe('the report', () => {
   })
 
   test('keeps the size of text on screens of any width', () => {
-    // A view box on the drawing itself would shrink its text with it.
+    // A view box on the drawing itself would scale its text.
     const drawings = html.match(/<svg class="chart"[^>]*>/g)!
     expect(drawings).toHaveLength(6)
     for (const drawing of drawings) expect(drawing).not.toContain('viewBox')
   })
 
-  test('has a logarithmic axis for a loss that falls by a decade or more', () => {
+  test('uses a logarithmic axis for a loss that falls by a decade or more', () => {
     const halved = [startEvent(), ...stretch(1, 10)].map((event) =>
       event.type === 'step' ? { ...event, loss: 8 / 2 ** event.step } : event,
     )
@@ -114,7 +114,7 @@ describe('the report', () => {
     expect(report('zero', zero)).not.toMatch(/Loss \(logarithmic\)|NaN|Infinity/)
   })
 
-  test('sums the run up', () => {
+  test('summarizes the run', () => {
     const text = html.replace(/<(style|script)>.*?<\/\1>/gs, '').replace(/<[^>]*>/g, '|')
     for (const tile of [
       '100||steps',
@@ -135,21 +135,21 @@ describe('the report', () => {
     expect(text).toContain('learning_rate||2e-5|')
   })
 
-  test('shows what the run wrote as text, never as markup', () => {
+  test('shows text from the run as text, never as markup', () => {
     expect(html).toContain('a &lt;small&gt; CPU')
     expect(html).toContain('&lt;/script&gt; &amp; &quot;more&quot;')
     expect(html).toContain('&lt;b&gt;late&lt;/b&gt;')
     expect(html.indexOf('late')).toBeLessThan(html.indexOf('early'))
   })
 
-  test('carries the points for the pointer as JSON', () => {
+  test('contains the points for the pointer as JSON', () => {
     const [, escaped] = /data-series="([^"]*)"/.exec(html)!
     const [training, validation] = JSON.parse(escaped.replaceAll('&quot;', '"'))
     expect(training[0]).toEqual([1, '3.9800'])
     expect(validation.at(-1)).toEqual([100, '2.5000'])
   })
 
-  test('leaves out recipe keys without effect', () => {
+  test('omits recipe keys without effect', () => {
     const shown = (recipe: Record<string, unknown>, event: Partial<StartEvent> = {}) =>
       recipeFacts({ ...startEvent(0, recipe), ...event }).map(([key]) => key)
     const alone = shown({ validation_size: 0, checkpoint_every: 0, warmup_steps: 5 })
@@ -195,22 +195,22 @@ describe('the report', () => {
     expect(shownPath('openlm-research/open_llama_3b')).toBe('openlm-research/open_llama_3b')
   })
 
-  test('of a run that failed says so', () => {
+  test('shows that a run failed', () => {
     const failed: TrainEvent = { type: 'end', step: 3, reason: 'failed', seconds: 1, message: 'the loss is NaN' }
     expect(report('failed', [startEvent(), ...stretch(1, 3), failed])).toContain('failed at step 3: the loss is NaN')
     expect(html).not.toContain('class="notice"')
   })
 
-  test('of a run of one step is drawn too', () => {
+  test('draws a run of one step', () => {
     const one = report('one', [startEvent(), ...stretch(1, 1)])
     expect(one).not.toMatch(/NaN|Infinity/)
   })
 
-  test('needs at least one step', () => {
+  test('throws without any step', () => {
     expect(() => report('none', [startEvent()])).toThrow(/has no training step to report yet/)
   })
 
-  test('has the loss as a figure of its own', () => {
+  test('shows the loss as a separate figure', () => {
     const svg = renderCurveSvg(logOf('figure', run), { title: 'Loss & more', width: 640, height: 320 })
     expect(svg).toMatch(/^<svg xmlns="http:\/\/www\.w3\.org\/2000\/svg" [^>]*viewBox="0 0 640 320"/)
     expect(svg.match(/https?:/g)).toHaveLength(1)
@@ -227,7 +227,7 @@ describe('the report', () => {
 describe('curves', () => {
   const values = fc.array(fc.double({ min: -1e6, max: 1e6, noNaN: true }), { minLength: 1, maxLength: 60 })
 
-  test('are smoothed by the mean of their neighbors', () => {
+  test('smooths curves by the mean of neighboring points', () => {
     const points: Point[] = [8, 0, 4, 2, 6].map((y, x) => [x, y])
     expect(smooth(points, 1, true).map(([, y]) => y)).toEqual([4, 4, 2, 4, 4])
     expect(smooth(points, 1)).toEqual([...points.slice(0, -1), [4, 6]])
@@ -249,7 +249,7 @@ describe('curves', () => {
     )
   })
 
-  test('that fall steeply at the start keep their smoothed curve among the points', () => {
+  test('keeps the smoothed curve among the points when the loss falls steeply at the start', () => {
     const falls = [
       (i: number) => 7.5 / (1 + i),
       (i: number) => 0.1 + 7.5 * Math.exp(-i / 20),
@@ -261,7 +261,7 @@ describe('curves', () => {
     }
   })
 
-  test('keep their extremes when they are thinned', () => {
+  test('keeps extremes when it thins curves', () => {
     fc.assert(
       fc.property(values, fc.integer({ min: 2, max: 20 }), (ys, limit) => {
         const points = ys.map((y, x): Point => [x, y])
@@ -276,7 +276,7 @@ describe('curves', () => {
     )
   })
 
-  test('have round marks that span them', () => {
+  test('picks round tick marks that span the curve', () => {
     expect(ticks(0.3, 4.2, 5)).toEqual([0, 1, 2, 3, 4, 5])
     expect(ticks(0, 2e-5, 5)).toEqual([0, 5e-6, 1e-5, 1.5e-5, 2e-5])
     const number = fc.double({ min: -1e9, max: 1e9, noNaN: true })
@@ -294,7 +294,7 @@ describe('curves', () => {
     )
   })
 
-  test('have logarithmic marks that span them', () => {
+  test('picks logarithmic tick marks that span the curve', () => {
     expect(logTicks(0.03, 7.5)).toEqual([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10])
     expect(logTicks(0.016, 7.5)).toEqual([0.01, 0.03, 0.1, 0.3, 1, 3, 10])
     expect(logTicks(1e-9, 1e3)).toEqual([1e-9, 1e-7, 1e-5, 1e-3, 0.1, 10, 1000])
@@ -312,7 +312,7 @@ describe('curves', () => {
     )
   })
 
-  test('have marks with the same number of decimals', () => {
+  test('prints tick marks with the same number of decimals', () => {
     expect(axisLabels([0, 0.5, 1, 1.5], String)).toEqual(['0', '0.5', '1.0', '1.5'])
     expect(axisLabels([500, 1000, 1500], formatCount)).toEqual(['500', '1.0k', '1.5k'])
     expect(axisLabels([1e-5, 1.5e-5], formatNumber)).toEqual(['1.0e-5', '1.5e-5'])

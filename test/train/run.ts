@@ -1,7 +1,7 @@
 import type { StartEvent, StepEvent, TrainEvent } from '../../lib/train/events.js'
 import { resolveRecipe } from '../../lib/train/recipe.js'
 
-/** A start event of a small run; `step` is that of the checkpoint that it resumes. */
+/** A start event of a small run; `step` is the step of the checkpoint that it resumes. */
 export function startEvent(step = 0, recipe: Record<string, unknown> = { name: 'tiny' }): StartEvent {
   return {
     type: 'start',
@@ -20,7 +20,7 @@ export function startEvent(step = 0, recipe: Record<string, unknown> = { name: '
   }
 }
 
-/** A step event whose values follow from its number. */
+/** A step event whose values are computed from its number. */
 export function stepEvent(step: number): StepEvent {
   return {
     type: 'step',
@@ -39,7 +39,7 @@ export function stepEvent(step: number): StepEvent {
   }
 }
 
-/** Steps first to last, and a validation after every tenth. */
+/** Steps first to last, with a validation after every tenth. */
 export function stretch(first: number, last: number): TrainEvent[] {
   return Array.from({ length: last - first + 1 }, (_, i) => first + i).flatMap((step): TrainEvent[] => [
     stepEvent(step),

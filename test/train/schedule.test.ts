@@ -31,20 +31,23 @@ const reference: ReferenceRates[] = JSON.parse(
 const recipe = (values: Record<string, unknown>) => resolveRecipe([{ values, where: () => 'test' }])
 
 describe('the learning rate', () => {
-  test.each(reference)('equals that of $by: $scheduler, $warmup_type, $warmup_steps of $total_steps', (expected) => {
-    const schedule: ScheduleOptions = {
-      scheduler: expected.scheduler,
-      warmupType: expected.warmup_type,
-      peak: 2e-5,
-      minimum: expected.minimum,
-      warmupSteps: expected.warmup_steps,
-      totalSteps: expected.total_steps,
-    }
-    const rates = expected.rates.map((_, step) => learningRateAt(step, schedule))
-    expectClose(rates, expected.rates, { relative: 1e-12, ofLargest: 1e-15 })
-  })
+  test.each(reference)(
+    'learning rates match $by: $scheduler, $warmup_type, $warmup_steps of $total_steps',
+    (expected) => {
+      const schedule: ScheduleOptions = {
+        scheduler: expected.scheduler,
+        warmupType: expected.warmup_type,
+        peak: 2e-5,
+        minimum: expected.minimum,
+        warmupSteps: expected.warmup_steps,
+        totalSteps: expected.total_steps,
+      }
+      const rates = expected.rates.map((_, step) => learningRateAt(step, schedule))
+      expectClose(rates, expected.rates, { relative: 1e-12, ofLargest: 1e-15 })
+    },
+  )
 
-  test('warms up over a tenth of the steps, rounded down, but over no fewer than ten or a fifth of a short run', () => {
+  test('warms up over a tenth of the steps, rounded down, but at least ten steps or a fifth of a short run', () => {
     const warmup = (values: Record<string, unknown>, total: number) => scheduleOf(recipe(values), total).warmupSteps
     expect(warmup({}, 703)).toBe(70)
     expect([99, 50, 20, 9, 4].map((total) => warmup({}, total))).toEqual([10, 10, 4, 1, 0])
@@ -54,14 +57,14 @@ describe('the learning rate', () => {
     expect(warmup({ warmup_steps: 3 }, 703)).toBe(3)
   })
 
-  test.each(['openalpaca-3b', 'openalpaca-7b'])('warms up exactly as OpenAlpaca with the recipe %s', (name) => {
+  test.each(['openalpaca-3b', 'openalpaca-7b'])('warms up exactly like OpenAlpaca with the recipe %s', (name) => {
     const exact = (total: number) => Math.max(10, Math.floor(0.1 * total))
     for (const total of [9, 20, 49, 100, 703]) {
       expect(scheduleOf(loadRecipe(name), total).warmupSteps).toBe(exact(total))
     }
   })
 
-  test('stays at the peak where it is constant', () => {
+  test('stays at the peak with a constant scheduler', () => {
     const schedule: ScheduleOptions = { ...base, scheduler: 'constant' }
     expect(learningRateAt(70, schedule)).toBe(2e-5)
     expect(learningRateAt(702, schedule)).toBe(2e-5)
@@ -76,7 +79,7 @@ describe('the learning rate', () => {
     }
   })
 
-  test('lies between minimum and peak, rises through the warm-up and never after it', () => {
+  test('stays between minimum and peak, rises during the warm-up and never after it', () => {
     const schedules = fc.record({
       scheduler: fc.constantFrom('warmup_decay' as const, 'constant' as const, 'cosine' as const),
       warmupType: fc.constantFrom('log' as const, 'linear' as const),

@@ -26,7 +26,7 @@ function masked(bytes: Uint8Array): number {
   return Number((((crc >> 15n) | (crc << 17n)) + 0xa282ead8n) & 0xffffffffn)
 }
 
-/** The records of a TFRecord file; throws where a length or a checksum does not fit. */
+/** The records of a TFRecord file; throws if a length or a checksum is wrong. */
 function records(file: Buffer): Buffer[] {
   const found: Buffer[] = []
   for (let at = 0; at < file.length; ) {
@@ -42,7 +42,7 @@ function records(file: Buffer): Buffer[] {
 
 type Field = bigint | number | Buffer
 
-/** The fields of a protobuf message: number → values in their order. */
+/** The fields of a protobuf message: number → values in order. */
 function decode(message: Buffer): Map<number, Field[]> {
   const fields = new Map<number, Field[]>()
   let at = 0
@@ -75,7 +75,7 @@ const inner = (fields: Map<number, Field[]>, number: number) => decode(fields.ge
 const string = (field: Field) => (field as Buffer).toString()
 
 describe('TensorBoard events', () => {
-  test('are framed as TFRecords', () => {
+  test('frames TensorBoard events as TFRecords', () => {
     fc.assert(
       fc.property(fc.array(fc.uint8Array({ maxLength: 300 })), (parts) => {
         const read = records(Buffer.concat(parts.map(frameRecord)))
@@ -85,7 +85,7 @@ describe('TensorBoard events', () => {
     )
   })
 
-  test('carry the scalars and answers of a run', () => {
+  test('writes the scalars and answers of a run', () => {
     const writer = new TensorBoardWriter(directory)
     writer.handle(startEvent(300))
     writer.handle({ ...stepEvent(302), loss: 1.5 })
@@ -103,7 +103,7 @@ describe('TensorBoard events', () => {
       expect(Math.abs((event.get(1)![0] as number) - Date.now() / 1000)).toBeLessThan(3600)
     }
     expect(string(version.get(3)![0])).toBe('brain.Event:2')
-    // A session start at the first step to come hides what an earlier run wrote after the checkpoint.
+    // A session start at the next step hides what an earlier run wrote after the checkpoint.
     expect(session.get(2)).toEqual([301n])
     expect(inner(session, 7).get(1)).toEqual([1n])
 

@@ -29,7 +29,7 @@ afterAll(() => rmSync(scratch, { recursive: true }))
 
 const newModel = () => LlamaForCausalLM.fromPretrained(path.join(fixtures, 'd100'), { device: 'cpu', dtype: 'float32' })
 
-/** Trains a new copy of the model for one step; gives the start event, the loss, and the warnings of the process. */
+/** Trains a new copy of the model for one step; returns the start event, the loss, and the warnings of the process. */
 async function train(
   options: Partial<TrainerOptions>,
 ): Promise<{ start: StartEvent; loss: number; warnings: string[] }> {
@@ -58,7 +58,7 @@ describe('the data of a trainer', () => {
     '1 row with an empty answer, which teaches the end token alone: row 3',
   ]
 
-  it('is reported with a warning, unless the program has shown the notes', async () => {
+  it('warns about unused data, unless the program has shown the notes', async () => {
     const fromRows = await train({ data: rows })
     expect(fromRows.start).toMatchObject({ unused_fields: { system: 1 }, empty_answers: 1 })
     expect(fromRows.warnings).toEqual(notes)
@@ -75,7 +75,7 @@ describe('the data of a trainer', () => {
     expect(shown.loss).toBe(fromRows.loss)
   })
 
-  it('is refused when a row is no instruction, before anything is trained', async () => {
+  it('rejects a row that is not an instruction, before training starts', async () => {
     using model = await newModel()
     const bad = [...plain, { instruction: 'a', input: 'b', context: 'c', output: 'd' }]
     expect(() => new Trainer({ model, tokenizer, data: bad })).toThrow(DataError)

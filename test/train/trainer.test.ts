@@ -20,7 +20,7 @@ beforeAll(async () => {
   tokenizer = await LlamaTokenizer.fromPretrained(modelPath)
 })
 
-/** 24 instances, 22 to train on, 5 a step, 2 epochs: 8 steps, with the second epoch beginning within the fifth. */
+/** 24 instances, 22 to train on, 5 per step, 2 epochs: 8 steps, with the second epoch starting within the fifth. */
 const recipe = {
   data: rows,
   maxLength: 224,
@@ -48,7 +48,7 @@ interface Outcome {
   reason: string
 }
 
-/** Trains a fresh copy of the model; `stopAfter` aborts once so many steps are done. */
+/** Trains a fresh copy of the model; aborts after `stopAfter` steps. */
 async function runOn(
   device: Device,
   options: Partial<TrainerOptions> & { dtype?: 'bfloat16' | 'float32' },
@@ -79,7 +79,7 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
   const run = (...args: RunArguments) => runOn(device, ...args)
 
   it.each(['float32', 'bfloat16'] as const)(
-    'a run that is stopped in mid-epoch and resumed ends with the same bits as one that is not, in %s',
+    'a run that is stopped mid-epoch and resumed gives the same bits as an uninterrupted one, in %s',
     async (dtype) => {
       const whole = await run({ dtype, savePath: path.join(savePath, 'whole') })
       const first = await run({ dtype }, 5)
@@ -92,16 +92,16 @@ describe.each(deviceTypes)('on $name', ({ device }) => {
     },
   )
 
-  it('learns: the loss falls below half of where it began', async () => {
+  it('the loss falls below half of its initial value', async () => {
     const { events } = await run({ epochs: 8, learningRate: 3e-3, checkpointEvery: 0 })
     const losses = events.filter((event) => event.type === 'step').map(({ loss }) => loss)
     expect(losses[losses.length - 1]).toBeLessThan(losses[0] / 2)
   })
 
-  it('stops at a loss that is not finite, names step and instance, and leaves the weights untouched', async () => {
+  it('stops at a loss that is not finite, names step and instance, and leaves the weights unchanged', async () => {
     using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'float32' })
     const { parameters } = model
-    // One row of the embedding is poisoned: only instances with that token suffer.
+    // One row of the embedding is poisoned: only instances with that token are affected.
     const [poisoned] = tokenizer.encode('Ω', { addSpecialTokens: false }).slice(-1)
     const row = parameters.layers.embedding.w.rows(poisoned, poisoned + 1)
     device.stream.write(row, new Float32Array(row.length).fill(Number.NaN))
@@ -129,7 +129,7 @@ describe('on any device', () => {
   const { device } = deviceTypes[0]
   const run = (...args: RunArguments) => runOn(device, ...args)
 
-  it('reports the start, each step, validations, samples, checkpoints and the end, in order', async () => {
+  it('reports the start, each step, validations, samples, checkpoints, and the end, in order', async () => {
     const { events } = await run({
       checkpointInBackground: false,
       samplePrompts: ['Name three colours.'],
@@ -147,26 +147,26 @@ describe('on any device', () => {
     [{ keepCheckpoints: 'all', keepLast: 2 }, ['checkpoint-2', 'checkpoint-3']],
     [{ keepLast: 2 }, ['checkpoint-2', 'checkpoint-3']],
     [{ keepCheckpoints: 'none' }, []],
-  ] as const)('keeps with %o the checkpoints %j once it is complete', async (options, kept) => {
+  ] as const)('with %o, a completed run keeps the checkpoints %j', async (options, kept) => {
     const { events } = await run({ checkpointEvery: 1, maxSteps: 3, validationSize: 0, ...options })
     expect((await readdir(savePath)).sort()).toEqual(kept)
     const [first] = events.filter((event) => event.type === 'checkpoint')
-    expect(first!.bytes).toBeGreaterThan(8e6) // 12 bytes a parameter
+    expect(first!.bytes).toBeGreaterThan(8e6) // 12 bytes per parameter
   })
 
-  it('keeps the last checkpoints while it is not complete', async () => {
+  it('keeps the last checkpoints until the run is complete', async () => {
     await run({ checkpointEvery: 1, keepLast: 2, keepCheckpoints: 'none' }, 3)
     expect((await readdir(savePath)).sort()).toEqual(['checkpoint-2', 'checkpoint-3'])
   })
 
-  it('passes over a checkpoint that was cut short, and resumes from the one before', async () => {
+  it('skips a checkpoint that was cut short, and resumes from the one before', async () => {
     await run({ checkpointEvery: 2, keepLast: 3 }, 5)
     truncateSync(path.join(savePath, 'checkpoint-5', 'rank-00000-of-00001.safetensors'), 1000)
     const { events } = await run({ resume: 'auto' })
     expect(events[0]).toMatchObject({ type: 'start', step: 4 })
   })
 
-  it('refuses a checkpoint with a flipped bit, by its checksum', async () => {
+  it('rejects a checkpoint with a flipped bit, by its checksum', async () => {
     await run({}, 3)
     const file = path.join(savePath, 'checkpoint-3', 'rank-00000-of-00001.safetensors')
     const bytes = readFileSync(file)
@@ -175,7 +175,7 @@ describe('on any device', () => {
     await expect(run({ resume: 'auto' })).rejects.toThrow(/is damaged: its checksum/)
   })
 
-  it('refuses to resume with another seed, other data, or another number format, and says which', async () => {
+  it('refuses to resume with another seed, other data, or another number format, and names the difference', async () => {
     await run({}, 3)
     await expect(run({ resume: 'auto', seed: 1 })).rejects.toThrow(/seed was 0 and is now 1/)
     await expect(run({ resume: 'auto', data: rows.slice(1) })).rejects.toThrow(/other data/)
@@ -183,7 +183,7 @@ describe('on any device', () => {
     await expect(run({ resume: path.join(savePath, 'nothing') })).rejects.toThrow(/not a training checkpoint/)
   })
 
-  it('starts anew among the checkpoints of an earlier run only when told to overwrite them', async () => {
+  it('starts over among the checkpoints of an earlier run only with overwrite', async () => {
     await run({}, 4)
     await expect(run({})).rejects.toThrow(
       /from an earlier run: set resume to auto .* set overwrite .* another save_path/,
@@ -192,7 +192,7 @@ describe('on any device', () => {
     expect(await readdir(savePath)).toEqual(['checkpoint-2'])
   })
 
-  it('refuses a tokenizer that has more pieces than the model, and a length beyond its context', async () => {
+  it('rejects a tokenizer with more pieces than the model, and a length beyond its context', async () => {
     using small = await LlamaForCausalLM.fromPretrained(path.join(fixtures, 'gqa'), { device, dtype: 'float32' })
     expect(() => new Trainer({ model: small, tokenizer, ...recipe })).toThrow(/pass the tokenizer of this model/)
     using model = await LlamaForCausalLM.fromPretrained(modelPath, { device, dtype: 'float32' })
@@ -201,7 +201,7 @@ describe('on any device', () => {
     )
   })
 
-  it('reports cut answers, short runs, and what a resumed run does otherwise', async () => {
+  it('reports truncated answers, short runs, and changed settings of a resumed run', async () => {
     const warnings = ({ events }: Outcome) => events.flatMap((event) => (event.type === 'warning' ? event.message : []))
     const first = await run({ maxLength: 150 }, 3)
     const start = first.events.find((event) => event.type === 'start')!
@@ -224,7 +224,7 @@ describe('on any device', () => {
     ])
   })
 
-  it('refuses a batch size that the data never fills', async () => {
+  it('rejects a batch size that the data never fills', async () => {
     await expect(run({ batchSize: 100 })).rejects.toThrow(/do not fill one batch of 100: lower batch_size/)
   })
 })

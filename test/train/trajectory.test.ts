@@ -16,7 +16,7 @@ const batchOf = (step: number, size: number) =>
   Array.from({ length: size }, (_, k) => instances[(step * size + k) % instances.length])
 
 describe.each(devices)('on $name', ({ device }) => {
-  // Micro-batches of one instance each (the longest has 224 tokens), of two or three, and of the whole batch.
+  // Micro-batches of one instance each (the longest has 224 tokens), of two or three, and of the complete batch.
   it.each([224, 512, 4096])('20 optimizer steps follow PyTorch when %i tokens are packed', async (maxTokens) => {
     using model = await LlamaForCausalLM.fromPretrained(path.join(fixtures, 'd100'), { device, dtype: 'float32' })
     const [beta1, beta2] = golden.betas
@@ -48,7 +48,7 @@ describe.each(devices)('on $name', ({ device }) => {
     for (const [name, { numbers }] of final) {
       const actual = weights.get(name)!
       const worst = numbers.reduce((max, value, i) => Math.max(max, Math.abs(value - actual[i])), 0)
-      // Adam divides by the gradient's own size: where that is near 0, rounding alone moves a weight by a few percent
+      // Adam divides by the gradient's magnitude: where that is near 0, rounding alone moves a weight by a few percent
       // of a step of 1e-3.
       expect(worst, name).toBeLessThan(5e-4)
     }

@@ -39,14 +39,14 @@ test('a run that learns has no verdict', () => {
   expect(verdict((step) => falling(step) * (step % 2 ? 1.5 : 0.7))).toBeUndefined()
 })
 
-test('a run that is all warm-up is named, whatever its losses', () => {
+test('a run that is all warm-up gets that verdict, whatever its losses', () => {
   expect(verdict(falling, { recipe: { warmup_steps: 100 } })).toMatch(
     /^All warm-up: the warm-up of 100 steps is as long as the run of 100, .* rose to 1e-4 of 2e-5/,
   )
   expect(verdict(falling, { recipe: { warmup_steps: 99 } })).toBeUndefined()
 })
 
-test('a run whose loss rises, or comes back up, or is not finite has diverged', () => {
+test('a run whose loss rises, or rises again, or is not finite has diverged', () => {
   expect(verdict((step) => 2 + step / 50)).toMatch(/^Diverged: the loss ended at 3.9/)
   expect(verdict((step) => (step < 60 ? falling(step) : 3.5))).toMatch(/^Diverged/)
   const failed: EndEvent = { ...end, reason: 'failed', message: 'the gradient is not finite at step 3' }
