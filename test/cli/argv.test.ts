@@ -6,7 +6,7 @@ const takesValue = (flag: string) => ['--instruction', '--learning_rate', '--max
 const normalize = (...argv: string[]) => normalizeArgv(argv, takesValue)
 
 describe('flags', () => {
-  test('are spelled with underscores, however they were typed', () => {
+  test('normalizes flags to underscores, however they were typed', () => {
     expect(normalize('train', '--learning-rate', '1e-5', '--raw-prompt', '--max_words=3')).toEqual([
       'train',
       '--learning_rate',
@@ -18,7 +18,7 @@ describe('flags', () => {
     expect(normalize('--model.hidden-size', '3')).toEqual(['--model.hidden_size', '3'])
   })
 
-  test('leave values as they are, also those that look like flags', () => {
+  test('leaves values unchanged, even those that look like flags', () => {
     expect(normalize('--instruction', '--raw-prompt', '--raw-prompt')).toEqual([
       '--instruction',
       '--raw-prompt',
@@ -27,11 +27,11 @@ describe('flags', () => {
     expect(normalize('process-dataset', '-h', 'a-b')).toEqual(['process-dataset', '-h', 'a-b'])
   })
 
-  test('end at a double dash', () => {
+  test('stops at a double dash', () => {
     expect(normalize('--raw-prompt', '--', '--raw-prompt')).toEqual(['--raw_prompt', '--', '--raw-prompt'])
   })
 
-  test('are only changed once, and no argument is lost', () => {
+  test('is idempotent, and loses no argument', () => {
     const argument = fc.oneof(fc.string(), fc.stringMatching(/^--[a-z][a-z_-]{0,8}(=.{0,4})?$/))
     fc.assert(
       fc.property(fc.array(argument), (argv) => {

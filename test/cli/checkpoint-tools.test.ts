@@ -28,14 +28,14 @@ function copyOf(directory: string): string {
 
 const hash = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
 
-/** Every file of a directory with the hash of its bytes, without what is being written beside. */
+/** Every file of a directory with the hash of its bytes, without temporary files. */
 function snapshot(directory: string): Record<string, string> {
   const names = readdirSync(directory).filter((name) => !/^\.|\.tmp-/.test(name))
   return Object.fromEntries(names.map((name) => [name, hash(readFileSync(path.join(directory, name)))]))
 }
 
 describe('the commands for checkpoints', () => {
-  it('go from a training checkpoint to a model in shards that is whole', { timeout: 120_000 }, () => {
+  it('convert a training checkpoint to a complete model in shards', { timeout: 120_000 }, () => {
     const run = fresh()
     const flags = [
       '--device',
@@ -92,7 +92,7 @@ describe('the commands for checkpoints', () => {
     [['zero-to-fp32', d100, path.join(root, 'x.bin')], 1, /not a DeepSpeed checkpoint/],
     [['zero-to-fp32', path.join(fixtures, 'deepspeed/stage3_bf16')], 2, /missing required argument 'output'/],
     [['inspect', path.join(root, 'no')], 1, /Cannot read .*no: there is no such file/],
-  ])('answer %j with one line', (args, status, message) => {
+  ])('print one line for %j', (args, status, message) => {
     const { status: actual, stderr } = openalpaca(...args)
     expect(stderr).toMatch(message)
     expect(stderr.trim().split('\n')).toHaveLength(1)
@@ -100,7 +100,7 @@ describe('the commands for checkpoints', () => {
   })
 })
 
-/** A model of 24 MB, so that there is time to be stopped in. */
+/** A model of 24 MB, so that there is time to interrupt the command. */
 async function largeModel(): Promise<string> {
   const directory = path.join(fresh(), 'model')
   mkdirSync(directory)
@@ -117,7 +117,7 @@ async function largeModel(): Promise<string> {
 
 describe('make-shards that is killed with kill -9', () => {
   it.each([[['--output', 'OUTPUT']], [['--replace']]])(
-    'at any moment, with %j, leaves the model whole and no half-written file under a final name',
+    'make-shards killed at any moment, with %j, leaves the model complete and no partial file under a final name',
     { timeout: 120_000 },
     async (how) => {
       const source = await largeModel()
@@ -141,7 +141,7 @@ describe('make-shards that is killed with kill -9', () => {
         ]
         const child = spawn(process.execPath, args, { stdio: 'ignore' })
         const exit = once(child, 'exit')
-        // From the start of the program to a little after its end.
+        // From the start of the program to slightly after its end.
         const delay = 100 + 700 * random.uniform()
         const timer = setTimeout(() => child.kill('SIGKILL'), delay)
         await exit
@@ -161,7 +161,7 @@ describe('make-shards that is killed with kill -9', () => {
 })
 
 describe('a target that cannot be written', () => {
-  it('is named, and nothing is changed, when it is read-only', () => {
+  it('a read-only target is named in the error, and nothing is changed', () => {
     const model = copyOf(d100)
     const before = snapshot(model)
     const { stderr, status } = openalpaca('make-shards', '--model_path', model, '--output', '/proc/shards')
@@ -171,8 +171,8 @@ describe('a target that cannot be written', () => {
     expect(snapshot(model)).toEqual(before)
   })
 
-  // Without user namespaces there is no small disk to fill; test/checkpoint fills /dev/full then.
-  it.runIf(canMount)('is left as it was when the disk is full', async () => {
+  // Without user namespaces the test cannot mount a small disk; test/checkpoint fills /dev/full then.
+  it.runIf(canMount)('a target on a full disk stays unchanged', async () => {
     const disk = path.join(fresh(), 'disk')
     const model = await largeModel()
     const script = `shift; cp -r "${model}" "${disk}/model"
@@ -206,15 +206,15 @@ async function largeCheckpoint(): Promise<string> {
   return directory
 }
 
-/** Each tool that writes weights: what it reads, its command line, and kilobytes that are fewer than it writes. */
+/** Each tool that writes weights: its input, its command line, and a file size limit in KB that its output exceeds. */
 const tools: [string, () => string | Promise<string>, (input: string, output: string) => string[], number][] = [
   ['make-shards', largeModel, (input, output) => ['make-shards', '--model_path', input, '--output', output], 20_000],
   ['zero-to-fp32', largeCheckpoint, (input, output) => ['zero-to-fp32', input, `${output}.safetensors`], 20_000],
   ['convert', () => d100, (input, output) => ['convert', '--model_path', input, '--output', `${output}.gguf`], 1000],
 ]
 
-describe.each(tools)('%s that cannot go on', (_, makeInput, commandLine, kilobytes) => {
-  it('because of SIGINT leaves nothing, or what it had finished', async () => {
+describe.each(tools)('%s that is interrupted', (_, makeInput, commandLine, kilobytes) => {
+  it('on SIGINT, a tool leaves no output or complete output', async () => {
     const [input, parent] = [await makeInput(), fresh()]
     const before = snapshot(input)
     const child = spawn(process.execPath, [main, ...commandLine(input, path.join(parent, 'out'))], { stdio: 'ignore' })
@@ -229,7 +229,7 @@ describe.each(tools)('%s that cannot go on', (_, makeInput, commandLine, kilobyt
     expect(snapshot(input)).toEqual(before)
   })
 
-  it('because a file may not grow leaves nothing, and says so', async () => {
+  it('at a file size limit, a tool leaves no output and reports the error', async () => {
     const [input, parent] = [await makeInput(), fresh()]
     const before = snapshot(input)
     const limited = ['-c', `ulimit -f ${2 * kilobytes} && exec "$0" "$@"`, process.execPath, main]

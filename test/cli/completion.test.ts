@@ -13,7 +13,7 @@ afterAll(() => rmSync(directory, { recursive: true }))
 mkdirSync(join(directory, 'ckpt'))
 writeFileSync(join(directory, 'data.json'), '[]')
 
-/** What bash offers for each command line, whose last word is the one that Tab is pressed at. */
+/** The completions of bash for each command line, whose last word is being completed. */
 function offers(...lines: string[][]): string[][] {
   const ask = lines.map((words) => {
     const quoted = words.map((word) => `'${word}'`).join(' ')
@@ -33,7 +33,7 @@ function offers(...lines: string[][]): string[][] {
 }
 
 describe('completion in bash', () => {
-  test('offers the commands, and the flags of the one that was typed', () => {
+  test('completes commands, and the flags of the typed command', () => {
     const [commands, some, flags, begun] = offers(
       ['openalpaca', ''],
       ['openalpaca', 'm'],
@@ -46,13 +46,13 @@ describe('completion in bash', () => {
     expect(begun).toEqual(['--learning_rate'])
   })
 
-  test('offers every recipe key, in either spelling', () => {
+  test('completes every recipe key, in either spelling', () => {
     const [all, dashes] = offers(['openalpaca', 'train', '--'], ['openalpaca', 'train', '--learning-r'])
     for (const key of recipeKeys) expect(all).toContain(`--${key}`)
     expect(dashes).toEqual(['--learning-rate'])
   })
 
-  test('offers the values of a flag, and files where a flag takes one', () => {
+  test('completes the values of a flag, and files if a flag takes one', () => {
     const [choices, folders, files, free, paths, words] = offers(
       ['openalpaca', 'convert', '--to', ''],
       ['openalpaca', 'sample', '--model-path', ''],
@@ -80,28 +80,25 @@ test.each(['zsh', 'fish'] as const)('the script for %s names every command and e
 })
 
 describe('the examples of --help', () => {
-  /** The words of a line, without what a shell does with redirections and substitutions. */
+  /** Splits a line into arguments, without the redirections and substitutions of a shell. */
   const words = (line: string) => {
     const command = /openalpaca ([^>)#]*)/.exec(line)![1]!
     return command.match(/"[^"]*"|\S+/g)!.map((word) => word.replaceAll('"', ''))
   }
 
-  test.each(createProgram().commands.map((command) => command.name()))(
-    '%s has some, with flags that it knows',
-    (name) => {
-      expect(examples[name]?.length).toBeGreaterThan(0)
-      for (const line of examples[name]!) {
-        const [first, ...args] = words(line)
-        const command = createProgram().commands.find((candidate) => candidate.name() === first)!
-        const { operands, unknown } = command.parseOptions(args)
-        expect({ first, unknown }).toEqual({ first: name, unknown: [] })
-        // What stands without a flag may be given with one; a recipe may be left out.
-        const needed = command.registeredArguments.map((argument) => argument.name()).filter((it) => it !== 'recipe')
-        expect(operands).toHaveLength(needed.filter((argument) => !args.includes(`--${argument}`)).length)
-        for (const option of command.options.filter((candidate) => candidate.mandatory)) {
-          expect(args).toContain(option.long)
-        }
+  test.each(createProgram().commands.map((command) => command.name()))('%s has examples, with valid flags', (name) => {
+    expect(examples[name]?.length).toBeGreaterThan(0)
+    for (const line of examples[name]!) {
+      const [first, ...args] = words(line)
+      const command = createProgram().commands.find((candidate) => candidate.name() === first)!
+      const { operands, unknown } = command.parseOptions(args)
+      expect({ first, unknown }).toEqual({ first: name, unknown: [] })
+      // Positional arguments may be passed as flags; a recipe may be omitted.
+      const needed = command.registeredArguments.map((argument) => argument.name()).filter((it) => it !== 'recipe')
+      expect(operands).toHaveLength(needed.filter((argument) => !args.includes(`--${argument}`)).length)
+      for (const option of command.options.filter((candidate) => candidate.mandatory)) {
+        expect(args).toContain(option.long)
       }
-    },
-  )
+    }
+  })
 })

@@ -23,7 +23,7 @@ async function convert(...flags: string[]): Promise<string> {
   return lines.join('\n')
 }
 
-it('convert prints the size of what it wrote', async () => {
+it('convert prints the size of its output', async () => {
   const output = path.join(scratch, 'new.gguf')
   expect(await convert('--output', output)).toBe(`gguf written to ${output} (${formatBytes(statSync(output).size)})`)
   const directory = path.join(scratch, 'model')
@@ -41,7 +41,7 @@ it('convert replaces a file only with --overwrite', async () => {
   expect(statSync(output).size).toBeGreaterThan(1000)
 })
 
-it('convert refuses a name that does not fit the format, and a directory that is missing', async () => {
+it('convert rejects a name that does not match the format, and a missing directory', async () => {
   const at = (name: string) => path.join(scratch, name)
   mkdirSync(at('runs'))
   await expect(convert('--output', at('runs/x'))).rejects.toThrow(/runs\/x does not end in \.gguf/)

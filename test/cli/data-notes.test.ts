@@ -12,7 +12,7 @@ afterEach(() => {
   process.exitCode = undefined
 })
 
-/** What a command prints on stdout and on stderr. */
+/** The stdout and stderr of a command. */
 async function printed(...argv: string[]): Promise<{ out: string; err: string }> {
   const [out, err]: [string[], string[]] = [[], []]
   vi.spyOn(console, 'log').mockImplementation((line: string) => void out.push(line))
@@ -21,7 +21,7 @@ async function printed(...argv: string[]): Promise<{ out: string; err: string }>
   return { out: out.join('\n'), err: err.join('\n') }
 }
 
-it('preview and plan read the input under either name, and note fields and answers that teach nothing', async () => {
+it('preview and plan accept either name of the input, and note unused fields and empty answers', async () => {
   const data = path.join(root, 'rows.csv')
   const rows = ['Summarize.,Alpacas hum.,Humming.,Be brief.', 'Say nothing.,,,', 'Hi,,Hello.,']
   writeFileSync(data, ['instruction,context,response,system', ...rows].join('\n'))

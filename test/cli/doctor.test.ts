@@ -13,7 +13,7 @@ const directory = mkdtempSync(join(tmpdir(), 'doctor-'))
 afterAll(() => rmSync(directory, { recursive: true }))
 
 describe('doctor', () => {
-  test('tells of the machine, the devices and the libraries, and finds nothing to mend where all is well', async () => {
+  test('doctor reports the machine, the devices, and the libraries, and finds no problem on a working setup', async () => {
     const diagnosis = await diagnose({ HF_HUB_CACHE: join(directory, 'cache') })
     expect(diagnosis).toMatchObject({ node: process.versions.node, problems: [] })
     expect(diagnosis.backends.map(({ device }) => device)).toEqual(['cpu', 'cuda'])
@@ -28,7 +28,7 @@ describe('doctor', () => {
     expect(text).toMatch(/no problems found$/)
   })
 
-  test('names problems with what mends them', async () => {
+  test('doctor lists problems with their fixes', async () => {
     const file = join(directory, 'file')
     writeFileSync(file, '')
     const diagnosis = await diagnose({ HF_HUB_CACHE: join(file, 'cache') })
@@ -43,7 +43,7 @@ describe('doctor', () => {
     )
   })
 
-  test('shows the variables that matter, and no secret', async () => {
+  test('doctor shows the relevant variables, and no secret', async () => {
     const env = { HF_TOKEN: 'hf_secret', OMP_NUM_THREADS: '2', PATH: '/bin', HF_HUB_CACHE: directory }
     const { environment } = await diagnose(env)
     expect(environment).toEqual({ HF_HUB_CACHE: directory, HF_TOKEN: '(set)', OMP_NUM_THREADS: '2' })
@@ -51,7 +51,7 @@ describe('doctor', () => {
 })
 
 describe('without an addon', () => {
-  /** A copy of what there is without one, and what the command prints there. */
+  /** A copy of the package without the addon, and the output of the command there. */
   function diagnosisOf(
     name: string,
     ...parts: string[]
@@ -67,7 +67,7 @@ describe('without an addon', () => {
     return { folder, status, diagnosis: JSON.parse(stdout) }
   }
 
-  test('a clone is told to set up', () => {
+  test('doctor in a clone without an addon suggests setup', () => {
     const { folder, diagnosis, status } = diagnosisOf('bare-clone', 'scripts')
     expect(status).toBe(1)
     expect(diagnosis).toMatchObject({ package: { addon: 'missing' }, backends: [] })
@@ -76,7 +76,7 @@ describe('without an addon', () => {
     expect(describeDiagnosis(diagnosis)).toMatch(/^package .*, without an addon for this system$/m)
   })
 
-  test('the package says which systems it is for', () => {
+  test('doctor in the package without an addon lists the supported systems', () => {
     const { diagnosis, status } = diagnosisOf('bare-package')
     expect(status).toBe(1)
     expect(diagnosis.problems[0].mend).toMatch(/^the package has an addon for Linux on x64 with glibc/)
@@ -90,14 +90,14 @@ describe('GPUs', () => {
   const missing = { device: 'cuda', available: false, reason, code } as const
   const machine = (gpus: number) => ({ driver: '580.65.06', gpus: Array<string>(gpus).fill('H100'), onBus: true })
 
-  test('that are there and cannot be used are a problem, with the reason', () => {
+  test('doctor reports unusable GPUs as a problem, with the reason', () => {
     const nvidia = { driver: null, gpus: [], onBus: true }
     const problem = { what: expect.stringContaining(reason), mend: expect.stringMatching(/ubuntu-drivers install/) }
     expect(gpuProblems([cpu, missing], nvidia)).toEqual([problem])
     expect(gpuProblems([cpu, missing], { ...nvidia, onBus: false })).toEqual([])
   })
 
-  test('want NCCL where there are several', () => {
+  test('doctor expects NCCL if there are several GPUs', () => {
     const problem = { what: expect.stringContaining('NCCL'), mend: expect.stringContaining('nvidia-nccl-cu13') }
     expect(gpuProblems([cpu, gpu('not found')], machine(8))).toEqual([problem])
     expect(gpuProblems([cpu, gpu('not in this build')], machine(2))[0].mend).toMatch(/npm run setup$/)
@@ -114,11 +114,11 @@ describe('an addon that cannot be loaded', () => {
   mkdirSync(join(clone, 'scripts'), { recursive: true })
   writeFileSync(join(clone, 'scripts', 'setup.mjs'), '')
 
-  test('is to be compiled in a clone', () => {
+  test('doctor in a clone suggests compiling an addon that cannot be loaded', () => {
     expect(addonAdvice(clone, 'No native build was found for platform=linux')).toBe(`run "npm run setup" in ${clone}`)
   })
 
-  test('of the package says which systems it is for', () => {
+  test('doctor in the package lists the supported systems for an addon that cannot be loaded', () => {
     const old = "/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by libdnnl.so.2)"
     expect(addonAdvice(installed, old)).toMatch(/too old \(GLIBC_2\.34 is missing\): use one with glibc 2\.28/)
     const other = 'No native build was found for platform=linux arch=x64 runtime=node abi=115 uv=1 libc=musl node=20'

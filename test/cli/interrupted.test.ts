@@ -11,7 +11,7 @@ import { logged, reached } from '../support/train-log.js'
 const root = mkdtempSync(path.join(tmpdir(), 'kill-'))
 afterAll(() => rmSync(root, { recursive: true }))
 
-/** 30 steps, and a checkpoint every 2. */
+/** 30 steps, with a checkpoint every 2. */
 const flags = { max_steps: 30, epochs: 6 }
 
 function train(save_path: string, more: { resume?: 'auto' } = {}): ChildProcess {
@@ -28,7 +28,9 @@ async function ended(child: ChildProcess): Promise<{ code: number | null; signal
 }
 
 describe('a training that is killed with kill -9', () => {
-  it('twice, goes on with --resume auto to the same bits as one that is not', { timeout: 120_000 }, async () => {
+  it('a run killed twice with kill -9 resumes with --resume auto to the same bits as an uninterrupted run', {
+    timeout: 120_000,
+  }, async () => {
     const [whole, killed] = [path.join(root, 'whole'), path.join(root, 'killed')]
     expect(await ended(train(whole))).toMatchObject({ code: 0 })
 
@@ -54,11 +56,11 @@ describe('a training that is killed with kill -9', () => {
   })
 })
 
-describe('a training that gets SIGHUP, or whose reader goes away', () => {
+describe('a run that gets SIGHUP, or whose output pipe closes', () => {
   const long = { checkpoint_every: 1000, max_steps: 1000, epochs: 500 }
   const hasCheckpoint = (save: string) => readdirSync(save).some((name) => name.startsWith('checkpoint-'))
 
-  it.each(['SIGHUP', 'no reader'])('%s, writes a checkpoint and ends with 129', async (what) => {
+  it.each(['SIGHUP', 'no reader'])('train with %s writes a checkpoint and exits with 129', async (what) => {
     const save = path.join(root, what)
     const args = smallRun({ save_path: save, ...long })
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -71,9 +73,9 @@ describe('a training that gets SIGHUP, or whose reader goes away', () => {
     expect(hasCheckpoint(save)).toBe(true)
   })
 
-  it('writes a checkpoint when its terminal is closed, and does not crash', async () => {
+  it('train writes a checkpoint when its terminal is closed, and does not crash', async () => {
     const [save, code] = [path.join(root, 'terminal'), path.join(root, 'code')]
-    // script(1) is the terminal. The shell in it goes on, to tell how the command ended.
+    // script(1) is the terminal. The shell in it keeps running, to report how the command exited.
     const words = [process.execPath, ...smallRun({ save_path: save, ...long })].map((word) => `'${word}'`)
     const inside = `trap '' HUP; ${words.join(' ')}; echo $? > '${code}.part'; mv '${code}.part' '${code}'`
     const terminal = spawn('script', ['--quiet', '--flush', '--command', inside, '/dev/null'], { stdio: 'ignore' })
@@ -85,21 +87,21 @@ describe('a training that gets SIGHUP, or whose reader goes away', () => {
   })
 })
 
-it('a command that fails ends with 1 where nobody reads its error', async () => {
+it('a failing command exits with 1 when its stderr is closed', async () => {
   const args = ['inspect', path.join(root, 'nothing')]
   const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
   child.stderr.destroy()
   expect(await once(child, 'close')).toEqual([1, null])
 })
 
-// Without user namespaces there is no small disk to fill; test/checkpoint fills /dev/full then.
+// Without user namespaces the test cannot mount a small disk; test/checkpoint fills /dev/full then.
 describe.runIf(canMount)('a training whose disk fills up', () => {
-  it('says so, keeps the model, and goes on from the checkpoint before when there is room again', {
+  it('train reports a full disk, keeps the model, and resumes from the previous checkpoint when there is space again', {
     timeout: 60_000,
   }, () => {
     const disk = path.join(root, 'disk')
     const save = path.join(disk, 'run')
-    // A checkpoint has 8.4 MB: the second does not fit until the filler is gone.
+    // A checkpoint has 8.4 MB: the second does not fit until the filler is deleted.
     const script = `head -c 8000000 /dev/zero > "$1/filler"; shift
       "$@" > /dev/null; echo "code $?"; ls "${save}"; rm "${disk}/filler"
       echo again; "$@" --resume auto > /dev/null; echo "code $?"; ls "${save}"`

@@ -7,7 +7,7 @@ import { main, smallRun } from '../support/small-run.js'
 
 const root = temporaryDirectory()
 
-/** What a command with --json prints on stdout. */
+/** The stdout of a command with --json. */
 function printed(...command: string[]): string {
   const { status, stdout, stderr } = spawnSync(process.execPath, [...command, '--json'], { encoding: 'utf8' })
   expect(status, stderr).toBe(0)
@@ -15,7 +15,7 @@ function printed(...command: string[]): string {
 }
 const openalpaca = (...args: string[]) => printed(main, ...args)
 
-it('train with --json prints the events of its log, alone, and every command after it one object', () => {
+it('train --json prints only the events of its log, and every command after it one object', () => {
   const run = path.join(root, 'run')
   const events = printed(...smallRun({ save_path: run, max_steps: 2 }))
   expect(events).toBe(readFileSync(path.join(run, 'logs', 'train.jsonl'), 'utf8'))
@@ -23,7 +23,7 @@ it('train with --json prints the events of its log, alone, and every command aft
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line).type)
-  // A busy machine and a short run give warnings.
+  // A busy machine and a short run cause warnings.
   expect(kinds.filter((kind) => kind !== 'warning')).toEqual([
     'start',
     'step',

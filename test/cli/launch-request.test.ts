@@ -14,38 +14,38 @@ const request = (recipe: RecipeInput, countGpus: () => number) =>
   launchRequest(recipeSchema.parse(recipe), undefined, countGpus)
 
 describe('train --gpus', () => {
-  it('starts a process for each, and with one GPU none', () => {
+  it('train --gpus starts one process per GPU, and none for one GPU', () => {
     expect(request({ gpus: 2 }, two)).toMatchObject({ ranks: 2, gpus: 2 })
     expect(request({ gpus: 1 }, two)).toBeUndefined()
   })
 
-  it('refuses more than there are before anything is started, and names how many there are', () => {
+  it('train --gpus rejects more GPUs than there are before it starts any, and names their number', () => {
     expect(() => request({ gpus: 8 }, two)).toThrow(/this machine has 2 GPUs, and 8 processes .* use --gpus 2/)
     expect(() => request({ gpus: 3 }, none)).toThrow(/no GPU to use \(no NVIDIA driver was found\).*--ranks 3/)
   })
 
-  it('is not for the CPU, and not to be used with --ranks', () => {
+  it('train --gpus cannot be combined with the CPU or with --ranks', () => {
     expect(() => request({ gpus: 2, device: 'cpu' }, two)).toThrow(/--gpus is not for the CPU: use --ranks/)
     expect(() => request({ gpus: 2, ranks: 2 }, two)).toThrow(/--gpus or --ranks, not both/)
   })
 })
 
 describe('train --ranks', () => {
-  it('needs no GPU, and has the processes share those that there are', () => {
+  it('train --ranks needs no GPU, and shares the available GPUs', () => {
     expect(request({ ranks: 3, device: 'cpu' }, two)).toMatchObject({ ranks: 3, gpus: 0 })
     expect(request({ ranks: 3 }, none)).toMatchObject({ ranks: 3, gpus: 0 })
     expect(request({ ranks: 3, device: 'cuda' }, two)).toMatchObject({ ranks: 3, gpus: 2 })
     expect(() => request({ ranks: 3, device: 'cuda' }, none)).toThrow(/no GPU to use/)
   })
 
-  it('cannot share them by NCCL, which is not for the CPU either', () => {
+  it('train --ranks cannot share GPUs with NCCL, and cannot use NCCL on the CPU', () => {
     expect(() => request({ ranks: 3, device: 'cuda', backend: 'nccl' }, two)).toThrow(/2 GPUs, and NCCL refuses/)
     expect(() => request({ ranks: 2, device: 'cpu', backend: 'nccl' }, two)).toThrow(/nccl is not for the CPU/)
   })
 })
 
 describe('the launcher', () => {
-  /** What CUDA_VISIBLE_DEVICES is for each of three ranks. */
+  /** CUDA_VISIBLE_DEVICES for each of three ranks. */
   async function seen(gpus: number): Promise<string[]> {
     const folder = mkdtempSync(path.join(tmpdir(), 'gpus-'))
     const script = `fs.writeFileSync(${JSON.stringify(`${folder}/`)} + process.env.RANK, process.env.CUDA_VISIBLE_DEVICES ?? '')`
@@ -57,7 +57,7 @@ describe('the launcher', () => {
     }
   }
 
-  it('shows each process one GPU of those that it sees itself, in turns', async () => {
+  it('the launcher shows each process one of its visible GPUs, round-robin', async () => {
     const before = process.env.CUDA_VISIBLE_DEVICES
     try {
       delete process.env.CUDA_VISIBLE_DEVICES

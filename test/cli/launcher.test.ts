@@ -17,7 +17,7 @@ const newRun = () => path.join(root, `run${runs++}`)
 /** How many ranks are killed at random. */
 const kills = isLong ? 10 : 1
 
-/** How often Ctrl-C comes while ranks start. */
+/** How often the test presses Ctrl-C while ranks start. */
 const presses = isLong ? 60 : 4
 
 /** Trains 10 steps, with a checkpoint every 2. */
@@ -50,13 +50,13 @@ function rankProcesses(launcher: ChildProcess): Map<number, number> {
   const pids = (children.match(/\d+/g) ?? []).map(Number) // none before they are started
   const rankOf = (pid: number) => /(?:^|\0)RANK=(\d+)/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[1]
   const ranks = pids.map((pid) => [rankOf(pid), pid] as const)
-  return new Map(ranks.flatMap(([rank, pid]) => (rank === undefined ? [] : [[Number(rank), pid]]))) // it may be forked only
+  return new Map(ranks.flatMap(([rank, pid]) => (rank === undefined ? [] : [[Number(rank), pid]]))) // it may be forked but not exec'ed yet
 }
 
-/** A run of three ranks whom nothing disturbs. */
+/** An undisturbed run of three ranks. */
 const undisturbed = newRun()
 
-/** A run whose rank 2 hangs, which takes a while to be noticed: other tests go on meanwhile. */
+/** A run whose rank 2 hangs. Detection takes a while, and the other tests run during that time. */
 let hanging: Promise<End>
 
 beforeAll(async () => {
@@ -78,7 +78,7 @@ function expectClose(actual: [number, number][], expected: [number, number][], t
 const below = (limit: number) => Math.floor(limit * Math.random())
 
 describe('train --ranks', () => {
-  it('trains as one process does, with one log and one display, and saves one model', async () => {
+  it('train --ranks matches one process, with one log and one progress display, and saves one model', async () => {
     const [alone, shared] = [newRun(), newRun()]
     expect(await ended(train(alone, '--max_steps', '5'))).toMatchObject({ code: 0 })
     const end = await ended(train(shared, '--max_steps', '5', '--ranks', '4'))
@@ -90,8 +90,8 @@ describe('train --ranks', () => {
     expect(checkpoint).toEqual([0, 1, 2, 3].map((rank) => `rank-0000${rank}-of-00004.safetensors`))
   })
 
-  it(`after kill -9 of a rank at any moment ends with its number, and resumes to the same bits (${kills} times)`, async () => {
-    // Moments and ranks are drawn anew on every run; what went wrong is told by the message.
+  it(`kill -9 of a rank at any moment ends the run with its number, and it resumes bit for bit (${kills} times)`, async () => {
+    // Moments and ranks are chosen randomly on every run; the message identifies a failing case.
     for (let left = kills; left > 0; ) {
       const save = newRun()
       for (const more of [[], ['--resume', 'auto'], ['--resume', 'auto']]) {
@@ -113,7 +113,7 @@ describe('train --ranks', () => {
     }
   }, 600_000)
 
-  it('with --max_restarts goes on by itself after the loss of a rank', async () => {
+  it('train --max_restarts continues automatically after the loss of a rank', async () => {
     const save = newRun()
     const child = train(save, '--ranks', '3', '--max_restarts', '1')
     const end = ended(child)
@@ -126,10 +126,10 @@ describe('train --ranks', () => {
     expect(logged(save)).toEqual(logged(undisturbed))
   })
 
-  it('ends at Ctrl-C at whatever moment of its start, and does not start again', async () => {
+  it('Ctrl-C at any moment of the start ends train --ranks without a restart', async () => {
     for (let press = 0; press < presses; press++) {
       const more = ['--ranks', '3', '--max_restarts', '1', '--max_steps', '10000', '--epochs', '10000']
-      const isNew = press % 2 === 1 // a model that is read fails in other ways than one that is not
+      const isNew = press % 2 === 1 // loading a model fails in other ways than creating one
       const save = newRun()
       const run = isNew ? [main, 'train', '--device', 'cpu', '--save_path', save] : smallRun({ save_path: save })
       const child = spawn(process.execPath, [...run, ...more], { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -142,7 +142,7 @@ describe('train --ranks', () => {
     }
   }, 300_000)
 
-  it('stops all ranks at Ctrl-C with one checkpoint, from which other numbers of ranks go on', async () => {
+  it('Ctrl-C stops all ranks with one checkpoint, from which other numbers of ranks resume', async () => {
     const save = newRun()
     const first = train(save, '--ranks', '4', '--checkpoint_every', '100')
     const end = ended(first)
@@ -160,7 +160,7 @@ describe('train --ranks', () => {
     }
   })
 
-  it('passes over a checkpoint of which one rank’s file is cut short', async () => {
+  it('train --ranks skips a checkpoint in which one rank’s file is cut short', async () => {
     const save = newRun()
     cpSync(undisturbed, save, { recursive: true })
     truncateSync(path.join(save, 'checkpoint-10', 'rank-00001-of-00003.safetensors'), 5000)
@@ -169,26 +169,26 @@ describe('train --ranks', () => {
     expectClose(logged(save), logged(undisturbed), 1e-4)
   })
 
-  it('leaves a checkpoint from which zero-to-fp32 makes the model that was saved', async () => {
+  it('zero-to-fp32 converts a checkpoint of train --ranks to the saved model', async () => {
     const output = path.join(newRun(), 'model.safetensors')
     await zeroToFp32({ checkpoint: path.join(undisturbed, 'checkpoint-10'), output })
     const [made, saved] = [output, path.join(undisturbed, 'model.safetensors')].map((file) => readFileSync(file))
     expect(made.equals(saved)).toBe(true)
   })
 
-  it('says which rank failed, and why', async () => {
+  it('train --ranks reports which rank failed, and why', async () => {
     const { code, errors } = await ended(train(newRun(), '--ranks', '2', '--data_path', 'nothing.json'))
     expect(code).toBe(1)
     expect(errors).toMatch(/^error: rank \d of 2: .*nothing\.json/)
     expect(errors.trim().split('\n')).toHaveLength(1)
   })
 
-  it('has --gpus refused for the CPU', async () => {
+  it('train --gpus rejects --device cpu', async () => {
     const gpus = await ended(train(newRun(), '--gpus', '2'))
     expect(gpus).toMatchObject({ code: 2, errors: expect.stringMatching(/--gpus is not for the CPU: use --ranks/) })
   })
 
-  it('ends when a rank hangs, with the collective and that rank alone', async () => {
+  it('a hanging rank ends the run with the collective and only that rank', async () => {
     const { code, errors } = await hanging
     expect(code).toBe(1)
     expect(errors).toMatch(

@@ -15,7 +15,7 @@ afterEach(() => {
   process.exitCode = undefined
 })
 
-/** What `plan` prints, and its exit code. */
+/** The output of `plan`, and its exit code. */
 async function plan(...flags: string[]): Promise<{ text: string; code: typeof process.exitCode }> {
   let text = ''
   vi.spyOn(console, 'log').mockImplementation((line: string) => {
@@ -41,7 +41,7 @@ function file(name: string, json: object): string {
 }
 
 describe('plan', () => {
-  it('shows what 64 GPUs would take for a recipe whose model is not here', async () => {
+  it('plan shows the cost on 64 GPUs of a recipe whose model is not present', async () => {
     const { text, code } = await plan('--recipe', 'openalpaca-7b', '--gpus', '64', '--nodes', '8')
     expect(code).toBe(0)
     expect(text).toMatch(/^open_llama_7b, 6\.74B parameters, bfloat16, stage 3, 64 ranks on 8 machines\n/)
@@ -52,7 +52,7 @@ describe('plan', () => {
     expect(text).toMatch(/The run: 703 steps/)
   })
 
-  it('ends with code 1 where the run does not fit, and says what would', async () => {
+  it('plan exits with 1 if the run does not fit, and suggests settings that do', async () => {
     const { text, code } = await plan('--recipe', 'openalpaca-7b', '--gpus', '1')
     expect(code).toBe(1)
     expect(text).toMatch(
@@ -61,14 +61,14 @@ describe('plan', () => {
     expect(text).not.toMatch(/communication|stage/)
   })
 
-  it('takes rates from flags before those of a file, and these before the assumed ones', async () => {
+  it('plan prefers rates of flags to those of a file, and these to the assumed ones', async () => {
     const measured = file('measured.json', { figures: { hardware: { matmul_flops: 300e12, memory: 50e9 } } })
     const flags = ['--recipe', 'openalpaca-3b', '--gpus', '8', '--measured', measured, '--gpu_memory', '40']
     const { hardware } = (await planned(...flags)) as unknown as { hardware: object }
     expect(hardware).toEqual({ ...gpus.h100, matmul_flops: 300e12, memory: 40e9 })
   })
 
-  it('counts the tokens of the data where the tokenizer is here, and else estimates them', async () => {
+  it('plan counts the tokens of the data if there is a tokenizer, and otherwise estimates them', async () => {
     const rows = Array.from({ length: 40 }, (_, i) => ({ instruction: `Say ${i}.`, input: '', output: `It is ${i}.` }))
     const data = ['--data_path', file('data.json', rows), '--max_length', '256', '--batch_size', '8', '--gpus', '2']
     const model = path.join(fixtures, 'd100')
@@ -83,14 +83,14 @@ describe('plan', () => {
 })
 
 describe('a plan without a recipe', () => {
-  it('is that of the quickstart, with the vocabulary of its tokenizer', async () => {
+  it('plan without a recipe uses the quickstart, with the vocabulary of its tokenizer', async () => {
     const { text, code } = await plan('--instances', '3200')
     expect(code).toBe(0)
     expect(text).toMatch(/^quickstart, 2\.02M parameters, bfloat16, one process\n/)
     expect(text).toMatch(/The run: 84 steps/)
   })
 
-  it('has the data of OpenAlpaca where --config names the model', async () => {
+  it('plan without a recipe uses the data of OpenAlpaca if --config names the model', async () => {
     const { data, batch } = await planned('--config', 'open_llama_3b', '--gpus', '8')
     expect(data).toMatch(/^15001 instances as long as those of databricks-dolly-15k/)
     expect(batch.instances).toBe(64)
@@ -105,8 +105,8 @@ describe('a plan without a recipe', () => {
   })
 })
 
-describe('a plan that cannot be made', () => {
-  it('says why', async () => {
+describe('a plan that fails', () => {
+  it('plan reports why it fails', async () => {
     const seven = ['--recipe', 'openalpaca-7b']
     expect(await failure(...seven, '--gpus', '10', '--nodes', '4')).toEqual({
       line: 'error: 10 ranks cannot be divided evenly among 4 machines',

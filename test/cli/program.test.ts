@@ -14,14 +14,14 @@ const directory = mkdtempSync(join(tmpdir(), 'cli-'))
 afterAll(() => rmSync(directory, { recursive: true }))
 afterEach(() => vi.restoreAllMocks())
 
-/** Runs a command line that fails; its error line and exit code. */
+/** Runs a command line that fails; returns its error line and exit code. */
 async function failure(...argv: string[]): Promise<{ line: string; code: number }> {
   const error = await runProgram(argv).catch((error: unknown) => error)
   expect(error).toBeInstanceOf(Error)
   return { line: errorLine(error), code: exitCodeOf(error) }
 }
 
-/** What a command line prints on stdout. */
+/** The stdout of a command line. */
 async function printed(...argv: string[]): Promise<string> {
   let text = ''
   vi.spyOn(process.stdout, 'write').mockImplementation((part) => {
@@ -35,24 +35,24 @@ async function printed(...argv: string[]): Promise<string> {
 }
 
 describe('a mistake on the command line', () => {
-  test('in the name of a command is answered with the nearest', async () => {
+  test('a mistyped command gets the nearest command', async () => {
     expect(await failure('trian')).toEqual({ line: 'error: unknown command trian; did you mean train?', code: 2 })
     expect((await failure('make-coffee')).line).toMatch(/expected one of train, sample, process-dataset/)
     expect((await failure('help', 'trian')).line).toMatch(/unknown command trian; did you mean train/)
   })
 
-  test('that names no command says where they are listed', async () => {
+  test('an unknown command points to the list of commands', async () => {
     const line = 'error: expected a command; "openalpaca --help" lists them'
     expect(await failure('--verbose')).toEqual({ line, code: 2 })
   })
 
-  test('in the name of a flag is answered with the nearest', async () => {
+  test('a mistyped flag gets the nearest flag', async () => {
     const { line, code } = await failure('train', '--learning-rat', '1')
     expect(line).toBe("error: unknown option '--learning_rat' (Did you mean --learning_rate?)")
     expect(code).toBe(2)
   })
 
-  test('in a value says what is expected', async () => {
+  test('a wrong value gets the expected type', async () => {
     expect(await failure('train', '--learning_rate', 'fast')).toEqual({
       line: 'error: --learning_rate is "fast"; expected a number above 0',
       code: 2,
@@ -64,14 +64,14 @@ describe('a mistake on the command line', () => {
     )
   })
 
-  test('that leaves out what is needed says so', async () => {
+  test('a missing argument is reported', async () => {
     const { line, code } = await failure('sample', '--model_path', 'x')
     expect([line, code]).toEqual(["error: required option '--instruction <text>' not specified", 2])
   })
 })
 
-describe('a flag that is known from elsewhere', () => {
-  test('stands for ours where it means the same', () => {
+describe('a flag of another program', () => {
+  test('equivalent flags of other programs are accepted', () => {
     const flags = {
       lr: '1e-4',
       num_train_epochs: '2',
@@ -81,7 +81,7 @@ describe('a flag that is known from elsewhere', () => {
       base_model: 'm',
     }
     expect(recipeFromFlags(flags, () => {})).toMatchObject({
-      name: 'run', // and no quickstart
+      name: 'run', // disables the quickstart
       learning_rate: 1e-4,
       epochs: 2,
       save_path: 'o',
@@ -97,7 +97,7 @@ describe('a flag that is known from elsewhere', () => {
     }
   })
 
-  test('is named in errors as it was typed', async () => {
+  test('a flag of another program is named in errors as typed', async () => {
     expect((await failure('train', '--lr', 'fast')).line).toBe('error: --lr is "fast"; expected a number above 0')
     expect(await failure('train', '--lr', '1', '--learning-rate', '2')).toEqual({
       line: expect.stringMatching(/^error: --l\w+ and --l\w+ are the same setting: keep one of them$/),
@@ -121,7 +121,7 @@ describe('a flag that is known from elsewhere', () => {
     ['convert', '--outtype', '--dtype'],
     ['push', '--repo_id', '--repo'],
     ['inspect', '--model_path', 'inspect PATH'],
-  ])('is answered with ours: %s %s', async (command, flag, ours) => {
+  ])('suggests our flag for another: %s %s', async (command, flag, ours) => {
     const { line, code } = await failure(command, flag, '8')
     const name = flag.replace(/=.*/, '').slice(2).replaceAll('-', '_')
     expect(line.startsWith(`error: unknown option '--${name}': `), line).toBe(true)
@@ -130,7 +130,7 @@ describe('a flag that is known from elsewhere', () => {
     expect(code).toBe(2)
   })
 
-  test('that takes a map in place of a model’s path is answered with the path’s', async () => {
+  test('a map in place of a model’s path gets the flag for a path', async () => {
     expect(await failure('train', '--model', 'runs/quickstart')).toEqual({
       line:
         'error: --model is "runs/quickstart"; expected a map of keys and values; for a model that exists, use ' +
@@ -141,7 +141,7 @@ describe('a flag that is known from elsewhere', () => {
 })
 
 describe('an argument without a flag', () => {
-  /** The flags that a command gets. */
+  /** The flags that a command receives. */
   async function flagsOf(...argv: string[]): Promise<Record<string, unknown>> {
     const program = createProgram()
     let got: Record<string, unknown> = {}
@@ -154,7 +154,7 @@ describe('an argument without a flag', () => {
     return got
   }
 
-  test('is the model, the text, or the file that a command needs', async () => {
+  test('an argument without a flag is the model, the text, or the file that a command needs', async () => {
     expect(await flagsOf('sample', 'DIR', 'Say hi.')).toMatchObject({ model_path: 'DIR', instruction: 'Say hi.' })
     expect(await flagsOf('sample', '--model_path', 'DIR', 'Say hi.')).toMatchObject({ instruction: 'Say hi.' })
     expect(await flagsOf('sample', 'DIR', '--instruction', 'x')).toMatchObject({ model_path: 'DIR', instruction: 'x' })
@@ -168,7 +168,7 @@ describe('an argument without a flag', () => {
     expect(await flagsOf('model-card', 'DIR')).toMatchObject({ model_path: 'DIR' })
   })
 
-  test('that is missing, or one too many, is refused', async () => {
+  test('a missing or extra argument is rejected', async () => {
     expect(await failure('sample', 'DIR')).toEqual({
       line: "error: required option '--instruction <text>' not specified",
       code: 2,
@@ -180,7 +180,7 @@ describe('an argument without a flag', () => {
     expect((await failure('sample', 'DIR', 'What', 'is', 'it?')).line).toMatch(/too many arguments for 'sample'/)
   })
 
-  test('is the recipe of train and plan', () => {
+  test('an argument of train and plan is the recipe', () => {
     expect(recipeArgument('my.yaml', undefined)).toBe('my.yaml')
     expect(recipeArgument('openalpaca-3b', undefined)).toBe('openalpaca-3b')
     expect(recipeArgument(undefined, 'my.yml')).toBe('my.yml')
@@ -190,7 +190,7 @@ describe('an argument without a flag', () => {
     ['data.jsonl', '--data_path data.jsonl'],
     ['openlm-research/open_llama_3b_v2', '--model_path openlm-research/open_llama_3b_v2'],
     [directory, `--model_path ${directory}`],
-  ])('that is no recipe is answered with the flag that it may want: %s', async (argument, flag) => {
+  ])('an argument that is not a recipe gets the flag that it may need: %s', async (argument, flag) => {
     const { line, code } = await failure('train', argument)
     expect(line).toBe(
       'error: expected a recipe (a YAML file, or one of openalpaca-3b, openalpaca-7b, quickstart, small-data), got ' +
@@ -202,14 +202,14 @@ describe('an argument without a flag', () => {
 })
 
 describe('a failing command', () => {
-  test('gives one line, and 1 as its exit code', async () => {
+  test('a failing command prints one line, and exits with 1', async () => {
     const output = join(directory, 'out.json')
     const { line, code } = await failure('process-dataset', '--input', join(directory, 'no.jsonl'), '--output', output)
     expect(line).toMatch(/^error: .*no\.jsonl does not exist/)
     expect(code).toBe(1)
   })
 
-  test('has any error folded into one line', () => {
+  test('a failing command folds any error into one line', () => {
     expect(errorLine(new Error('error: first\n  second\n'))).toBe('error: first second')
     expect(errorLine(new TypeError())).toBe('error: TypeError')
     expect(errorLine('text')).toBe('error: text')
@@ -219,7 +219,7 @@ describe('a failing command', () => {
 })
 
 describe('help', () => {
-  test('shows every recipe key with its default', async () => {
+  test('help shows every recipe key with its default', async () => {
     const help = await printed('train', '--help')
     for (const key of recipeKeys) expect(help).toMatch(new RegExp(`--${key} `))
     for (const key of modelKeys) expect(help).toContain(`--model.${key} `)
@@ -228,7 +228,7 @@ describe('help', () => {
     expect(help).toContain('--verbose')
   })
 
-  test('names the commands', async () => {
+  test('help lists the commands', async () => {
     const names = createProgram().commands.map((command) => command.name())
     for (const name of names) expect(await printed('--help')).toContain(name)
     expect(await printed()).toBe(await printed('--help'))
@@ -236,7 +236,7 @@ describe('help', () => {
 })
 
 describe('recipe flags', () => {
-  test('have the types of their keys', () => {
+  test('recipe flags have the types of their keys', () => {
     expect(
       recipeFlagLayer({
         learning_rate: '1e-5',
@@ -258,7 +258,7 @@ describe('recipe flags', () => {
     })
   })
 
-  test('resume from the last checkpoint, from a path, or not', () => {
+  test('--resume accepts the last checkpoint, a path, or none', () => {
     const resume = (value: unknown) => recipeFlagLayer({ resume: value }).values.resume
     expect([true, 'auto', 'ckpt/checkpoint-5', 'true', 'false'].map(resume)).toEqual([
       'auto',
@@ -269,7 +269,7 @@ describe('recipe flags', () => {
     ])
   })
 
-  test('go before the DeepSpeed file, that before the recipe, and that before the defaults', () => {
+  test('flags take precedence over the DeepSpeed file, then the recipe, then the defaults', () => {
     const recipe = join(directory, 'recipe.yaml')
     const deepspeed = join(directory, 'ds.json')
     writeFileSync(recipe, 'batch_size: 1\nweight_decay: 0.1\nadam_beta1: 0.1\n')
@@ -287,7 +287,7 @@ describe('recipe flags', () => {
     expect(said).toEqual([expect.stringMatching(/ds\.json: fp16 is not supported/)])
   })
 
-  test('of a model or data of one’s own take no built-in recipe', () => {
+  test("flags for the user's own model or data disable built-in recipes", () => {
     expect(recipeFromFlags({ model_path: 'a', data_path: 'b' }, () => {})).toMatchObject({ name: 'run', epochs: 3 })
   })
 })

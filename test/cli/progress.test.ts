@@ -4,7 +4,7 @@ import { ProgressDisplay } from '../../lib/cli/progress.js'
 import type { TrainEvent } from '../../lib/train/events.js'
 import { startEvent, stepEvent } from '../train/run.js'
 
-/** A stream that keeps what is written, as a terminal of a width or as a file. */
+/** A stream that keeps its output, as a terminal of a given width or as a file. */
 function capture(columns?: number): { stream: NodeJS.WriteStream; text: () => string } {
   const stream = new PassThrough({ encoding: 'utf8' })
   let text = ''
@@ -71,7 +71,7 @@ const messages = [
 ]
 
 describe('the progress of a run', () => {
-  test('is plain lines where there is no terminal', () => {
+  test('progress is plain lines without a terminal', () => {
     const { stream, text } = capture()
     const display = new ProgressDisplay(stream)
     for (const event of run) display.handle(event)
@@ -85,7 +85,7 @@ describe('the progress of a run', () => {
     expect(steps.at(-1)).toMatch(/^step 2\/100 {2}loss 3\.9600 {2}acc 1\.0 % {2}2k tok\/s .*40\.0 % of peak/)
   })
 
-  test('is a bar on a terminal, below messages that stay whole', () => {
+  test('progress on a terminal is a bar, below messages that stay intact', () => {
     const { stream, text } = capture(100)
     const display = new ProgressDisplay(stream)
     for (const event of run) display.handle(event)
@@ -95,10 +95,10 @@ describe('the progress of a run', () => {
     expect(bars).toHaveLength(1)
     expect(bars[0]).toMatch(/^ +3 % █?░+ 3\/100 +· loss 3\.9400 · acc 1\.5 % · 2k tok\/s/)
     expect(lines.filter((line) => !bars.includes(line))).toEqual(messages)
-    expect(text().lastIndexOf(`${ESC}[?25h`)).toBeGreaterThan(text().lastIndexOf(`${ESC}[?25l`)) // the cursor is back
+    expect(text().lastIndexOf(`${ESC}[?25h`)).toBeGreaterThan(text().lastIndexOf(`${ESC}[?25l`)) // the cursor is visible again
   })
 
-  test('never makes the bar wider than the terminal', () => {
+  test('the progress bar is never wider than the terminal', () => {
     for (const columns of [40, 60, 80, 200]) {
       const { stream, text } = capture(columns)
       const display = new ProgressDisplay(stream)
@@ -109,11 +109,11 @@ describe('the progress of a run', () => {
     }
   })
 
-  test('keeps its columns while figures become shorter and longer', () => {
+  test('the progress bar keeps its columns while numbers become shorter and longer', () => {
     const display = new ProgressDisplay(capture(120).stream)
     display.handle(run[0]!)
     const bar = (step: number, tokens_per_second: number, token_accuracy: number) =>
-      // biome-ignore lint/complexity/useLiteralKeys: private, and drawn only a few times a second
+      // biome-ignore lint/complexity/useLiteralKeys: private, and drawn only a few times per second
       display['barLine'](step / 100, { ...stepEvent(step), tokens_per_second, token_accuracy, utilization: 0.4 })
     const bars = [bar(9, 12_345, 0.1), bar(10, 2000, 0.05), bar(11, 9999, 0.0996)]
     display.close()
@@ -122,7 +122,7 @@ describe('the progress of a run', () => {
     expect(columns).toEqual([columns[0], columns[0], columns[0]])
   })
 
-  test('gives the time left in whole units, and none before it can be known', () => {
+  test('the remaining time is in integral units, and omitted until it is known', () => {
     const { stream, text } = capture()
     const display = new ProgressDisplay(stream)
     vi.useFakeTimers({ toFake: ['performance'] })

@@ -22,7 +22,7 @@ beforeAll(() => {
   writeFileSync(path.join(machine('b'), 'data.json'), JSON.stringify(rows.toReversed()))
 })
 
-/** One rank of two as torchrun starts it; returns what it says when it has failed. */
+/** One of two ranks, started like torchrun starts it; returns its error output. */
 async function rank(number: number, port: number, { on = 'a', flags = {} as Record<string, unknown> } = {}) {
   const args = smallRun({ data_path: 'data.json', save_path: path.join(root, 'run'), max_steps: 2, ...flags })
   const place = {
@@ -46,7 +46,7 @@ async function rank(number: number, port: number, { on = 'a', flags = {} as Reco
 }
 
 describe('ranks that were not started for the same run', () => {
-  it('with another recipe end with the key and both values', async () => {
+  it('ranks with different recipes exit with the key and both values', async () => {
     const port = await freePort()
     const told = await Promise.all([rank(0, port), rank(1, port, { flags: { weight_decay: 0.5 } })])
     for (const text of told) {
@@ -54,13 +54,13 @@ describe('ranks that were not started for the same run', () => {
     }
   })
 
-  it('with other data of the same name end with that', async () => {
+  it('ranks with different data of the same name exit with an error about the data', async () => {
     const port = await freePort()
     const told = await Promise.all([rank(0, port), rank(1, port, { on: 'b' })])
     for (const text of told) expect(text).toMatch(/^error: the ranks disagree on the data: rank 0 has "[0-9a-f]{64}"/)
   })
 
-  it('with another version of this package end with both', async () => {
+  it('ranks with different versions of this package exit with both versions', async () => {
     const port = await freePort()
     const other = async () => {
       const rendezvous = await Rendezvous.join({ rank: 1, size: 2, address: '127.0.0.1', port, timeout: 60 })
@@ -73,7 +73,7 @@ describe('ranks that were not started for the same run', () => {
     expect(theirs).toMatchObject({ status: 'rejected', reason: { code: 'RANKS_DISAGREE' } })
   })
 
-  it('at a port that another program has end with its number', async () => {
+  it('a port that another program uses is named in the error', async () => {
     const server = net.createServer().listen(0)
     await once(server, 'listening')
     const { port } = server.address() as net.AddressInfo

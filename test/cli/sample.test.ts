@@ -9,7 +9,7 @@ afterEach(() => {
   process.exitCode = undefined
 })
 
-/** What `sample` writes to the standard output. */
+/** The standard output of `sample`. */
 async function sample(...flags: string[]): Promise<string> {
   let text = ''
   vi.spyOn(console, 'log').mockImplementation((line: string) => {
@@ -24,7 +24,7 @@ async function sample(...flags: string[]): Promise<string> {
   return text
 }
 
-it('sample prints an answer as it comes, or with --json the same text as one object', async () => {
+it('sample streams an answer, or with --json prints the same text as one object', async () => {
   const text = await sample('--greedy')
   const answer = JSON.parse(await sample('--greedy', '--json'))
   expect(`${answer.text}\n`).toBe(text)
@@ -32,7 +32,7 @@ it('sample prints an answer as it comes, or with --json the same text as one obj
   expect(await sample('--seed', '1')).not.toBe(text)
 })
 
-it('sample ends before a stop string', async () => {
+it('sample stops before a stop string', async () => {
   const { text } = JSON.parse(await sample('--greedy', '--json'))
   const stop = text.slice(5, 7)
   expect(await sample('--greedy', '--stop', stop)).toBe(`${text.slice(0, text.indexOf(stop))}\n`)
@@ -55,12 +55,12 @@ it('sample reads an instruction or an input from standard input', async () => {
   expect(answer(await given('Name three colours.\r\n', '--instruction', '-', ...input))).toEqual(answer(expected))
 })
 
-it('sample refuses an empty instruction, and standard input for two texts', async () => {
+it('sample rejects an empty instruction, and standard input for two texts', async () => {
   await expect(sample('--instruction', ' ')).rejects.toThrow('the instruction is empty')
   await expect(sample('--instruction', '-', '--input', '-')).rejects.toThrow('cannot both be read from standard input')
 })
 
-it('sample --temperature 0 is sample --greedy', async () => {
+it('sample --temperature 0 is equivalent to sample --greedy', async () => {
   expect(await sample('--temperature', '0', '--seed', '3')).toBe(await sample('--greedy'))
 })
 
@@ -70,6 +70,6 @@ it.each([
   [['--top_p', '0'], /top_p .* above 0/],
   [['--top_p', '1.5'], /top_p .* at most 1/],
   [['--repetition_penalty', '0'], /repetition_penalty .* above 0/],
-])('sample refuses %j', async (flags, message) => {
+])('sample rejects %j', async (flags, message) => {
   await expect(sample(...flags)).rejects.toThrow(message)
 })

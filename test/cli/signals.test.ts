@@ -10,7 +10,7 @@ afterEach(() => {
 })
 
 describe('a signal', () => {
-  test('asks to stop the first time and ends the process the second time', () => {
+  test('the first signal requests a stop and the second one exits the process', () => {
     const kill = vi.spyOn(process, 'kill').mockReturnValue(true)
     const before = process.listenerCount('SIGINT')
     using request = new StopRequest()
@@ -21,7 +21,7 @@ describe('a signal', () => {
     expect(request.signal.reason).toMatchObject({ name: 'AbortError', message: 'stopped by SIGINT' })
     expect(request.exitCode).toBe(130)
 
-    vi.advanceTimersByTime(100) // the same press once more, forwarded by npm
+    vi.advanceTimersByTime(100) // the same key press again, forwarded by npm
     process.emit('SIGINT', 'SIGINT')
     expect(request.onQuit).not.toHaveBeenCalled()
     expect(kill).not.toHaveBeenCalled()
@@ -30,16 +30,16 @@ describe('a signal', () => {
     process.emit('SIGINT', 'SIGINT')
     expect(request.onQuit).toHaveBeenCalledOnce()
     expect(kill).toHaveBeenCalledExactlyOnceWith(process.pid, 'SIGINT')
-    expect(process.listenerCount('SIGINT')).toBe(before) // so that it ends the process
+    expect(process.listenerCount('SIGINT')).toBe(before) // so that it exits the process
   })
 
-  test('to terminate is told apart by its exit code', () => {
+  test('SIGTERM has its own exit code', () => {
     using request = new StopRequest()
     process.emit('SIGTERM', 'SIGTERM')
     expect(request.exitCode).toBe(143)
   })
 
-  test('that the terminal has gone asks to stop, and never ends the process at once', () => {
+  test('SIGHUP requests a stop, and never exits the process at once', () => {
     const kill = vi.spyOn(process, 'kill').mockReturnValue(true)
     using request = new StopRequest()
     process.emit('SIGHUP', 'SIGHUP')
@@ -49,7 +49,7 @@ describe('a signal', () => {
     expect(kill).not.toHaveBeenCalled()
   })
 
-  test('ends work that can be stopped with its exit code and no error, and errors of its own stay errors', async () => {
+  test('interrupted work ends with the exit code of the signal and without an error, and other errors stay errors', async () => {
     const said = vi.spyOn(console, 'error').mockImplementation(() => {})
     const work = (signal: AbortSignal) => {
       process.emit('SIGINT', 'SIGINT')
@@ -61,16 +61,16 @@ describe('a signal', () => {
     await expect(stoppable(() => Promise.reject(new Error('full')))).rejects.toThrow('full')
   })
 
-  test('that is on its way is not lost when listening is asked for once more', async () => {
+  test('a pending signal is not lost when listening starts again', async () => {
     using request = new StopRequest()
-    process.kill(process.pid, 'SIGINT') // is heard in the next turn of the event loop
+    process.kill(process.pid, 'SIGINT') // arrives in the next tick of the event loop
     request.listen()
     await new Promise(setImmediate)
     await new Promise(setImmediate)
     expect(request.exitCode).toBe(130)
   })
 
-  test('is left to Node.js where it is released, and afterwards', () => {
+  test('a released signal is left to Node.js', () => {
     const before = process.listenerCount('SIGINT')
     const request = new StopRequest()
     expect(process.listenerCount('SIGINT')).toBe(before + 1)

@@ -13,7 +13,7 @@ const hub = new HubServer()
 beforeAll(() => hub.start())
 afterAll(() => hub.stop())
 
-/** Runs a command until it has asked the Hub something that it gets no answer to, then sends it Ctrl-C's signal. */
+/** Runs a command until it waits for a Hub request that is never answered, then sends SIGINT. */
 async function stopAt(request: RegExp, ...args: string[]): Promise<{ code: number | null; errors: string }> {
   const child = spawn(process.execPath, [main, ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -32,14 +32,14 @@ async function stopAt(request: RegExp, ...args: string[]): Promise<{ code: numbe
   return { code, errors }
 }
 
-it('push that gets Ctrl-C in the middle of a file ends with 130 and has committed nothing', async () => {
+it('push interrupted by Ctrl-C during an upload exits with 130 and commits nothing', async () => {
   const model = path.join(fixtures, 'd100')
   const { code, errors } = await stopAt(/^PUT \/storage/, 'push', '--model_path', model, '--repo', 'me/mine')
   expect({ code, errors }).toEqual({ code: 130, errors: 'stopped; nothing was committed\n' })
   expect(hub.repositories.get('me/mine')!.commits.size).toBe(0)
 })
 
-it('train that gets Ctrl-C while it downloads the model ends with 130 and has written nothing', async () => {
+it('train interrupted by Ctrl-C while it downloads the model exits with 130 and writes nothing', async () => {
   const flags = ['--model_path', 'me/model', '--data_path', path.join(fixtures, 'instructions.json')]
   const { code, errors } = await stopAt(/^GET \/api\/models/, 'train', ...flags, '--save_path', path.join(root, 'run'))
   expect({ code, errors }).toEqual({
@@ -49,7 +49,7 @@ it('train that gets Ctrl-C while it downloads the model ends with 130 and has wr
   expect(readdirSync(root)).toEqual([])
 })
 
-it('process-dataset that gets Ctrl-C while it downloads ends with 130 and has written nothing', async () => {
+it('process-dataset interrupted by Ctrl-C while it downloads exits with 130 and writes nothing', async () => {
   const files = ['--input', 'me/rows', '--output', path.join(root, 'rows.json')]
   const { code, errors } = await stopAt(/^GET \/api\/datasets/, 'process-dataset', ...files)
   expect({ code, errors }).toEqual({ code: 130, errors: 'stopped; nothing was written\n' })

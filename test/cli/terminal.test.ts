@@ -16,12 +16,12 @@ function coloursWith(env: { NO_COLOR?: string; FORCE_COLOR?: string }) {
   return { terminal: paint(terminal, 'red', 'x') !== 'x', pipe: paint(pipe, 'red', 'x') !== 'x' }
 }
 
-describe('colours', () => {
-  test('are for terminals alone', () => {
+describe('colors', () => {
+  test('colors are used only for terminals', () => {
     expect(coloursWith({})).toEqual({ terminal: true, pipe: false })
   })
 
-  test('can be forbidden and asked for', () => {
+  test('colors can be disabled and forced', () => {
     expect(coloursWith({ NO_COLOR: '1' })).toEqual({ terminal: false, pipe: false })
     expect(coloursWith({ NO_COLOR: '' })).toEqual({ terminal: true, pipe: false })
     expect(coloursWith({ FORCE_COLOR: '1' })).toEqual({ terminal: true, pipe: true })

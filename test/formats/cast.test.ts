@@ -11,7 +11,7 @@ const types = ['float64', 'float32', 'float16', 'bfloat16'] as const
 const size = { float64: 8, float32: 4, float16: 2, bfloat16: 2 }
 const bytesOf = (array: ArrayBufferView) => Buffer.from(array.buffer, array.byteOffset, array.byteLength)
 
-/** Whether two numbers of a type are the same, all that are not numbers being equal. */
+/** Whether two numbers of a type are equal; all NaNs count as equal. */
 function equalBits(a: Uint8Array, b: Uint8Array, type: 'float16' | 'bfloat16'): boolean {
   const [x, y] = [a, b].map((bytes) => new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2))
   const infinity = type === 'float16' ? 0x7c00 : 0x7f80
@@ -20,7 +20,7 @@ function equalBits(a: Uint8Array, b: Uint8Array, type: 'float16' | 'bfloat16'): 
 }
 
 describe('converting floating-point types', () => {
-  it('rounds and widens as PyTorch does', async () => {
+  it('rounds and widens like PyTorch', async () => {
     const source = await openSafetensors(path.join(fixtures, 'torch_written/casts.safetensors'))
     for (const from of types) {
       const values = await readTensor(source, from)
@@ -41,15 +41,15 @@ describe('converting floating-point types', () => {
     await source.close()
   })
 
-  it.each(['float16', 'bfloat16'] as const)('gives every %s back after it was widened', (type) => {
+  it.each(['float16', 'bfloat16'] as const)('widening and narrowing preserves every %s', (type) => {
     const all = bytesOf(Uint16Array.from({ length: 65536 }, (_, i) => i))
     const wide = castBytes(all, type, 'float32')
     expect(equalBits(castBytes(wide, 'float32', type), all, type)).toBe(true)
     expect(equalBits(castBytes(castBytes(wide, 'float32', 'float64'), 'float64', type), all, type)).toBe(true)
   })
 
-  it('takes the nearest of the two neighbours, the even one where both are as near', () => {
-    // Float16 has 11 bits, so between 2048 and 4096 its numbers are the even ones.
+  it('rounds to the nearest neighbor, ties to even', () => {
+    // float16 has 11 bits, so between 2048 and 4096 it represents only even numbers.
     const values = Float32Array.of(2049, 2051, 2049.001, 2050.999, -2049, 65504, 65519.99, 2 ** -25, 2 ** -25 * 1.001)
     const halves = castBytes(bytesOf(values), 'float32', 'float16')
     const back = new Float32Array(castBytes(halves, 'float16', 'float32').slice().buffer)
@@ -68,7 +68,7 @@ describe('converting floating-point types', () => {
     expect(await count(Float64Array.of(1e39, 1), 'float64', 'float32')).toBe(1)
   })
 
-  it('does not depend on how the elements come in pieces, or where those lie in memory', async () => {
+  it('converts independently of how elements are split into pieces or aligned in memory', async () => {
     const values = readFileSync(path.join(fixtures, 'd100/model.safetensors')).subarray(3000, 3000 + 8 * 500)
     await fc.assert(
       fc.asyncProperty(

@@ -26,8 +26,8 @@ async function opened(bytes: Uint8Array): Promise<GgufSource> {
   return readGguf(file)
 }
 
-describe("a file of llama.cpp's own writer", () => {
-  it('gives every type of metadata', async () => {
+describe("a GGUF file of llama.cpp's own writer", () => {
+  it('reads every type of GGUF metadata', async () => {
     const source = await readGguf(reference)
     expect(Object.fromEntries(source.metadata)).toMatchObject({
       'general.architecture': 'llama',
@@ -52,7 +52,7 @@ describe("a file of llama.cpp's own writer", () => {
     await source.close()
   })
 
-  it('gives tensors with their shapes and bytes, and Q8_0 as we quantize it', async () => {
+  it('reads GGUF tensors with their shapes and bytes, and quantizes Q8_0 identically', async () => {
     const source = await readGguf(reference)
     const values = await readSafetensors(path.join(fixtures, 'gguf/reference.safetensors'))
     const matrix = Float32Array.from(values.get('matrix')!.numbers)
@@ -73,7 +73,7 @@ describe("a file of llama.cpp's own writer", () => {
 })
 
 describe('writing GGUF', () => {
-  it('reads back as it was written, whatever the shapes and texts', async () => {
+  it('reads back any GGUF file that it wrote, for all shapes and texts', async () => {
     const shapes = fc.array(fc.integer({ min: 0, max: 5 }), { minLength: 1, maxLength: 4 })
     const types = fc.constantFrom<GgufTensorType>('F32', 'F16', 'Q8_0')
     const tensors = fc.uniqueArray(fc.record({ name: fc.string(), shape: shapes, type: types }), {
@@ -109,7 +109,7 @@ describe('writing GGUF', () => {
     )
   })
 
-  it('leaves the old file, and nothing else, when a tensor fails in the middle', async () => {
+  it('keeps the old GGUF file, and nothing else, when a tensor fails in the middle', async () => {
     const directory = path.join(root, 'fails')
     const file = path.join(directory, 'model.gguf')
     const write = (data: () => AsyncIterable<Uint8Array> | Uint8Array) =>
@@ -128,7 +128,7 @@ describe('writing GGUF', () => {
     expect(readdirSync(directory)).toEqual(['model.gguf'])
   })
 
-  it('refuses rows that are not whole blocks, before anything is written', async () => {
+  it('rejects rows that are not a multiple of a block, before it writes anything', async () => {
     const tensors = [{ name: 'a', type: 'Q8_0' as const, shape: [32, 33], data: () => Buffer.alloc(0) }]
     await expect(writeGguf(path.join(root, 'no.gguf'), { metadata: new Map(), tensors })).rejects.toThrow(
       'a cannot be Q8_0 in the shape [32,33]',
@@ -139,7 +139,7 @@ describe('writing GGUF', () => {
 
 describe('a damaged GGUF file', () => {
   const whole = readFileSync(reference)
-  /** The reference with a number written over it at a position, or at the start of a text. */
+  /** The reference with a number overwritten at a position, or at the start of a text. */
   const changed = (at: number | string, write: (bytes: Buffer, at: number) => void): Buffer => {
     const bytes = Buffer.from(whole)
     write(bytes, typeof at === 'number' ? at : bytes.indexOf(at))
@@ -183,13 +183,13 @@ describe('a damaged GGUF file', () => {
     ['a cut in the data', whole.subarray(0, whole.length - 40), /cut short/],
     ['a cut in the header', whole.subarray(0, 100), /do not fit|cut short/],
     ['nothing in it', Buffer.alloc(0), /cut short/],
-  ])('with %s is refused by name', async (_what, bytes, message) => {
+  ])('a GGUF file with %s is rejected by name', async (_what, bytes, message) => {
     const error = await rejection(opened(bytes))
     expect(error.message).toContain('made.gguf')
     expect(error.message).toMatch(message)
   })
 
-  it('is read or refused, however its header was damaged', async () => {
+  it('a GGUF file with any header damage is read or rejected', async () => {
     const headerEnd = whole.indexOf('vector') + 30
     const changes = fc.array(fc.tuple(fc.nat(headerEnd - 1), fc.nat(255)), { minLength: 1, maxLength: 4 })
     await fc.assert(

@@ -9,14 +9,14 @@ import type { WeightDType, WeightSource } from '../../lib/io/weight-source.js'
 
 export const fixtures = path.join(__dirname, '../fixtures')
 
-/** A directory of a test file's own, which goes when its tests are done. */
+/** A directory for one test file, deleted when its tests are done. */
 export function temporaryDirectory(): string {
   const directory = mkdtempSync(path.join(tmpdir(), 'openalpaca-test-'))
   afterAll(() => rmSync(directory, { recursive: true, force: true }))
   return directory
 }
 
-/** Every tensor of a source as type, shape and bytes in hexadecimal. */
+/** Every tensor of a source as type, shape, and bytes in hexadecimal. */
 export async function contentsOf(source: WeightSource) {
   const entries = await Promise.all(
     [...source.tensors.values()].map(async ({ name, dtype, shape }) => {
@@ -34,7 +34,7 @@ export function float32(name: string, shape: number[], values: number[]): Tensor
   return tensor(name, 'float32', shape, Buffer.from(new Float32Array(values).buffer))
 }
 
-/** The CheckpointError that a promise is rejected with. */
+/** The CheckpointError that a promise rejects with. */
 export async function rejection(promise: Promise<unknown>): Promise<CheckpointError> {
   const error = await promise.then(
     () => new Error('it was accepted'),

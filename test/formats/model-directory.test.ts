@@ -52,7 +52,7 @@ describe('writing a model directory', () => {
     expect(await weights(directory)).toEqual(expected)
   })
 
-  it('splits the weights in the order in which they come, with an index', async () => {
+  it('splits the weights into shards in order, with an index', async () => {
     const directory = fresh()
     await writeModelDirectory(directory, { config: {}, tensors, maxShardSize: 20 })
     expect(readdirSync(directory).sort()).toEqual([
@@ -72,7 +72,7 @@ describe('writing a model directory', () => {
     expect(await weights(directory)).toEqual(expected)
   })
 
-  it('replaces an earlier save, sharded or whole, and keeps what else is there', async () => {
+  it('replaces an earlier save, sharded or not, and keeps other files', async () => {
     const directory = fresh()
     await writeModelDirectory(directory, {
       config: { old: 1 },
@@ -122,7 +122,7 @@ describe('writing a model directory', () => {
     expect(await weights(directory)).toEqual(Object.fromEntries(renamed))
   })
 
-  it('leaves an existing model as it was when a tensor cannot be had', async () => {
+  it('keeps an existing model unchanged when a tensor cannot be read', async () => {
     const directory = fresh()
     await writeModelDirectory(directory, { config: { version: 1 }, tensors })
     const failing = {
@@ -138,14 +138,14 @@ describe('writing a model directory', () => {
     expect(await weights(directory)).toEqual(expected)
   })
 
-  it.each(['../evil', '/etc/evil', 'a/b', '.hidden', ''])('refuses the file name %j', async (name) => {
+  it.each(['../evil', '/etc/evil', 'a/b', '.hidden', ''])('rejects the file name %j', async (name) => {
     const directory = fresh()
     const contents = { config: {}, tensors, tokenizerFiles: [{ name, data: '' }] }
     await expect(writeModelDirectory(directory, contents)).rejects.toThrow(/not a plain file name/)
     expect(existsSync(directory)).toBe(false)
   })
 
-  it('refuses two tensors of one name, impossible shapes and sizes, before it writes', async () => {
+  it('rejects duplicate tensor names, invalid shapes, and invalid sizes, before it writes', async () => {
     const directory = fresh()
     const write = (written: TensorToWrite[], maxShardSize?: string) =>
       writeModelDirectory(directory, { config: {}, tensors: written, maxShardSize })
@@ -155,7 +155,7 @@ describe('writing a model directory', () => {
     expect(existsSync(directory)).toBe(false)
   })
 
-  it('does not begin a model for which there is no room', async () => {
+  it('does not start writing a model if the disk lacks space', async () => {
     const directory = fresh()
     const huge: TensorToWrite = {
       name: 'w',
@@ -181,7 +181,7 @@ describe('a disk that fills up while a model is written', () => {
     mounted = false
   })
 
-  /** A small disk where this user may mount one; otherwise a device that is always full stands for it. */
+  /** A small disk if this user may mount one; otherwise a device that is always full. */
   function fillingDisk(): { directory: string; fill: () => Promise<void> } {
     mkdirSync(disk, { recursive: true })
     mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', disk]).status === 0
@@ -195,7 +195,7 @@ describe('a disk that fills up while a model is written', () => {
     }
   }
 
-  it.each(['new', 'existing'])('leaves a %s directory as it was', async (kind) => {
+  it.each(['new', 'existing'])('a full disk leaves the %s directory unchanged', async (kind) => {
     const { directory, fill } = fillingDisk()
     if (kind === 'existing') await writeModelDirectory(directory, { config: {}, tensors })
     const size = 200_000

@@ -55,7 +55,7 @@ describe('opening the weights of a model directory', () => {
     await source.close()
   })
 
-  it('opens shards as one', async () => {
+  it('opens shards as one source', async () => {
     expect(await values(await shardedModel())).toEqual({ a: 1, b: 3, c: 4 })
   })
 
@@ -81,21 +81,21 @@ describe('opening the weights of a model directory', () => {
     expect(await values(sharded)).toEqual({ a: 5, b: 6 })
   })
 
-  it('prefers safetensors where both forms are there', async () => {
+  it('prefers safetensors if both formats are present', async () => {
     const directory = await shardedModel()
     writeFileSync(path.join(directory, 'pytorch_model.bin'), 'not read')
     expect(await findModelFiles(directory)).toMatchObject({ format: 'safetensors' })
     expect(await values(directory)).toEqual({ a: 1, b: 3, c: 4 })
   })
 
-  it('opens an index that names the whole file', async () => {
+  it('opens an index that names a single file', async () => {
     const directory = emptyModel()
     await writeSafetensors(path.join(directory, 'model.safetensors'), [float32('a', [1], [7])])
     writeIndex(directory, { a: 'model.safetensors' })
     expect(await values(directory)).toEqual({ a: 7 })
   })
 
-  it('reads many shards at once with few files open', async () => {
+  it('reads many shards at once with few open files', async () => {
     const directory = emptyModel()
     const map: Record<string, string> = {}
     for (let i = 0; i < 40; i++) {
@@ -118,7 +118,7 @@ describe('opening the weights of a model directory', () => {
     )
     expect([...seen].every(([name, sum]) => sum === 2 * Number(name.slice(1)))).toBe(true)
     expect(before).toBeGreaterThan(0)
-    expect(most - before).toBeLessThan(12) // the pool is full already, and reads are under way in a few more; 40 shards are 24 more
+    expect(most - before).toBeLessThan(12) // the pool is full already, and reads are active in a few more; 40 shards are 24 more
     await source.close()
     expect(openFiles()).toBeLessThan(before)
   })
@@ -217,7 +217,7 @@ describe('opening the weights of a model directory', () => {
     'config.json',
     'x\0.bin',
     3,
-  ])('refuses an index that leads to %j', async (target) => {
+  ])('rejects an index that refers to %j', async (target) => {
     const directory = emptyModel()
     await writeSafetensors(path.join(root, 'secret.safetensors'), [float32('a', [1], [1])])
     writeFileSync(path.join(directory, `${whole}.index.json`), JSON.stringify({ weight_map: { a: target } }))
@@ -225,7 +225,7 @@ describe('opening the weights of a model directory', () => {
     expect(message).toMatch(/not the name of a weight file in the same directory|gives no file name/)
   })
 
-  it('lists the buffers of old checkpoints as it finds them', async () => {
+  it('lists the buffers of old checkpoints under their own names', async () => {
     const directory = emptyModel()
     const name = 'model.layers.0.self_attn.rotary_emb.inv_freq'
     await writeSafetensors(path.join(directory, whole), [float32(name, [1], [1])])

@@ -9,17 +9,17 @@ function block(values: number[]): { scale: number; codes: number[] } {
 }
 
 describe('Q8_0', () => {
-  it('rounds halves away from zero', () => {
+  it('Q8_0 rounds halves away from zero', () => {
     const { scale, codes } = block([127, 0.5, -0.5, 1.5, -2.5, 0.49999997, -127])
     expect(scale).toBe(1)
     expect(codes.slice(0, 7)).toEqual([127, 1, -1, 2, -3, 0, -127])
   })
 
-  it('gives zeros for a block of zeros', () => {
+  it('Q8_0 gives zeros for a block of zeros', () => {
     expect(block([0, -0])).toEqual({ scale: 0, codes: new Array(32).fill(0) })
   })
 
-  it('is never farther off than half a step, and the rounding of the step', () => {
+  it('Q8_0 is off by at most half a step plus the rounding of the step', () => {
     const random = new Random(3)
     for (const size of [1e-3, 1, 1e4]) {
       const values = [...random.normals('float32', 32, size)]
@@ -31,7 +31,7 @@ describe('Q8_0', () => {
     }
   })
 
-  it('is made of whole blocks', () => {
+  it('Q8_0 requires full blocks', () => {
     expect(() => quantizeQ8_0(new Float32Array(33))).toThrow(RangeError)
   })
 })

@@ -24,7 +24,7 @@ function craft(header: string | Buffer, dataBytes = 0, length = Buffer.byteLengt
 const entry = (shape: unknown, offsets: unknown, dtype: unknown = 'F32') => ({ dtype, shape, data_offsets: offsets })
 
 describe('reading safetensors', () => {
-  it('reads the values that PyTorch wrote', async () => {
+  it('reads the values that PyTorch wrote to a safetensors file', async () => {
     const source = await openSafetensors(path.join(fixtures, 'torch_bin/expected.safetensors'))
     const { i64, scalar, empty, bool, f16 } = await contentsOf(source)
     expect(i64).toEqual({
@@ -43,7 +43,7 @@ describe('reading safetensors', () => {
     await source.close()
   })
 
-  it('reads a piece in the middle of a tensor, and refuses one that is not within it', async () => {
+  it('reads a piece in the middle of a tensor, and rejects one outside of it', async () => {
     await writeSafetensors(at('a.safetensors'), [float32('a', [2, 3], [0, 1, 2, 3, 4, 5])])
     const source = await openSafetensors(at('a.safetensors'))
     const piece = Buffer.alloc(8)
@@ -125,14 +125,14 @@ describe('reading safetensors', () => {
     ],
     ['a file that is not there', () => at('nowhere.safetensors'), /no such file/],
     ['a directory', () => directory, /not a file/],
-  ])('refuses %s', async (_, make, message) => {
+  ])('rejects as safetensors: %s', async (_, make, message) => {
     const file = make()
     const error = await rejection(openSafetensors(file))
     expect(error.message).toContain(file)
     expect(error.message).toMatch(message)
   })
 
-  it('keeps names that objects treat in their own way', async () => {
+  it('keeps tensor names that are special in JavaScript objects', async () => {
     const names = ['__proto__', 'constructor', '10', '9', 'toString']
     await writeSafetensors(
       at('names.safetensors'),
@@ -147,7 +147,7 @@ describe('reading safetensors', () => {
     expect(values).toEqual([0, 1, 2, 3, 4])
   })
 
-  it('notices a file that was replaced while it was open', async () => {
+  it('detects a safetensors file that was replaced while it was open', async () => {
     await writeSafetensors(at('changing.safetensors'), [float32('a', [1], [1])])
     const pool = new HandlePool()
     const source = await openSafetensors(at('changing.safetensors'), pool)
@@ -156,7 +156,7 @@ describe('reading safetensors', () => {
     await expect(source.read('a', 0, Buffer.alloc(4))).rejects.toThrow(/changed by another program/)
   })
 
-  it('answers any damage of a header with an error that names the file, or with other names and values', async () => {
+  it('any damage to a safetensors header gives an error that names the file, or other names and values', async () => {
     const original = readFileSync(path.join(fixtures, 'torch_bin/expected.safetensors'))
     const headerEnd = 8 + Number(original.readBigUInt64LE())
     const file = at('damaged.safetensors')
@@ -185,7 +185,7 @@ describe('reading safetensors', () => {
 
 describe('writing safetensors', () => {
   it.each(['d100/model.safetensors', 'gqa.golden.safetensors', 'torch_bin/expected.safetensors'])(
-    'writes byte for byte what the reference implementation wrote: %s',
+    'writes the same safetensors bytes as the reference implementation: %s',
     async (name) => {
       const original = path.join(fixtures, name)
       const source = await openSafetensors(original)
@@ -208,7 +208,7 @@ describe('writing safetensors', () => {
     },
   )
 
-  it('reads back any tensors that it wrote', async () => {
+  it('reads back any tensors that it wrote to a safetensors file', async () => {
     const types = Object.keys(DTYPE_BYTES) as WeightDType[]
     const anyTensor = fc
       .record({
@@ -245,21 +245,18 @@ describe('writing safetensors', () => {
   it.each([
     ['fewer', [4, 4], /should give 12 bytes .* gave 8/],
     ['more', [4, 4, 8], /should give 12 bytes .* gave more/],
-  ])(
-    'refuses a tensor that gives %s bytes than its shape asks for, and leaves no file',
-    async (_, lengths, message) => {
-      const data = async function* () {
-        for (const length of lengths) yield new Uint8Array(length)
-      }
-      const error = await rejection(
-        writeSafetensors(at('wrong.safetensors'), [{ name: 'w', dtype: 'float32', shape: [3], data }]),
-      )
-      expect(error.message).toMatch(message)
-      expect(existsSync(at('wrong.safetensors'))).toBe(false)
-    },
-  )
+  ])('rejects a tensor with %s bytes than its shape requires, and leaves no file', async (_, lengths, message) => {
+    const data = async function* () {
+      for (const length of lengths) yield new Uint8Array(length)
+    }
+    const error = await rejection(
+      writeSafetensors(at('wrong.safetensors'), [{ name: 'w', dtype: 'float32', shape: [3], data }]),
+    )
+    expect(error.message).toMatch(message)
+    expect(existsSync(at('wrong.safetensors'))).toBe(false)
+  })
 
-  it('refuses names and shapes that cannot be, before it writes', async () => {
+  it('rejects invalid names and shapes before it writes', async () => {
     const one = float32('a', [1], [1])
     await expect(writeSafetensors(at('no.safetensors'), [one, one])).rejects.toThrow(/a second time/)
     await expect(writeSafetensors(at('no.safetensors'), [float32('__metadata__', [1], [1])])).rejects.toThrow(
@@ -269,7 +266,7 @@ describe('writing safetensors', () => {
     expect(existsSync(at('no.safetensors'))).toBe(false)
   })
 
-  it('says that the disk is full, and leaves no file', async () => {
+  it('reports a full disk, and leaves no file', async () => {
     symlinkSync('/dev/full', at('full.safetensors'))
     const error = await rejection(writeSafetensors(at('full.safetensors'), [float32('a', [1], [1])]))
     expect(error.message).toMatch(/the disk is full \(.* are needed, .* are free\); nothing was changed/)

@@ -44,7 +44,7 @@ describe('planning shards', () => {
       4,
       ['embed_tokens', ...[5, 11, 17, 23, 29].map((layer) => `layers.${layer}.mlp.gate_proj`)],
     ],
-  ])('begins the shards of %s where huggingface_hub begins them', (_, model, elementBytes, first) => {
+  ])('begins the shards of %s at the same tensors as huggingface_hub', (_, model, elementBytes, first) => {
     const plan = planShards(sized(model, elementBytes))
     expect(plan.files.map(({ tensors }) => tensors[0])).toEqual(first.map((name) => `model.${name}.weight`))
     expect(plan.files.map(({ name }) => name)).toEqual(
@@ -60,18 +60,18 @@ describe('planning shards', () => {
     ['gives a tensor that is too large a shard of its own, ahead of the one being filled', [3, 11, 3], ['b', 'ac']],
     ['begins with a tensor that is too large', [11, 3], ['a', 'b']],
     ['keeps tensors without elements', [0, 10, 0], ['abc']],
-  ])('%s', (_, sizes, expected) => {
+  ])('planShards %s', (_, sizes, expected) => {
     expect(groups(small(...sizes), 10)).toEqual(expected)
   })
 
-  it('makes one file without an index of what fits, even of nothing', () => {
+  it('writes a single file without an index if everything fits, even for no tensors', () => {
     const plan = planShards(small(1, 2), 10, 'bin')
     expect(plan.files).toEqual([{ name: 'pytorch_model.bin', tensors: ['a', 'b'], bytes: 3 }])
     expect(plan.index).toBeUndefined()
     expect(planShards([], 10).files).toEqual([{ name: 'model.safetensors', tensors: [], bytes: 0 }])
   })
 
-  it('writes the index with sorted keys and two spaces', () => {
+  it('writes the index with sorted keys and an indentation of two spaces', () => {
     const plan = planShards(
       [
         { name: 'b', bytes: 9 },
@@ -100,11 +100,11 @@ describe('sizes', () => {
     ['4096', 4096],
     [4096, 4096],
     ['512 MiB', 2 ** 29],
-  ])('understands %s', (size, bytes) => {
+  ])('parses the size %s', (size, bytes) => {
     expect(parseSize(size)).toBe(bytes)
   })
 
-  it.each(['', '5XB', '-1GB', 'GB', '0', '1e9GB', 'Infinity', '0.1'])('refuses "%s"', (size) => {
+  it.each(['', '5XB', '-1GB', 'GB', '0', '1e9GB', 'Infinity', '0.1'])('rejects the size "%s"', (size) => {
     expect(() => parseSize(size)).toThrow(RangeError)
   })
 })

@@ -43,7 +43,7 @@ const one = (view: Parameters<typeof storedTensor>[0]) => pickled(dictionary(tex
 
 describe('reading torch files', () => {
   it.each(['zip.bin', 'legacy.bin'])(
-    'reads views, transposed, tied, empty, scalar and boolean tensors as PyTorch does: %s',
+    'reads views, transposed, tied, empty, scalar, and boolean tensors like PyTorch: %s',
     async (name) => {
       const source = await openTorchBin(fixture(name))
       const expected = await openSafetensors(fixture('expected.safetensors'))
@@ -89,7 +89,7 @@ describe('reading torch files', () => {
     await source.close()
   })
 
-  it('reads views with any strides as the elements that they name', async () => {
+  it('reads the correct elements of views with any strides', async () => {
     const views = fc.tuple(
       fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 4 }),
       fc.infiniteStream(fc.nat(5)),
@@ -129,7 +129,7 @@ describe('reading torch files', () => {
     expect(await read(file)).toEqual({ x: { dtype: 'float32', shape: [2], bytes: hex(1, 2) } })
   })
 
-  it('finds the only dictionary of tensors in what a trainer saved', async () => {
+  it("finds the only dictionary of tensors in a trainer's file", async () => {
     const state = dictionary(text('x'), storedTensor({ numel: 6, shape: [], strides: [], offset: 5 }))
     const wrapped = pickled(
       dictionary(text('epoch'), integer(3), text('args'), dictionary(text('lr'), none), text('state_dict'), state),
@@ -139,7 +139,7 @@ describe('reading torch files', () => {
     expect((await rejection(read(torchFile(twice, { 0: six })))).message).toMatch(/several dictionaries/)
   })
 
-  it('skips objects of any class next to the state dict without running them', async () => {
+  it('skips objects of any class next to the state dict without executing them', async () => {
     const harm = call(global('os', 'system'), text('touch crafted.harm'))
     const state = dictionary(text('x'), storedTensor({ numel: 6, shape: [], strides: [], offset: 5 }))
     const around = [
@@ -159,7 +159,7 @@ describe('reading torch files', () => {
     expect(existsSync('crafted.harm')).toBe(false)
   })
 
-  it('keeps the names of a dictionary apart from those of JavaScript objects', async () => {
+  it('reads dictionary keys that are names of JavaScript object properties', async () => {
     const value = storedTensor({ numel: 6, shape: [], strides: [] })
     const contents = await read(
       torchFile(pickled(dictionary(text('__proto__'), value, text('constructor'), value)), { 0: six }),
@@ -169,7 +169,7 @@ describe('reading torch files', () => {
   })
 })
 
-describe('refusing what is not plain tensors', () => {
+describe('rejecting torch files with more than plain tensors', () => {
   it.each([
     ['posix.system', call(global('posix', 'system'), text('touch crafted.harm'))],
     ['os.system', call(global('os', 'system'), text('touch crafted.harm'))],
@@ -179,7 +179,7 @@ describe('refusing what is not plain tensors', () => {
     ['numpy.core.multiarray._reconstruct', call(global('numpy.core.multiarray', '_reconstruct'))],
     ['__main__.constructor', call(global('__main__', 'constructor'))],
     ['os.system', Buffer.concat([text('os'), text('system'), op('\x93'), tuple(text('true')), op('R')])],
-  ])('names %s, which a pickle asks for', async (name, opcodes) => {
+  ])('names %s, which a pickle requests', async (name, opcodes) => {
     const error = await rejection(read(torchFile(pickled(opcodes))))
     expect(error.message).toContain(`asks for ${name}, which is neither a tensor nor a plain container`)
     expect(existsSync('crafted.harm')).toBe(false)
@@ -206,7 +206,7 @@ describe('refusing what is not plain tensors', () => {
       /a tensor 3/,
     ],
     ['an OrderedDict of Python 2', call(global('collections', 'OrderedDict'), op(']')), /Python 2/],
-  ])('refuses %s', async (_, opcodes, message) => {
+  ])('rejects %s', async (_, opcodes, message) => {
     expect((await rejection(read(torchFile(pickled(opcodes), { 0: six })))).message).toMatch(message)
   })
 
@@ -231,7 +231,7 @@ describe('refusing what is not plain tensors', () => {
       /x is a tensor of type ComplexFloat, which is not read/,
     ],
     ['a tensor without values', { location: 'meta', numel: 1, shape: [1], strides: [1] }, /meta device/],
-  ])('refuses %s', async (_, view, message) => {
+  ])('rejects %s', async (_, view, message) => {
     expect((await rejection(read(torchFile(one(view), { 0: six })))).message).toMatch(message)
   })
 
@@ -273,17 +273,17 @@ describe('refusing what is not plain tensors', () => {
     ['a zip file cut short', () => readFileSync(fixture('zip.bin')).subarray(0, 2000), /download or copy it again/],
     ['a legacy file cut short in its values', () => readFileSync(fixture('legacy.bin')).subarray(0, -100), /cut short/],
     ['a legacy file cut short in its pickles', () => readFileSync(fixture('legacy.bin')).subarray(0, 700), /cut short/],
-  ])('refuses %s', async (_, make, message) => {
+  ])('rejects %s', async (_, make, message) => {
     const error = await rejection(read(make()))
     expect(error.message).toContain(craft(make()))
     expect(error.message).toMatch(message)
   })
 
   it.each(['zip.bin', 'legacy.bin'])(
-    'answers any damage with an error that names the file, or with other values: %s',
+    'any damage to a torch file gives an error that names the file, or other values: %s',
     async (name) => {
       const original = readFileSync(fixture(name))
-      // Half of the damage goes where the structure is: the pickle at the front, the zip directory at the back.
+      // Half of the damage hits the structure: the pickle at the front, the zip directory at the end.
       const position = fc.oneof(
         fc.nat(900),
         fc.integer({ min: original.length - 1400, max: original.length - 1 }),
@@ -310,7 +310,7 @@ describe('refusing what is not plain tensors', () => {
   )
 })
 
-/** Reads a little of every tensor: a damaged stride of 0 makes a large tensor out of few bytes, as torch would. */
+/** Reads a little of every tensor: a damaged stride of 0 makes a large tensor out of few bytes, as in torch. */
 async function readBounded(bytes: Uint8Array): Promise<void> {
   const source = await openTorchBin(craft(bytes))
   try {

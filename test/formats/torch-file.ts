@@ -1,4 +1,4 @@
-/** Torch files made by hand, for what torch itself would not write. */
+/** Handmade torch files, for contents that torch itself would not write. */
 
 interface ZipOptions {
   /** Sizes and offsets in zip64 fields, however small they are. */
@@ -7,7 +7,7 @@ interface ZipOptions {
   flags?: number
 }
 
-/** A zip file of stored entries; as in torch's, local headers carry no sizes and an extra field of their own. */
+/** A zip file of stored entries; like torch's, local headers have no sizes but an extra field. */
 export function zipFile(entries: [name: string, data: Uint8Array][], options: ZipOptions = {}): Buffer {
   const { zip64 = false, compression = 0, flags = 8 } = options
   const parts: Buffer[] = []
@@ -55,7 +55,7 @@ export function torchFile(pickle: Buffer, storages: Record<string, Uint8Array> =
   return zipFile([['archive/data.pkl', pickle], ...data, ['archive/version', Buffer.from('3\n')]], options)
 }
 
-/** A whole pickle around the opcodes of one object. */
+/** A complete pickle around the opcodes of one object. */
 export function pickled(...opcodes: Uint8Array[]): Buffer {
   return Buffer.concat([Buffer.from([0x80, 2]), ...opcodes, Buffer.from('.')])
 }

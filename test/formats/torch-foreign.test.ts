@@ -24,15 +24,15 @@ describe('torch files of other programs', () => {
     'parameters.bin',
     ...[2, 3, 4, 5].map((protocol) => `trainer_protocol${protocol}.bin`),
     'trainer_legacy.bin',
-  ])('are read past objects of any class: %s', async (name) => {
+  ])('reads torch files and skips objects of any class: %s', async (name) => {
     expect(await read(name)).toEqual(await read('expected.safetensors'))
   })
 
-  it('give the state dict of a checkpoint of Lightning', async () => {
+  it('reads the state dict of a Lightning checkpoint', async () => {
     expect(await read('lightning.ckpt')).toEqual(await read('lightning.expected.safetensors'))
   })
 
-  it('give tensors of every type, as safetensors files do', async () => {
+  it('reads tensors of every type, like safetensors files', async () => {
     const types = await read('types.safetensors')
     expect(Object.keys(types)).toHaveLength(18)
     const { odd, empty, 'ünïcode "name"': named, ...plain } = types
@@ -42,7 +42,7 @@ describe('torch files of other programs', () => {
     expect([odd!.bytes, empty!.shape, named!.bytes]).toEqual(['0001020304', [0, 3], '0000803f'])
   })
 
-  it('give the texts that a safetensors file carries', async () => {
+  it('reads the metadata of a safetensors file', async () => {
     const source = await openSafetensors(path.join(foreign, 'types.safetensors'))
     expect([...source.metadata].sort()).toEqual([
       ['format', 'pt'],
@@ -66,14 +66,14 @@ describe('torch files of other programs', () => {
     ['meta.bin', /a is a tensor on the meta device, which has no values/],
     ['complex.bin', /a is a tensor of type ComplexFloat, which is not read/],
     ['distributed/__0_0.distcp', /distributed is a distributed checkpoint of PyTorch.*dcp_to_torch/],
-  ])('are named for what they are: %s', async (name, message) => {
+  ])('identifies unsupported torch files: %s', async (name, message) => {
     const file = path.join(foreign, name)
     expect((await rejection(openWeightFile(file))).message).toMatch(message)
     const { whole, problems } = await inspect(file)
     expect([whole, problems]).toEqual([false, [expect.stringMatching(message)]])
   })
 
-  it('are named by every command when they are a distributed checkpoint', async () => {
+  it('every command identifies a distributed checkpoint', async () => {
     const below = path.join(root, 'fsdp')
     cpSync(path.join(foreign, 'distributed'), path.join(below, 'pytorch_model_fsdp_0'), { recursive: true })
     for (const directory of [path.join(foreign, 'distributed'), below]) {
@@ -89,7 +89,7 @@ describe('torch files of other programs', () => {
     }
   })
 
-  it('are parts of a DeepSpeed checkpoint where one rank lacks what the others hold', async () => {
+  it('rejects one part of a DeepSpeed stage 3 checkpoint, and reads the module of a stage 2 one', async () => {
     const part = (name: string) => path.join(fixtures, 'deepspeed', name)
     for (const name of [
       'stage3_bf16/global_step2/zero_pp_rank_1_mp_rank_00_model_states.pt',
@@ -108,7 +108,7 @@ describe('weights of a type that no model computes in', () => {
     ['int8', /q_proj\.weight.* is int8, a type of quantized weights: .*dequantize\(\)/],
     ['float8_e4m3fn', /q_proj\.weight.* is float8_e4m3fn, a type of quantized weights/],
     ['float64', /q_proj\.weight.* is float64.*make-shards --model_path .* --output NEW --dtype float32/],
-  ])('are named by inspect: %s', async (dtype, message) => {
+  ])('inspect identifies unsupported weights: %s', async (dtype, message) => {
     const directory = path.join(root, dtype)
     mkdirSync(directory)
     cpSync(path.join(fixtures, 'gqa'), directory, { recursive: true })
@@ -119,7 +119,7 @@ describe('weights of a type that no model computes in', () => {
   })
 })
 
-/** A safetensors file whose query projections have another type, and as many elements. */
+/** A safetensors file whose query projections have another type, with the same number of elements. */
 function retyped(file: Buffer, dtype: string): Buffer {
   const [code, size] = { int8: ['I8', 1], float8_e4m3fn: ['F8_E4M3', 1], float64: ['F64', 8] }[dtype] as [
     string,

@@ -22,7 +22,7 @@ async function readBack(file: string) {
   return { contents, tied }
 }
 
-/** One tensor of every type, scalars and empty ones, and a name in another alphabet. */
+/** One tensor of every type, scalars and empty tensors, and a name in another alphabet. */
 function everyKind(): TensorToWrite[] {
   const types = Object.keys(DTYPE_BYTES) as WeightDType[]
   const patterned = (dtype: WeightDType, i: number) =>
@@ -37,14 +37,14 @@ function everyKind(): TensorToWrite[] {
 }
 
 describe('writing torch files', () => {
-  it('gives the bytes that PyTorch has read to these values', async () => {
+  it('writes the torch file that PyTorch read back with these values', async () => {
     // make_written.py has loaded every.bin with torch.load(weights_only=True), mapped and not.
     await writeTorchBin(at('every.bin'), everyKind())
     const fixture = path.join(fixtures, 'torch_written/every.bin')
     expect(readFileSync(at('every.bin')).equals(readFileSync(fixture))).toBe(true)
   })
 
-  it('keeps types, shapes, values, order and ties', async () => {
+  it('preserves types, shapes, values, order, and ties in torch files', async () => {
     await writeTorchBin(at('kinds.bin'), everyKind())
     const { contents, tied } = await readBack(at('kinds.bin'))
     const expected = everyKind().map(({ name, dtype, shape, data }) => {
@@ -54,7 +54,7 @@ describe('writing torch files', () => {
     expect(tied).toEqual([['tied', 'größe.量']])
   })
 
-  it('writes again what PyTorch wrote, with views made contiguous', async () => {
+  it("rewrites PyTorch's own file, with views made contiguous", async () => {
     const source = await openTorchBin(path.join(fixtures, 'torch_bin/zip.bin'))
     await writeTorchBin(at('again.bin'), tensorsToWrite(source))
     const { contents, tied } = await readBack(at('again.bin'))
@@ -63,7 +63,7 @@ describe('writing torch files', () => {
     await source.close()
   })
 
-  it('reads back any shapes in pieces of any size, with and without the fields of zip64', async () => {
+  it('reads back any shapes in pieces of any size, with and without zip64 fields', async () => {
     const shapes = fc.array(fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 4 }), { maxLength: 5 })
     await fc.assert(
       fc.asyncProperty(shapes, fc.integer({ min: 1, max: 50 }), fc.boolean(), async (list, piece, wide) => {
@@ -87,7 +87,7 @@ describe('writing torch files', () => {
   })
 
   it.each([undefined, 0, 100])(
-    'aligns every storage to 64 bytes and writes true checksums (zip64 from %s)',
+    'aligns every storage to 64 bytes and writes correct checksums (zip64 from %s)',
     async (zip64From) => {
       await writeTorchBin(at('aligned.bin'), everyKind(), { zip64From })
       const bytes = readFileSync(at('aligned.bin'))
@@ -117,7 +117,7 @@ describe('writing torch files', () => {
     },
   )
 
-  it('refuses what torch could not read, before it writes', async () => {
+  it('rejects tensors that torch could not read, before it writes', async () => {
     const file = at('refused.bin')
     const a = float32('a', [1], [1])
     await expect(writeTorchBin(file, [a, a])).rejects.toThrow(/same name/)
@@ -130,7 +130,7 @@ describe('writing torch files', () => {
   it.each([
     ['fewer', 4],
     ['more', 12],
-  ])('leaves no file behind when a tensor gives %s bytes than its shape', async (_, bytes) => {
+  ])('leaves no torch file when a tensor has %s bytes than its shape requires', async (_, bytes) => {
     await expect(writeTorchBin(at('short.bin'), [tensor('a', 'float32', [2], Buffer.alloc(bytes))])).rejects.toThrow(
       /a should give 8 bytes/,
     )

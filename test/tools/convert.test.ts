@@ -34,7 +34,7 @@ async function convertedTo(directory: string, options: Omit<ConvertOptions, 'to'
 }
 
 describe('converting to GGUF', () => {
-  it.each(Object.keys(expected))("gives the tensors that llama.cpp's converter gives: %s", async (name) => {
+  it.each(Object.keys(expected))("convert to GGUF matches the tensors of llama.cpp's converter: %s", async (name) => {
     const [fixture, type] = name.split('/') as [string, string]
     const dtypes = { F32: 'float32', F16: 'float16', BF16: 'bfloat16', Q8_0: 'q8_0' } as Record<
       string,
@@ -52,7 +52,7 @@ describe('converting to GGUF', () => {
     await source.close()
   })
 
-  it('describes the architecture', async () => {
+  it('convert to GGUF describes the architecture', async () => {
     const source = await convertedTo(model('gqa'), { dtype: 'float32', name: 'a model' })
     expect(Object.fromEntries(source.metadata)).toMatchObject({
       'general.architecture': 'llama',
@@ -81,7 +81,7 @@ describe('converting to GGUF', () => {
     await headOf100.close()
   })
 
-  it('holds the tokenizer: pieces, scores, types, and what stands before and behind a text', async () => {
+  it('convert to GGUF includes the tokenizer: pieces, scores, types, and the tokens before and after a text', async () => {
     const source = await convertedTo(d100, { dtype: 'float16' })
     const { metadata } = source
     const tokens = metadata.get('tokenizer.ggml.tokens') as string[]
@@ -92,7 +92,7 @@ describe('converting to GGUF', () => {
     expect([...types.slice(0, 4)]).toEqual([2, 3, 3, 6])
     expect(types[511]).toBe(1)
     const merges = [...scores.slice(259)]
-    expect(merges).toEqual([...merges].sort((a, b) => b - a)) // BPE: what is merged first scores highest
+    expect(merges).toEqual([...merges].sort((a, b) => b - a)) // BPE: the first merge has the highest score
     expect(merges[1]).toBeLessThan(0)
     expect(Object.fromEntries(metadata)).toMatchObject({
       'tokenizer.ggml.model': 'llama',
@@ -106,9 +106,9 @@ describe('converting to GGUF', () => {
     await source.close()
   })
 
-  it('names added tokens, and fills up to the rows of the embedding', async () => {
+  it('convert to GGUF names added tokens, and pads to the rows of the embedding', async () => {
     const directory = model('d100')
-    // 8 pieces less in the tokenizer than rows: as if the embedding had been enlarged by 8.
+    // 8 pieces fewer in the tokenizer than rows: as if the embedding had been enlarged by 8.
     const json = { '510': { content: '<|user|>', special: true }, '511': { content: '▁wide', special: false } }
     writeFileSync(
       path.join(directory, 'tokenizer_config.json'),
@@ -132,7 +132,7 @@ describe('converting to GGUF', () => {
     await source.close()
   })
 
-  it("divides RoPE's frequencies where Llama 3.1 stretches them", async () => {
+  it("convert to GGUF scales RoPE's frequencies like Llama 3.1", async () => {
     const source = await convertedTo(model('llama3_rope'), { dtype: 'float32' })
     const bytes = Buffer.alloc(16)
     await source.read('rope_freqs.weight', 0, bytes)
@@ -146,7 +146,7 @@ describe('converting to GGUF', () => {
     await source.close()
   })
 
-  it("stores linear and YaRN scaling under llama.cpp's keys", async () => {
+  it("convert to GGUF stores linear and YaRN scaling under llama.cpp's keys", async () => {
     const scalingOf = async (scaling: RopeJson) => {
       const directory = model('d100', (config) => ({ ...config, rope_scaling: scaling }))
       const source = await convertedTo(directory, { dtype: 'float32' })
@@ -165,7 +165,7 @@ describe('converting to GGUF', () => {
     await expect(scalingOf({ ...yarn, truncate: false })).rejects.toThrow(/no form for YaRN with "truncate": false/)
   })
 
-  it('refuses what it has no form for, and writes nothing', async () => {
+  it('convert to GGUF rejects models that it cannot represent, and writes nothing', async () => {
     const output = path.join(root, 'refused.gguf')
     const convert = (directory: string) => convertModel(directory, output, { to: 'gguf' })
     const other = model('d100', (config) => ({ ...config, num_hidden_layers: 3 }))
@@ -186,7 +186,7 @@ describe('converting to GGUF', () => {
 })
 
 describe('converting a model directory', () => {
-  it('changes the dtype of weights and config, and back again without loss where the values allow it', async () => {
+  it('changes the dtype of weights and config, and back without loss if the values allow it', async () => {
     const half = path.join(root, 'half')
     const single = path.join(root, 'single')
     await convertModel(d100, half, { to: 'safetensors', dtype: 'bfloat16', maxShardSize: '500KB' })
@@ -207,7 +207,7 @@ describe('converting a model directory', () => {
     await b.close()
   })
 
-  it('reads torch files and writes them, and keeps the dtype when none is named', async () => {
+  it('reads and writes torch files, and keeps the dtype by default', async () => {
     const source = model('gqa')
     const output = path.join(root, 'from-bin')
     cpSync(path.join(fixtures, 'torch_bin/module_f16.bin'), path.join(source, 'pytorch_model.bin'))
@@ -225,7 +225,7 @@ describe('converting a model directory', () => {
     expect(JSON.parse(readFileSync(path.join(again, 'config.json'), 'utf8')).dtype).toBe('float32')
   })
 
-  it('does not write over its source', async () => {
+  it('does not overwrite its source', async () => {
     const directory = model('gqa')
     expect((await rejection(convertModel(directory, `${directory}/.`, { to: 'safetensors' }))).message).toMatch(
       /already exists/,
@@ -235,7 +235,7 @@ describe('converting a model directory', () => {
     )
   })
 
-  it('says what is missing in a directory that holds no model', async () => {
+  it('lists the missing files of a directory without a model', async () => {
     await expect(convertModel(root, path.join(root, 'y'), { to: 'gguf' })).rejects.toThrow(
       /config\.json cannot be read/,
     )
@@ -245,7 +245,7 @@ describe('converting a model directory', () => {
   })
 })
 
-/** Top-level fields of a protobuf, as [number, whole bytes]. */
+/** Top-level fields of a protobuf, as [number, all bytes]. */
 function fieldsOf(bytes: Buffer): [field: number, bytes: Buffer][] {
   const varint = (at: number): [number, number] => {
     let [value, shift] = [0, 0]
@@ -273,7 +273,7 @@ function withoutLastPieces(bytes: Buffer, count: number): Buffer {
   return Buffer.concat(fields.filter((field) => !dropped.has(field)).map(([, part]) => part))
 }
 
-/** The model with another TrainerSpec.model_type behind the first: the last of a field counts. */
+/** The model with another TrainerSpec.model_type after the first: the last value of a field counts. */
 function withModelType(bytes: Buffer, type: number): Buffer {
   return Buffer.concat([bytes, Buffer.of(2 * 8 + 2, 2, 3 * 8, type)])
 }

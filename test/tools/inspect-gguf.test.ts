@@ -14,7 +14,7 @@ beforeAll(() => convertModel(path.join(fixtures, 'd100'), model, { to: 'gguf', d
 const text = (value: string): GgufValue => ({ type: 'string', value })
 const size = (value: number): GgufValue => ({ type: 'uint32', value })
 
-/** What is wrong with a file of this metadata, with a tensor in it. */
+/** The problems of a file with this metadata and one tensor. */
 async function problemsOf(metadata: Record<string, GgufValue>, tensors: GgufTensorToWrite[] = []): Promise<string[]> {
   const file = path.join(mkdtempSync(path.join(root, 'made-')), 'made.gguf')
   await writeGguf(file, { metadata: new Map(Object.entries(metadata)), tensors })
@@ -34,7 +34,7 @@ const tiny = {
 }
 
 describe('inspecting a GGUF file', () => {
-  it('tells architecture, tensors, types and tokenizer', async () => {
+  it('inspect prints architecture, tensors, types, and tokenizer of a GGUF file', async () => {
     const inspection = await inspect(model)
     const { parameters } = await inspect(path.join(fixtures, 'd100'))
     expect(inspection).toMatchObject({
@@ -53,7 +53,7 @@ describe('inspecting a GGUF file', () => {
     expect(() => JSON.stringify(inspection)).not.toThrow()
   })
 
-  it('knows one by its first bytes, and every type of metadata in it', async () => {
+  it('inspect recognizes GGUF by its first bytes, and reads every type of its metadata', async () => {
     const blob = path.join(root, 'sha256-0123')
     copyFileSync(path.join(fixtures, 'gguf/reference.gguf'), blob)
     const { kind, gguf, tensors } = await inspect(blob)
@@ -62,7 +62,7 @@ describe('inspecting a GGUF file', () => {
     expect(tensors.map(({ dtype }) => dtype)).toEqual(['F32', 'F16', 'BF16', 'Q8_0', 'F32'])
   })
 
-  it('finds that one is not whole: cut short, or without its tensors or sizes', async () => {
+  it('inspect reports an incomplete GGUF file: cut short, or without its tensors or sizes', async () => {
     const cut = path.join(root, 'cut.gguf')
     writeFileSync(cut, readFileSync(model).subarray(0, -40))
     const { whole, problems, tensors } = await inspect(cut)
@@ -84,14 +84,14 @@ describe('inspecting a GGUF file', () => {
     expect(await problemsOf({})).toEqual([expect.stringMatching(/general\.architecture is missing/)])
   })
 
-  it('does not ask of other architectures, adapters and parts what a LLaMA has', async () => {
+  it("inspect does not require a LLaMA's contents of other architectures, adapters, and parts", async () => {
     expect(await problemsOf({ 'general.architecture': text('qwen2') })).toEqual([])
     expect(await problemsOf({ ...tiny, 'general.type': text('adapter') })).toEqual([])
     expect(await problemsOf({ ...tiny, 'llama.expert_count': size(8) })).toEqual([])
     expect(await problemsOf({ ...tiny, 'split.count': size(3) })).toEqual([expect.stringMatching(/one of 3 parts/)])
   })
 
-  it('finds scores that do not go with the tokens, and hints at a file in a directory', async () => {
+  it('inspect finds scores that do not match the tokens, and points to a file in a directory', async () => {
     const tokens: GgufValue = { type: 'array', of: 'string', value: ['a', 'b'] }
     const scores: GgufValue = { type: 'array', of: 'float32', value: [0] }
     const metadata = {

@@ -21,7 +21,7 @@ async function sharded(): Promise<string> {
 }
 
 describe('inspect', () => {
-  it('tells what a model directory holds', async () => {
+  it('inspect describes a model directory', async () => {
     const inspection = await inspect(d100)
     expect(inspection).toMatchObject({
       kind: 'model directory',
@@ -43,14 +43,14 @@ describe('inspect', () => {
     expect(inspection.bytes).toBe(4 * inspection.parameters)
   })
 
-  it('counts tied tensors once', async () => {
+  it('inspect counts tied tensors once', async () => {
     const { tensors, parameters } = await inspect(path.join(fixtures, 'torch_bin/module_f16.bin'))
     expect(tensors.find(({ sameAs }) => sameAs)).toMatchObject({ name: 'lm_head.weight' })
     const { parameters: whole } = await inspect(path.join(fixtures, 'gqa'))
     expect(parameters).toBe(whole)
   })
 
-  it('tells what DeepSpeed’s checkpoints hold', async () => {
+  it('inspect describes DeepSpeed’s checkpoints', async () => {
     const trained = 13 * 7 + 2 * (2 * 63 + 7 + 7) + 1
     const buffers = 2 * (3 + 5)
     for (const [name, training] of [
@@ -68,7 +68,7 @@ describe('inspect', () => {
     }
   })
 
-  it('compares the checksums of torch files, unless it is told not to', async () => {
+  it('inspect verifies the checksums of torch files, unless disabled', async () => {
     const directory = await sharded()
     expect(await inspect(directory)).toMatchObject({ checksums: 'CRC-32', whole: true })
     const file = path.join(directory, 'pytorch_model-00002-of-00005.bin')
@@ -115,7 +115,7 @@ describe('inspect', () => {
     ],
     ['the config is damaged', (at) => writeFileSync(path.join(at, 'config.json'), '{'), /config\.json is not JSON/],
     ['the tokenizer is damaged', (at) => writeFileSync(path.join(at, 'tokenizer.model'), 'x'), /tokenizer\.model/],
-  ])('finds that a model is not whole when %s', async (_, damage, message) => {
+  ])('inspect reports an incomplete model when %s', async (_, damage, message) => {
     const directory = await sharded()
     damage(directory)
     const { whole, problems } = await inspect(directory)
@@ -123,7 +123,7 @@ describe('inspect', () => {
     expect(problems.join('\n')).toMatch(message)
   })
 
-  it('knows nothing of other files and directories', async () => {
+  it('inspect does not recognize other files and directories', async () => {
     const empty = fresh()
     expect((await rejection(inspect(empty))).message).toMatch(/neither a model nor a checkpoint/)
     expect((await rejection(inspect(path.join(empty, 'no')))).message).toMatch(/no such file/)

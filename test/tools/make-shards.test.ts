@@ -44,38 +44,41 @@ function snapshot(directory: string): Record<string, string> {
 }
 
 describe('make-shards', () => {
-  it.each(['safetensors', 'bin'] as const)('splits into %s, whose values are those of the model', async (format) => {
-    const modelPath = model()
-    const before = snapshot(modelPath)
-    const { output, files, totalSize } = await makeShards({ modelPath, maxShardSize: '500KB', format })
-    expect(output).toBe(`${modelPath}-shards`)
-    expect(await contents(output)).toEqual(await contents(modelPath))
-    const whole = { safetensors: 'model', bin: 'pytorch_model' }[format]
-    const names = files.map((_, i) => `${whole}-0000${i + 1}-of-0000${files.length}.${format}`)
-    expect(files.length).toBeGreaterThan(2)
-    expect(readdirSync(output).sort()).toEqual(
-      [
-        ...names,
-        `${whole}.${format}.index.json`,
-        ...[
-          'config.json',
-          'generation_config.json',
-          'special_tokens_map.json',
-          'tokenizer.model',
-          'tokenizer_config.json',
-        ],
-      ].sort(),
-    )
-    const index = JSON.parse(readFileSync(path.join(output, `${whole}.${format}.index.json`), 'utf8'))
-    expect(index.metadata.total_size).toBe(totalSize)
-    expect(Object.keys(index.weight_map)).toEqual(Object.keys(index.weight_map).sort())
-    for (const name of ['config.json', 'tokenizer.model', 'tokenizer_config.json']) {
-      expect(readFileSync(path.join(output, name)).equals(readFileSync(path.join(d100, name)))).toBe(true)
-    }
-    expect(snapshot(modelPath)).toEqual(before)
-  })
+  it.each(['safetensors', 'bin'] as const)(
+    'make-shards splits into %s, with the values of the model',
+    async (format) => {
+      const modelPath = model()
+      const before = snapshot(modelPath)
+      const { output, files, totalSize } = await makeShards({ modelPath, maxShardSize: '500KB', format })
+      expect(output).toBe(`${modelPath}-shards`)
+      expect(await contents(output)).toEqual(await contents(modelPath))
+      const whole = { safetensors: 'model', bin: 'pytorch_model' }[format]
+      const names = files.map((_, i) => `${whole}-0000${i + 1}-of-0000${files.length}.${format}`)
+      expect(files.length).toBeGreaterThan(2)
+      expect(readdirSync(output).sort()).toEqual(
+        [
+          ...names,
+          `${whole}.${format}.index.json`,
+          ...[
+            'config.json',
+            'generation_config.json',
+            'special_tokens_map.json',
+            'tokenizer.model',
+            'tokenizer_config.json',
+          ],
+        ].sort(),
+      )
+      const index = JSON.parse(readFileSync(path.join(output, `${whole}.${format}.index.json`), 'utf8'))
+      expect(index.metadata.total_size).toBe(totalSize)
+      expect(Object.keys(index.weight_map)).toEqual(Object.keys(index.weight_map).sort())
+      for (const name of ['config.json', 'tokenizer.model', 'tokenizer_config.json']) {
+        expect(readFileSync(path.join(output, name)).equals(readFileSync(path.join(d100, name)))).toBe(true)
+      }
+      expect(snapshot(modelPath)).toEqual(before)
+    },
+  )
 
-  it('gives the same bytes back after a round through the other form and back', async () => {
+  it('make-shards restores the same bytes after a round trip through the other format', async () => {
     const modelPath = model()
     const bin = path.join(root, 'round-bin')
     await makeShards({ modelPath, output: bin, format: 'bin', maxShardSize: '700KB' })
@@ -85,7 +88,7 @@ describe('make-shards', () => {
     expect(a!.equals(b!)).toBe(true)
   })
 
-  it('begins each shard where huggingface_hub begins it, whatever the order in the file', () => {
+  it('make-shards begins each shard at the same tensor as huggingface_hub, whatever the order in the file', () => {
     const names = (layers: number) => [
       'model.embed_tokens.weight',
       ...Array.from({ length: layers }, (_, i) => [
@@ -103,7 +106,7 @@ describe('make-shards', () => {
       [/mlp/, [wide, hidden]],
     ]
     const first = (layers: number, hidden: number, wide: number, dtype: 'float16' | 'float32') => {
-      const sorted = sortAsStateDict(names(layers).sort()) // by name, as a safetensors file has them
+      const sorted = sortAsStateDict(names(layers).sort()) // by name, like in a safetensors file
       expect(sorted).toEqual(names(layers))
       const tensors = sorted.map((name): TensorToWrite => {
         const shape = shapes(hidden, wide).find(([pattern]) => pattern.test(name))![1]
@@ -121,7 +124,7 @@ describe('make-shards', () => {
     expect(first(32, 4096, 11008, 'float32')).toHaveLength(6)
   })
 
-  it('converts the type, says so in the config, and counts what became infinite', async () => {
+  it('make-shards converts the type, records it in the config, and counts values that became infinite', async () => {
     const modelPath = model()
     const { output, overflows } = await makeShards({ modelPath, dtype: 'bfloat16' })
     const tensors = await contents(output)
@@ -140,7 +143,7 @@ describe('make-shards', () => {
     })
   })
 
-  it('replaces the weights of the directory with --replace, and leaves everything else in it', async () => {
+  it('make-shards --replace replaces the weights of the directory, and keeps everything else', async () => {
     const modelPath = model()
     const before = await contents(modelPath)
     mkdirSync(path.join(modelPath, 'logs'))
@@ -156,7 +159,7 @@ describe('make-shards', () => {
     expect(readdirSync(modelPath).filter((name) => /^pytorch_model/.test(name))).toEqual(['pytorch_model.bin'])
   })
 
-  it('keeps tied tensors in one storage of a torch file, and writes them apart as safetensors', async () => {
+  it('make-shards keeps tied tensors in one storage of a torch file, and writes them separately as safetensors', async () => {
     const directory = fresh()
     const embedding = float32('model.embed_tokens.weight', [2, 2], [1, 2, 3, 4])
     const tied = { ...embedding, name: 'lm_head.weight', sameAs: embedding.name }
@@ -176,7 +179,7 @@ describe('make-shards', () => {
     expect(Object.keys(await contents(once.output))).toEqual(['model.embed_tokens.weight'])
   })
 
-  it('takes off the leading "model." that OpenAlpaca’s names have too many', async () => {
+  it('make-shards removes the extra leading "model." of OpenAlpaca’s names', async () => {
     const directory = fresh()
     const names = ['model.model.embed_tokens.weight', 'model.model.norm.weight', 'model.lm_head.weight']
     await writeTorchBin(
@@ -192,7 +195,7 @@ describe('make-shards', () => {
     ])
   })
 
-  it('follows the symbolic links of the Hub’s cache, and leaves other weights, directories and hidden files behind', async () => {
+  it('make-shards follows the symbolic links of the Hub’s cache, and skips other weights, directories, and hidden files', async () => {
     const cache = model()
     const snapshotDirectory = fresh()
     for (const name of readdirSync(cache)) symlinkSync(path.join(cache, name), path.join(snapshotDirectory, name))
@@ -203,7 +206,7 @@ describe('make-shards', () => {
     expect(await contents(output)).toEqual(await contents(d100))
   })
 
-  it('writes nothing into a directory that holds something, and nothing without a model', async () => {
+  it('make-shards rejects a nonempty output directory, and a source without a model', async () => {
     const modelPath = model()
     expect((await rejection(makeShards({ modelPath, output: modelPath }))).message).toMatch(/already exists/)
     const output = path.join(root, 'never')
@@ -212,7 +215,7 @@ describe('make-shards', () => {
     expect(existsSync(output)).toBe(false)
   })
 
-  it('takes away what is half-written when it is stopped', async () => {
+  it('make-shards removes partial output when it is stopped', async () => {
     const modelPath = model()
     const output = path.join(fresh(), 'stopped')
     await expect(makeShards({ modelPath, output, signal: AbortSignal.abort() })).rejects.toThrow(/abort/)

@@ -1,4 +1,4 @@
-/** Model directories as people have them: with files left over, or missing, or that disagree with each other. */
+/** Model directories found in practice: with leftover, missing, or contradictory files. */
 import { cpSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -73,7 +73,7 @@ const warningsOf = async (directory: string) => {
 }
 
 describe('a model whose config ties the output to the embedding', () => {
-  it('is untied when its weights hold another output, as Transformers does it', async () => {
+  it('a tied model is untied if its weights contain a different output, as in Transformers', async () => {
     const directory = model({ 'config.json': { tie_word_embeddings: true } })
     const { loaded, warnings } = await warningsOf(directory)
     using untied = loaded
@@ -92,7 +92,7 @@ describe('a model whose config ties the output to the embedding', () => {
     expect(json(saved, 'config.json')).toMatchObject({ tie_word_embeddings: false })
   })
 
-  it('is converted untied, which is reported', async () => {
+  it('a tied model with a different output is converted untied, with a message', async () => {
     const directory = model({ 'config.json': { tie_word_embeddings: true } })
     const shards = await makeShards({ modelPath: directory, output: fresh() })
     expect(shards.warnings).toEqual([expect.stringContaining('the weights hold another lm_head.weight')])
@@ -106,7 +106,7 @@ describe('a model whose config ties the output to the embedding', () => {
     expect({ whole, notes }).toEqual({ whole: true, notes: shards.warnings })
   })
 
-  it('stays tied when the weights hold the embedding twice', async () => {
+  it('a model stays tied if the weights contain the embedding twice', async () => {
     const directory = model({ 'config.json': { tie_word_embeddings: true } })
     const file = path.join(directory, 'model.safetensors')
     const source = await openSafetensors(file)
@@ -122,7 +122,7 @@ describe('a model whose config ties the output to the embedding', () => {
     expect([tied.config.tieWordEmbeddings, warnings]).toEqual([true, []])
   })
 
-  it('stays tied when the weights hold the output alone, which is the embedding then', async () => {
+  it('a model stays tied if the weights contain only the output, which then serves as the embedding', async () => {
     const directory = model({ 'config.json': { tie_word_embeddings: true } })
     await rename(directory, (name) => (name === 'model.embed_tokens.weight' ? undefined : name))
     const { loaded, warnings } = await warningsOf(directory)
@@ -132,8 +132,8 @@ describe('a model whose config ties the output to the embedding', () => {
   })
 })
 
-describe('weights under names that a wrapper has left', () => {
-  it('are loaded, converted, and inspected', async () => {
+describe('weights under the names of a wrapper', () => {
+  it('names of a wrapper are loaded, converted, and inspected', async () => {
     const directory = model()
     await rename(directory, (name) => `_orig_mod.module.${name}`)
     const { loaded } = await warningsOf(directory)
@@ -147,7 +147,7 @@ describe('weights under names that a wrapper has left', () => {
     await weights.close()
   })
 
-  it('that are not known are refused with two that were expected and two that are there', async () => {
+  it('unknown names are rejected with two expected names and two actual names', async () => {
     const directory = model()
     await rename(directory, (name) => `llm.${name}`)
     const message =
@@ -157,7 +157,7 @@ describe('weights under names that a wrapper has left', () => {
     expect((await inspect(directory)).problems).toEqual([expect.stringMatching(message)])
   })
 
-  it('of a bare LlamaModel lack the output of an untied model, which is said', async () => {
+  it('names of a bare LlamaModel without the output of an untied model are reported', async () => {
     const directory = model()
     await rename(directory, (name) => (name === 'lm_head.weight' ? undefined : name.replace('model.', '')))
     await expect(warningsOf(directory)).rejects.toThrow(
@@ -166,8 +166,8 @@ describe('weights under names that a wrapper has left', () => {
   })
 })
 
-describe('what is no model', () => {
-  it('is called a PEFT adapter, with the command that merges it', async () => {
+describe('directories that are not models', () => {
+  it('a PEFT adapter is identified, with the command that merges it', async () => {
     const directory = fresh()
     cpSync(d100, directory, { recursive: true })
     rmSync(path.join(directory, 'config.json'))
@@ -179,7 +179,7 @@ describe('what is no model', () => {
   })
 
   it.each(['config.json', 'model.safetensors', 'tokenizer.model', 'tokenizer_config.json', 'generation_config.json'])(
-    'is called a Git LFS pointer when %s is one',
+    'a Git LFS pointer is identified in %s',
     async (file) => {
       const directory = model()
       writeFileSync(path.join(directory, file), `version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n`)
@@ -192,14 +192,14 @@ describe('what is no model', () => {
   )
 })
 
-describe('values that the new type cannot hold', () => {
+describe('values that the new type cannot represent', () => {
   const values = {
     'model.layers.0.mlp.down_proj.weight': [1e5, -7e4, 65504, 65519, 65520],
     'model.norm.weight': [1e6],
   }
   const counts = { 'model.layers.0.mlp.down_proj.weight': 3, 'model.norm.weight': 1 }
 
-  it('are counted by tensor, and are an error when asked for', async () => {
+  it('overflowing values are counted per tensor, and are an error under strict', async () => {
     const directory = model()
     await withValues(directory, values)
     const shards = await makeShards({ modelPath: directory, output: fresh(), dtype: 'float16' })
@@ -223,13 +223,13 @@ describe('values that the new type cannot hold', () => {
     expect(existsSync(output)).toBe(false)
   })
 
-  it('are counted in GGUF, in blocks of Q8_0 too', async () => {
+  it('overflowing values are counted in GGUF, including blocks of Q8_0', async () => {
     const directory = model()
     // A block of 32 has one scale: beyond 127 · 65504 it is infinite, and with it every value of the block.
     await withValues(directory, { 'model.embed_tokens.weight': [1e7], ...values })
     const output = path.join(root, 'overflow.gguf')
     const half = await convertModel(directory, output, { to: 'gguf', dtype: 'float16' })
-    // Vectors stay float32; rows of 200 are no whole blocks, and stored as F16.
+    // Vectors stay float32; rows of 200 are not a multiple of a block, and stored as F16.
     const down = { 'model.layers.0.mlp.down_proj.weight': 3 }
     expect(half.overflowing).toEqual({ 'model.embed_tokens.weight': 1, ...down })
     const gqa = path.join(fresh())
@@ -244,7 +244,7 @@ describe('values that the new type cannot hold', () => {
     })
   })
 
-  it('are counted when a model is saved', async () => {
+  it('overflowing values are counted when a model is saved', async () => {
     const directory = model()
     await withValues(directory, values)
     const { loaded } = await warningsOf(directory)
@@ -272,7 +272,7 @@ describe('a tokenizer and an embedding of different sizes', () => {
     ['a padding token without an id', { 'tokenizer_config.json': { pad_token: '[PAD]' } }],
     ['a padding token', { 'added_tokens.json': { '<pad>': 512 }, 'tokenizer_config.json': { pad_token: '<pad>' } }],
     ['special tokens', { 'added_tokens.json': { '<x>': 512, '<y>': 700 } }],
-  ])('train, inspect, and convert when %s has no row', async (_, changes) => {
+  ])('train, inspect, and convert handle a model in which %s has no row', async (_, changes) => {
     const directory = model(changes)
     await trainer(directory)
     const { whole, notes } = await inspect(directory)
@@ -281,7 +281,7 @@ describe('a tokenizer and an embedding of different sizes', () => {
     expect((await convertModel(directory, path.join(root, 'pad.gguf'), { to: 'gguf' })).warnings).toEqual([])
   })
 
-  it('are refused where a text or the end token needs an id without a row', async () => {
+  it('throws if a text or the end token needs an id without a row', async () => {
     const end = model({ 'added_tokens.json': { '<|end|>': 512 }, 'tokenizer_config.json': { eos_token: '<|end|>' } })
     await expect(trainer(end)).rejects.toThrow(/the eos_token has the id 512, and the embedding 512 rows/)
 
@@ -311,10 +311,10 @@ describe('a tokenizer and an embedding of different sizes', () => {
   })
 })
 
-describe('files that go with a model', () => {
+describe('auxiliary files of a model', () => {
   const bitsandbytes = { quant_method: 'bitsandbytes', load_in_4bit: true }
 
-  it('lose a quantization_config when the weights are plain', async () => {
+  it('a quantization_config is dropped if the weights are plain', async () => {
     const directory = model({ 'config.json': { quantization_config: bitsandbytes } })
     expect((await inspect(directory)).notes).toEqual([expect.stringContaining('config.json has a quantization_config')])
     const { output } = await makeShards({ modelPath: directory, output: fresh() })
@@ -328,7 +328,7 @@ describe('files that go with a model', () => {
     expect(json(directory, 'config.json')).not.toHaveProperty('quantization_config')
   })
 
-  it('are saved with chat_template.jinja, which goes into a GGUF file', async () => {
+  it('chat_template.jinja is saved, and becomes part of a GGUF file', async () => {
     const directory = model({ 'tokenizer_config.json': { chat_template: 'of the config' } })
     writeFileSync(path.join(directory, 'chat_template.jinja'), '{{ messages }}')
     const { loaded } = await warningsOf(directory)
@@ -353,7 +353,7 @@ describe('files that go with a model', () => {
     expect(await chatTemplates(directory)).toEqual({ 'tokenizer.chat_template': 'of the config' })
   })
 
-  it('have named chat templates in a GGUF file as gguf-py names them', async () => {
+  it('named chat templates are stored in a GGUF file under the names of gguf-py', async () => {
     const list = [
       { name: 'default', template: 'a' },
       { name: 'tool-use', template: 'b' },

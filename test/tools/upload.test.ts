@@ -19,7 +19,7 @@ beforeAll(async () => {
 })
 afterAll(() => hub.stop())
 beforeEach(async () => {
-  hub.stop() // a new one, as the storage would know the files of the test before
+  hub.stop() // a new one, since the storage would know the files of the previous test
   hub = await new HubServer().start()
   model = path.join(mkdtempSync(path.join(root, 'model-')), 'd100')
   cpSync(path.join(fixtures, 'd100'), model, { recursive: true })
@@ -54,7 +54,7 @@ const expectedFiles = [
 
 describe('uploading a model', () => {
   it.each([undefined, 200_000])(
-    'makes the repository and commits the files, sent in parts of %s bytes',
+    'uploadModel creates the repository and commits the files, sent in parts of %s bytes',
     async (partSize) => {
       hub.partSize = partSize
       const progress: [number, number][] = []
@@ -73,7 +73,7 @@ describe('uploading a model', () => {
     },
   )
 
-  it('gives back what was uploaded when it is downloaded by name', async () => {
+  it('downloading by name restores the uploaded files', async () => {
     await upload()
     const snapshot = await downloadModel(
       { name: 'me/mine', revision: 'main' },
@@ -82,7 +82,7 @@ describe('uploading a model', () => {
     expect(readFileSync(path.join(snapshot, 'model.safetensors')).equals(weights)).toBe(true)
   })
 
-  it('goes to a branch, which is made, and to a repository that exists', async () => {
+  it('uploadModel creates a branch, and uses an existing repository', async () => {
     hub.add('me/mine', { 'other.txt': 'kept' })
     await upload({ revision: 'v2', message: 'Second' })
     expect([...hub.files('me/mine')!.keys()]).toEqual(['other.txt'])
@@ -90,7 +90,7 @@ describe('uploading a model', () => {
     await upload({ revision: 'v2' })
   })
 
-  it('goes on where it was interrupted, and shows nothing before it is whole', async () => {
+  it('uploadModel resumes after an interruption, and shows nothing before it is complete', async () => {
     hub.faults = [({ path: asked }) => (asked.includes('/commit/') ? { status: 400, body: 'broken' } : undefined)]
     expect(await failure(upload())).toMatch(/refused the upload with 400/)
     expect(hub.files('me/mine')).toBeUndefined()
@@ -101,14 +101,14 @@ describe('uploading a model', () => {
     expect(hub.files('me/mine')!.get('model.safetensors')!.equals(weights)).toBe(true)
   })
 
-  it('tries again when the storage is busy', async () => {
+  it('uploadModel retries when the storage is busy', async () => {
     let refusals = 2
     hub.faults = [({ method }) => (method === 'PUT' && refusals-- > 0 ? { status: 503 } : undefined)]
     await upload()
     expect(hub.files('me/mine')!.get('model.safetensors')!.equals(weights)).toBe(true)
   })
 
-  it('is refused without a token, with one that is not known, without a right, or while offline', async () => {
+  it('uploadModel is rejected without a token, with an unknown token, without permission, or offline', async () => {
     expect(await failure(upload({ token: '' }))).toMatch(/needs a token with the right to write/)
     expect(await failure(upload({ token: 'hf_bad' }))).toMatch(/does not know your token: make a new one at/)
     hub.faults = [
@@ -120,7 +120,7 @@ describe('uploading a model', () => {
     expect(await failure(upload({}, 'mine'))).toMatch(/owner\/name/)
   })
 
-  it('is refused for a directory that is not a whole model', async () => {
+  it('uploadModel rejects a directory that is not a complete model', async () => {
     writeFileSync(
       path.join(model, 'model.safetensors.index.json'),
       '{"weight_map":{"a":"model-00001-of-00002.safetensors"}}',

@@ -38,7 +38,7 @@ async function contents(open: Promise<Parameters<typeof contentsOf>[0] & { close
 const expected = (name: string) => contents(openSafetensors(path.join(deepspeed, `${name}.expected.safetensors`)))
 describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
   it.each(['model.safetensors', 'pytorch_model.bin'])(
-    'gives every bit that DeepSpeed’s own script gives: %s',
+    'zero-to-fp32 matches DeepSpeed’s own script bit for bit: %s',
     async (name) => {
       const output = path.join(fresh(), name)
       await zeroToFp32({ checkpoint: three, output })
@@ -47,7 +47,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     },
   )
 
-  it('takes the directory of the states as well as the one with "latest"', async () => {
+  it('zero-to-fp32 accepts the directory of the states as well as the one with "latest"', async () => {
     const output = path.join(fresh(), 'a.safetensors')
     await zeroToFp32({ checkpoint: path.join(three, tag), output })
     expect(await contents(openSafetensors(output))).toEqual(await expected('stage3_bf16'))
@@ -57,13 +57,13 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     existsSync(path.join(deepspeed, `${name}.expected.safetensors`)),
   )
 
-  it.each(cases)('gives every bit of a checkpoint that DeepSpeed has written: %s', async (name) => {
+  it.each(cases)('zero-to-fp32 restores every bit of a checkpoint that DeepSpeed wrote: %s', async (name) => {
     const output = path.join(fresh(), 'a.safetensors')
     await zeroToFp32({ checkpoint: path.join(deepspeed, name), output })
     const read = await contents(openSafetensors(output))
     const wanted = await expected(name)
     expect(read).toMatchObject(wanted)
-    // DeepSpeed's script loses the frozen parameters of stage 1, which the module has.
+    // DeepSpeed's script loses the frozen parameters of stage 1, which the module contains.
     expect(Object.keys(read)).toHaveLength(15 - (name === 'stage3_without_frozen' ? 4 : 0))
   })
 
@@ -71,7 +71,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     expect(cases).toHaveLength(17)
   })
 
-  it('takes frozen parameters from the module where DeepSpeed lists none', async () => {
+  it('takes frozen parameters from the module if DeepSpeed lists none', async () => {
     const output = path.join(fresh(), 'a.safetensors')
     await zeroToFp32({ checkpoint: path.join(deepspeed, 'stage1_bf16'), output })
     const file = path.join(deepspeed, 'stage1_bf16', tag, 'mp_rank_00_model_states.pt')
@@ -105,7 +105,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     expect(Object.keys(gathered).sort()).toEqual(Object.keys(masters).sort())
   })
 
-  it('reads the directory that latest_universal names, and the only one where nothing is named', async () => {
+  it('reads the directory that latest_universal names, or the only one if none is named', async () => {
     const checkpoint = path.join(fresh(), 'checkpoint')
     cpSync(three, checkpoint, { recursive: true })
     rmSync(path.join(checkpoint, 'latest'))
@@ -117,7 +117,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     expect(message).toMatch(/several checkpoints of DeepSpeed \(another, global_step2\): give one of them/)
   })
 
-  it.each([1, 3, 7])('writes a Hugging Face directory from %s ranks, under Hugging Face’s names', async (world) => {
+  it.each([1, 3, 7])('writes a Hugging Face directory from %s ranks, with Hugging Face’s names', async (world) => {
     const checkpoint = await partitioned(world)
     const output = path.join(fresh(), 'model')
     const { renamed } = await zeroToFp32({ checkpoint, output, modelPath: d100, maxShardSize: '900KB' })
@@ -127,7 +127,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     expect(readdirSync(output)).toEqual(expect.arrayContaining([...others, 'model.safetensors.index.json']))
   })
 
-  it('converts to the type that is asked for, and says so in the config', async () => {
+  it('converts to the requested type, and records it in the config', async () => {
     const output = path.join(fresh(), 'model')
     const flags = { dtype: 'bfloat16', format: 'bin' } as const
     await zeroToFp32({ checkpoint: await partitioned(2), output, modelPath: d100, ...flags })
@@ -141,7 +141,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     expect(readdirSync(output)).toContain('pytorch_model.bin')
   })
 
-  it('asks for the config of an output directory, and refuses one of another model', async () => {
+  it('asks for the config of an output directory, and rejects one of another model', async () => {
     const output = path.join(fresh(), 'model')
     expect((await rejection(zeroToFp32({ checkpoint: three, output }))).message).toMatch(/model_path/)
     const misfit = await rejection(zeroToFp32({ checkpoint: three, output, modelPath: path.join(fixtures, 'd100') }))
@@ -225,7 +225,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
       },
       /zero\/gain is missing/,
     ],
-  ])('says so when %s, and writes nothing', async (_, damage, message) => {
+  ])('rejects a checkpoint when %s, and writes nothing', async (_, damage, message) => {
     const checkpoint = path.join(fresh(), 'checkpoint')
     cpSync(three, checkpoint, { recursive: true })
     damage(checkpoint)
@@ -234,7 +234,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
     expect(readdirSync(path.dirname(output))).toEqual([])
   })
 
-  it('names the class of an object in the place of the weights', async () => {
+  it('names the class of an object in place of the weights', async () => {
     const harm = call(global('posix', 'system'), text('true'))
     const checkpoint = crafted({ optimizer: dictionary(text('optimizer_state_dict'), harm) })
     const error = await rejection(zeroToFp32({ checkpoint, output: path.join(fresh(), 'a.bin') }))
@@ -244,18 +244,18 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
   it.each<[string, number[], number, RegExp]>([
     ['more than the ranks hold', [7], 6, /need more than the 24 bytes/],
     ['less than the ranks hold', [5], 6, /need 20 bytes of each rank, and 24 are there/],
-  ])('refuses parameters that take %s', async (_, shape, held, message) => {
+  ])('rejects parameters that take %s', async (_, shape, held, message) => {
     const checkpoint = crafted({ shape, held })
     expect((await rejection(zeroToFp32({ checkpoint, output: path.join(fresh(), 'a.bin') }))).message).toMatch(message)
   })
 
-  it('refuses an unknown ZeRO stage by name', async () => {
+  it('rejects an unknown ZeRO stage by name', async () => {
     const checkpoint = crafted({ stage: 4 })
     const { message } = await rejection(zeroToFp32({ checkpoint, output: path.join(fresh(), 'a.bin') }))
     expect(message).toMatch(/is of ZeRO stage 4, and 0 to 3 are known/)
   })
 
-  it('keeps a file that is there when the checkpoint is not whole, and replaces it when it is', async () => {
+  it('keeps an existing file if the checkpoint is incomplete, and replaces it if it is complete', async () => {
     const output = path.join(fresh(), 'a.safetensors')
     writeFileSync(output, 'before')
     await rejection(zeroToFp32({ checkpoint: crafted({ stage: 4 }), output }))
@@ -265,7 +265,7 @@ describe('zero-to-fp32 of DeepSpeed’s checkpoints', () => {
   })
 })
 
-/** d100 as DeepSpeed would save it on so many ranks, with OpenAlpaca's names. */
+/** d100 as DeepSpeed would save it on this number of ranks, with OpenAlpaca's names. */
 async function partitioned(world: number): Promise<string> {
   const directory = fresh()
   const source = await openModelWeights(d100)
@@ -290,10 +290,10 @@ async function partitioned(world: number): Promise<string> {
 interface Rank {
   rank: number
   world: number
-  /** Alternately names and sizes. */
+  /** Alternating names and sizes. */
   shapes: Buffer[]
   flat: Buffer
-  /** Elements of the flat group, where they are not those of `flat`. */
+  /** Elements of the flat group, if they differ from those of `flat`. */
   held?: number
   stage?: number
   optimizer?: Buffer
@@ -325,7 +325,7 @@ function crafted({ shape = [6], ...wrong }: Partial<Rank> & { shape?: number[] }
   return directory
 }
 
-/** A training checkpoint of this package, cut for so many ranks: two units, the second with a gap in it. */
+/** A training checkpoint of this package, split for this number of ranks: two units, the second with a gap in it. */
 async function ownCheckpoint(world: number): Promise<{ directory: string; values: Record<string, number[]> }> {
   const directory = fresh()
   const units = [
@@ -361,7 +361,7 @@ async function ownCheckpoint(world: number): Promise<{ directory: string; values
 }
 
 describe('zero-to-fp32 of our own checkpoints', () => {
-  it.each([1, 2, 4, 5])('puts the units of %s ranks together, without padding and gaps', async (world) => {
+  it.each([1, 2, 4, 5])('joins the units of %s ranks, without padding and gaps', async (world) => {
     const { directory, values } = await ownCheckpoint(world)
     const output = path.join(fresh(), 'a.safetensors')
     await zeroToFp32({ checkpoint: directory, output })
@@ -373,7 +373,7 @@ describe('zero-to-fp32 of our own checkpoints', () => {
     expect(tensors.x).toMatchObject({ shape: [2, 3], dtype: 'float32' })
   })
 
-  it('says so when a rank is missing or a manifest is wrong', async () => {
+  it('reports a missing rank or a wrong manifest', async () => {
     const { directory } = await ownCheckpoint(2)
     const output = path.join(fresh(), 'a.bin')
     const file = path.join(directory, 'manifest.json')
