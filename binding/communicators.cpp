@@ -2,8 +2,8 @@
 #include <cmath>
 
 #include "binding/handles.h"
+#include "collectives/gloo.h"
 #include "core/arguments.h"
-#include "cpu/gloo.h"
 
 namespace openalpaca::binding {
 namespace {

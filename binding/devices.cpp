@@ -4,9 +4,9 @@
 
 #include <cstdlib>
 
-#include "cpu/device.h"
+#include "cpu/runtime/device.h"
 #ifdef OPENALPACA_CUDA
-#include "cuda/device.h"
+#include "cuda/runtime/device.h"
 #endif
 
 namespace openalpaca::binding {

@@ -1,5 +1,5 @@
 // What every kernel file includes: memory, the instructions of ptx.cuh, number types, reductions, and launching. The
-// same files compile as plain C++ for the emulator (test/emulator/), which has twins of the two headers chosen here.
+// same files compile as plain C++ for the emulator (emulator/), which has twins of the two headers chosen here.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,10 +11,10 @@
 #include <utility>
 
 #include "core/ops.h"
-#include "cuda/launcher.h"
+#include "cuda/runtime/launcher.h"
 #ifdef OPENALPACA_EMULATOR
-#include "test/emulator/memory.cuh"
-#include "test/emulator/ptx.cuh"
+#include "emulator/memory.cuh"
+#include "emulator/ptx.cuh"
 #else
 #include "cuda/memory.cuh"
 #include "cuda/ptx.cuh"

@@ -1,4 +1,4 @@
-// How a kernel names memory. On a GPU these are plain pointers and vector accesses; test/emulator/memory.cuh has the
+// How a kernel names memory. On a GPU these are plain pointers and vector accesses; emulator/memory.cuh has the
 // twin, whose pointers know their bounds and who wrote last.
 //
 //   Global<T>   device memory of one tensor, as global<T>(tensor) makes it on the host

@@ -1,4 +1,4 @@
-// All PTX of the project: what CUDA C++ has no words for. test/emulator/ptx.cuh has a twin of every function here.
+// All PTX of the project: what CUDA C++ has no words for. emulator/ptx.cuh has a twin of every function here.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,6 +1,6 @@
 // What a published addon is built with, so that it loads wherever Node.js itself does: this machine's compiler with the C
 // library of an old Debian, unpacked into a folder, and oneDNN and Gloo from source, as static libraries. Nothing on the
-// machine is changed, and root is not needed. What that C library still has too new, core/old_glibc.cpp replaces.
+// machine is changed, and root is not needed. What that C library still has too new, scripts/portable/old_glibc.cpp replaces.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'

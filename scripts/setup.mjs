@@ -45,7 +45,7 @@ const emulatedGpu = {
   target: 'emulated',
   file: release('libopenalpaca_emulated.so'),
   stamp: path.join(build, '.emulated-stamp'),
-  sources: [...addonSources, 'test/emulator'],
+  sources: [...addonSources, 'emulator'],
 }
 const nativeState = ({ sources }) => ({
   toolchain: toolchain(),

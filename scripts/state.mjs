@@ -21,7 +21,7 @@ function hashFiles(names, pattern) {
 }
 
 /** Files and folders of the native addon. */
-export const addonSources = ['CMakeLists.txt', 'core', 'cpu', 'cuda', 'binding']
+export const addonSources = ['CMakeLists.txt', 'core', 'cpu', 'cuda', 'collectives', 'binding', 'scripts/portable']
 
 export const nativeSources = (names) => hashFiles(names, /\.(txt|cmake|cpp|h|cu|cuh)$/)
 

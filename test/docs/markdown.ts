@@ -12,7 +12,7 @@ export interface Block {
 
 /** The pages for people, relative to the repository. */
 export const pages = [
-  ...['README.md', 'CONTRIBUTING.md', 'test/emulator/README.md', 'prebuilds/README.md'],
+  ...['README.md', 'CONTRIBUTING.md', 'emulator/README.md', 'prebuilds/README.md'],
   ...readdirSync(path.join(root, 'docs'))
     .filter((name) => name.endsWith('.md'))
     .map((name) => `docs/${name}`),

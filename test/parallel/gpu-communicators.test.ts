@@ -8,7 +8,7 @@ import { withLocalRanks } from '../support/local-ranks.js'
 import { slowWork } from '../support/slow-work.js'
 import { tensorOf } from '../support/tensors.js'
 
-// cuda/nccl.cpp as it is, with a twin of libnccl.so.2 between emulated GPUs (test/emulator/nccl.cpp).
+// collectives/nccl.cpp as it is, with a twin of libnccl.so.2 between emulated GPUs (emulator/nccl.cpp).
 const build = path.join(__dirname, '../../build')
 const variables = ['OPENALPACA_CUDA_LIBRARIES', 'OPENALPACA_NCCL_TWIN', 'OPENALPACA_EMULATOR_GPU']
 const before = Object.fromEntries(variables.map((name) => [name, process.env[name]]))

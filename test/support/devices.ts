@@ -8,7 +8,7 @@ export interface TestDevice {
   device: Device
 }
 
-/** The CPU with the kernels of one instruction set, which cpu/dispatch.cpp chooses by this variable. */
+/** The CPU with the kernels of one instruction set, which cpu/runtime/dispatch.cpp chooses by this variable. */
 function cpuWith(isa: string): TestDevice[] {
   const before = process.env.OPENALPACA_CPU_ISA
   process.env.OPENALPACA_CPU_ISA = isa
