@@ -1,5 +1,5 @@
-// One JavaScript function an op, made from its fields in core/ops.h: ops.<name>(stream, ...fields in their order).
-// fields() walks the arguments three times over: to list their names, to read them, and to check them.
+// One JavaScript function for each op, made from its fields in core/ops.h: ops.<name>(stream, ...fields in their
+// order). Visitors of fields() list the arguments, read them, and check them.
 #include <cmath>
 
 #include "binding/handles.h"
@@ -8,15 +8,26 @@
 namespace openalpaca::binding {
 namespace {
 
-// Collects the names, for lib/ops.ts to order its named arguments by.
-struct FieldNames {
-  Napi::Array names;
-  void add(const char* name) { names[names.Length()] = Napi::String::New(names.Env(), name); }
-  template <class... Rest>
-  void operator()(const char* name, Rest&&...) {
-    add(name);
+// Collects { name, access } of each field: access is "read", "write", or "update" for a tensor, "" for a number.
+struct FieldList {
+  Napi::Array fields;
+  void add(const char* name, const char* access) {
+    Napi::Object field = Napi::Object::New(fields.Env());
+    field.Set("name", name);
+    field.Set("access", access);
+    fields[fields.Length()] = field;
   }
-  void optional(const char* name, Tensor&, const char*) { add(name); }
+  void operator()(const char* name, Tensor&, const char* specification) {
+    add(name, *specification == '=' ? "write" : *specification == '+' ? "update" : "read");
+  }
+  template <class T, class... Rest>
+  void operator()(const char* name, T&, Rest&&...) {
+    add(name, "");
+  }
+  template <class T, class... Rest>
+  void optional(const char* name, T& value, Rest&&... rest) {
+    (*this)(name, value, rest...);
+  }
   void multiple(const char*, int64_t, const char*, int64_t) {}
   void same_length(const char*, const Tensor&, const char*, const Tensor&) {}
 };
@@ -32,11 +43,13 @@ class ArgumentReader {
     handle.check_device(device_, what(name));
     checker_.tensor(name, tensor, specification);
   }
-  void optional(const char* name, Tensor& tensor, const char* specification) {
+  // Left out, it keeps its default.
+  template <class T, class... Specification>
+  void optional(const char* name, T& value, Specification... specification) {
     if (info_[next_].IsUndefined() || info_[next_].IsNull()) {
       ++next_;
     } else {
-      (*this)(name, tensor, specification);
+      (*this)(name, value, specification...);
     }
   }
   void operator()(const char* name, double& value) { value = number(name); }
@@ -91,11 +104,11 @@ void run(const Napi::CallbackInfo& info) {
 }
 
 template <class Args>
-Napi::Array field_names(Napi::Env env) {
-  FieldNames visitor{Napi::Array::New(env)};
+Napi::Array field_list(Napi::Env env) {
+  FieldList visitor{Napi::Array::New(env)};
   Args args;
   args.fields(visitor);
-  return visitor.names;
+  return visitor.fields;
 }
 
 }  // namespace
@@ -104,7 +117,7 @@ void export_ops(Napi::Env env, Napi::Object exports) {
   Napi::Object ops = Napi::Object::New(env), fields = Napi::Object::New(env);
 #define OPENALPACA_EXPORT(Args, function)                                      \
   ops.Set(Args::name, Napi::Function::New(env, run<Args, &Stream::function>)); \
-  fields.Set(Args::name, field_names<Args>(env));
+  fields.Set(Args::name, field_list<Args>(env));
   OPENALPACA_OPS(OPENALPACA_EXPORT)
 #undef OPENALPACA_EXPORT
   exports.Set("ops", ops);

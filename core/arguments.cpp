@@ -65,6 +65,7 @@ void ArgumentChecker::check_dimension(const char* name, const Tensor& tensor, in
 }
 
 void ArgumentChecker::tensor(const char* name, const Tensor& tensor, const char* specification) {
+  if (*specification == '=' || *specification == '+') ++specification;  // access, which needs no check
   const char* open = std::strchr(specification, '[');
   check_dtype(name, tensor, std::string(specification, open));
   if (std::strcmp(open, "[...]") == 0) return;

@@ -1,11 +1,12 @@
-// The contract of every op: its arguments, their dtypes and shapes, and what it computes. Each device implements the
-// whole list (Stream in device.h has one virtual function an op); the binding reads arguments from JavaScript by
-// walking fields(), and checks them against the specifications written here, so that this file is the one place that
-// says what an op takes.
+// The contract of every op: its arguments, their dtypes and shapes, which of them it writes, and what it computes. This
+// is the only place that defines an op. Each device implements the whole list (Stream in device.h has one virtual
+// function for each op), the binding reads and checks arguments by walking fields(), and scripts/generate-ops.mjs turns
+// the structs and their comments into the TypeScript declarations of lib/ops.ts.
 //
-// A specification is "dtype[dimension, ...]". A dtype is f32, i32, any, or a letter: A is float32 or bfloat16, the same
-// for every A of the call; G likewise, chosen apart from A. A dimension is a number, or a sum of symbols such as T, or
-// H+2K; a symbol has one value in a call.
+// A specification is "access dtype[dimension, ...]". Access is = for a tensor that is overwritten, + for one that is
+// read and written, nothing for one that is read. A dtype is f32, i32, any, or a letter: A is float32 or bfloat16, the
+// same for every A of the call; G likewise, chosen independently of A. A dimension is a number, or a sum of symbols
+// such as T, or H+2K; a symbol has one value in a call.
 //
 //   T tokens of a packed batch   C hidden size      H, K query and key/value heads   D head size
 //   F intermediate size          V vocabulary       B sequences being decoded        P positions (of a table, a cache)
@@ -25,8 +26,8 @@ struct Fill {
   double value = 0;
   template <class V>
   void fields(V& v) {
-    v("x", x, "any[...]");
-    v("value", value);
+    v("x", x, "=any[...]");
+    v("value", value);  // rounded to x's dtype
   }
 };
 
@@ -36,7 +37,7 @@ struct Cast {
   Tensor dst, src;
   template <class V>
   void fields(V& v) {
-    v("dst", dst, "any[...]");
+    v("dst", dst, "=any[...]");
     v("src", src, "any[...]");
     v.same_length("dst", dst, "src", src);
   }
@@ -48,8 +49,8 @@ struct EmbeddingForward {
   Tensor out, ids, w;
   template <class V>
   void fields(V& v) {
-    v("out", out, "A[T, C]");
-    v("ids", ids, "i32[T]");
+    v("out", out, "=A[T, C]");
+    v("ids", ids, "i32[T]");  // rows of w
     v("w", w, "A[V, C]");
   }
 };
@@ -60,7 +61,7 @@ struct EmbeddingBackward {
   Tensor dw, dout, ids;
   template <class V>
   void fields(V& v) {
-    v("dw", dw, "G[V, C]");
+    v("dw", dw, "+G[V, C]");
     v("dout", dout, "A[T, C]");
     v("ids", ids, "i32[T]");
   }
@@ -73,11 +74,11 @@ struct RmsNormForward {
   double eps = 0;
   template <class V>
   void fields(V& v) {
-    v("y", y, "A[T, C]");
-    v("rstd", rstd, "f32[T]");
+    v("y", y, "=A[T, C]");
+    v("rstd", rstd, "=f32[T]");  // for the backward pass
     v("x", x, "A[T, C]");
     v("w", w, "A[C]");
-    v("eps", eps);
+    v("eps", eps);  // added to the mean of the squares
   }
 };
 
@@ -88,13 +89,13 @@ struct AddRmsNormForward {
   double eps = 0;
   template <class V>
   void fields(V& v) {
-    v("y", y, "A[T, C]");
-    v("rstd", rstd, "f32[T]");
-    v("sum", sum, "A[T, C]");
+    v("y", y, "=A[T, C]");
+    v("rstd", rstd, "=f32[T]");  // for the backward pass
+    v("sum", sum, "=A[T, C]");   // may be x
     v("x", x, "A[T, C]");
     v("delta", delta, "A[T, C]");
     v("w", w, "A[C]");
-    v("eps", eps);
+    v("eps", eps);  // added to the mean of the squares
   }
 };
 
@@ -104,12 +105,12 @@ struct RmsNormBackward {
   Tensor dx, dw, dy, x, w, rstd;
   template <class V>
   void fields(V& v) {
-    v("dx", dx, "A[T, C]");
-    v("dw", dw, "G[C]");
+    v("dx", dx, "+A[T, C]");
+    v("dw", dw, "+G[C]");
     v("dy", dy, "A[T, C]");
-    v("x", x, "A[T, C]");
+    v("x", x, "A[T, C]");  // as in the forward pass
     v("w", w, "A[C]");
-    v("rstd", rstd, "f32[T]");
+    v("rstd", rstd, "f32[T]");  // of the forward pass
   }
 };
 
@@ -122,13 +123,13 @@ struct MatMul {
   double alpha = 1, beta = 0;
   template <class V>
   void fields(V& v) {
-    v("transpose_a", transpose_a);
-    v("transpose_b", transpose_b);
-    v("c", c, "G[m, n]");
+    v.optional("transpose_a", transpose_a);
+    v.optional("transpose_b", transpose_b);
+    v("c", c, "=G[m, n]");  // read as well unless beta is 0
     v("a", a, transpose_a ? "A[k, m]" : "A[m, k]");
     v("b", b, transpose_b ? "A[n, k]" : "A[k, n]");
-    v("alpha", alpha);
-    v("beta", beta);
+    v.optional("alpha", alpha);
+    v.optional("beta", beta);  // 0 overwrites c, 1 adds to it
   }
 };
 
@@ -143,10 +144,10 @@ struct RopeForward {
   void fields(V& v) {
     v("num_heads", num_heads, "H");
     v("num_kv_heads", num_kv_heads, "K");
-    v("cos", cos, "f32[P, R]");
+    v("cos", cos, "f32[P, R]");  // the cosine of every position and frequency
     v("sin", sin, "f32[P, R]");
-    v("qkv", qkv, "A[T, H+2K, 2R]");
-    v("positions", positions, "i32[T]");
+    v("qkv", qkv, "+A[T, H+2K, 2R]");     // each token's query heads, then its key and its value heads
+    v("positions", positions, "i32[T]");  // rows of cos and sin
   }
 };
 
@@ -167,13 +168,13 @@ struct AttentionForward {
   template <class V>
   void fields(V& v) {
     v("num_heads", num_heads, "H");
-    v("num_kv_heads", num_kv_heads, "K");
+    v("num_kv_heads", num_kv_heads, "K");  // query head h uses key/value head ⌊h / (H/K)⌋
     v.multiple("num_heads", num_heads, "num_kv_heads", num_kv_heads);
-    v("qkv", qkv, "A[T, H+2K, D]");
-    v("out", out, "A[T, H, D]");
-    v("lse", lse, "f32[H, T]");
-    v("cu_seqlens", cu_seqlens, "i32[N]");
-    v("scale", scale);
+    v("qkv", qkv, "A[T, H+2K, D]");  // each token's query heads, then its key and its value heads
+    v("out", out, "=A[T, H, D]");
+    v("lse", lse, "=f32[H, T]");            // log-sum-exp of the scores, for the backward pass
+    v("cu_seqlens", cu_seqlens, "i32[N]");  // the first token of each sequence, and T at the end
+    v("scale", scale);                      // multiplies the scores; usually 1/√D
   }
 };
 
@@ -187,21 +188,21 @@ struct AttentionBackward {
   template <class V>
   void fields(V& v) {
     v("num_heads", num_heads, "H");
-    v("num_kv_heads", num_kv_heads, "K");
+    v("num_kv_heads", num_kv_heads, "K");  // query head h uses key/value head ⌊h / (H/K)⌋
     v.multiple("num_heads", num_heads, "num_kv_heads", num_kv_heads);
-    v("dqkv", dqkv, "A[T, H+2K, D]");
-    v("delta", delta, "f32[H, T]");
+    v("dqkv", dqkv, "=A[T, H+2K, D]");
+    v("delta", delta, "=f32[H, T]");  // rowsum(dout · out)
     v("dout", dout, "A[T, H, D]");
-    v("out", out, "A[T, H, D]");
-    v("lse", lse, "f32[H, T]");
-    v("qkv", qkv, "A[T, H+2K, D]");
-    v("cu_seqlens", cu_seqlens, "i32[N]");
-    v("scale", scale);
+    v("out", out, "A[T, H, D]");            // of the forward pass
+    v("lse", lse, "f32[H, T]");             // of the forward pass
+    v("qkv", qkv, "A[T, H+2K, D]");         // each token's query heads, then its key and its value heads
+    v("cu_seqlens", cu_seqlens, "i32[N]");  // the first token of each sequence, and T at the end
+    v("scale", scale);                      // multiplies the scores; usually 1/√D
   }
 };
 
 // k_cache[sequences[t], positions[t]] = the key heads of token t, and the values likewise. A token whose sequence is
-// negative is passed over (padding); a position outside the cache is an error.
+// negative is skipped (padding); a position outside the cache is an error.
 struct KvCacheWrite {
   static constexpr const char* name = "kv_cache_write";
   Tensor k_cache, v_cache, qkv, sequences, positions;
@@ -210,16 +211,16 @@ struct KvCacheWrite {
   void fields(V& v) {
     v("num_heads", num_heads, "H");
     v("num_kv_heads", num_kv_heads, "K");
-    v("k_cache", k_cache, "A[B, P, K, D]");
-    v("v_cache", v_cache, "A[B, P, K, D]");
+    v("k_cache", k_cache, "=A[B, P, K, D]");  // only the rows of the tokens
+    v("v_cache", v_cache, "=A[B, P, K, D]");  // only the rows of the tokens
     v("qkv", qkv, "A[T, H+2K, D]");
-    v("sequences", sequences, "i32[T]");
-    v("positions", positions, "i32[T]");
+    v("sequences", sequences, "i32[T]");  // from 0 to B − 1; a token with a negative one is skipped
+    v("positions", positions, "i32[T]");  // each token's position, from 0 to P − 1
   }
 };
 
-// One new token a sequence: its query heads attend to the cache's positions 0 … positions[b], its own included, which
-// kv_cache_write has stored before.
+// One new token of each sequence: its query heads attend to the cache's positions 0 … positions[b], its own included,
+// which kv_cache_write has stored before.
 struct AttentionDecode {
   static constexpr const char* name = "attention_decode";
   Tensor out, qkv, k_cache, v_cache, positions;
@@ -230,12 +231,12 @@ struct AttentionDecode {
     v("num_heads", num_heads, "H");
     v("num_kv_heads", num_kv_heads, "K");
     v.multiple("num_heads", num_heads, "num_kv_heads", num_kv_heads);
-    v("out", out, "A[B, H, D]");
+    v("out", out, "=A[B, H, D]");
     v("qkv", qkv, "A[B, H+2K, D]");
     v("k_cache", k_cache, "A[B, P, K, D]");
     v("v_cache", v_cache, "A[B, P, K, D]");
-    v("positions", positions, "i32[B]");
-    v("scale", scale);
+    v("positions", positions, "i32[B]");  // the position of each sequence's new token
+    v("scale", scale);                    // multiplies the scores; usually 1/√D
   }
 };
 
@@ -245,8 +246,8 @@ struct SwigluForward {
   Tensor h, gate_up;
   template <class V>
   void fields(V& v) {
-    v("h", h, "A[T, F]");
-    v("gate_up", gate_up, "A[T, 2F]");
+    v("h", h, "=A[T, F]");
+    v("gate_up", gate_up, "A[T, 2F]");  // a row is F gates, then F ups
   }
 };
 
@@ -257,7 +258,7 @@ struct SwigluBackward {
   template <class V>
   void fields(V& v) {
     v("dh", dh, "A[T, F]");
-    v("gate_up", gate_up, "A[T, 2F]");
+    v("gate_up", gate_up, "+A[T, 2F]");  // replaced by its gradient
   }
 };
 
@@ -270,19 +271,19 @@ struct CrossEntropy {
   bool write_gradient = true;
   template <class V>
   void fields(V& v) {
-    v("logits", logits, "A[T, V]");
-    v("losses", losses, "f32[T]");
-    v("correct", correct, "i32[T]");
-    v("labels", labels, "i32[T]");
-    v("weights", weights, "f32[T]");
-    v("write_gradient", write_gradient);
+    v("logits", logits, "+A[T, V]");  // with write_gradient replaced by its gradient, else only read
+    v("losses", losses, "=f32[T]");
+    v("correct", correct, "=i32[T]");     // 1 where the most likely token is the label
+    v("labels", labels, "i32[T]");        // a negative one is ignored
+    v("weights", weights, "f32[T]");      // factor of each token's loss in the gradient, such as 1/T for the mean
+    v("write_gradient", write_gradient);  // whether logits are replaced by their gradient
   }
 };
 
 // AdamW as torch.optim.AdamW computes it (Loshchilov & Hutter, arXiv:1711.05101), with g = grad_scale · grad:
 //   master *= 1 − lr·weight_decay;  m = β1·m + (1−β1)·g;  v = β2·v + (1−β2)·g²
 //   master −= lr / (1−β1^step) · m / (√(v / (1−β2^step)) + eps);  weights = master, rounded to nearest even
-// weights is left out when the model computes with the master itself (float32 training). step counts from 1.
+// weights is left out when the model computes with master (float32 training).
 struct AdamW {
   static constexpr const char* name = "adamw";
   Tensor weights, master, m, v, grad;
@@ -290,18 +291,18 @@ struct AdamW {
   int64_t step = 1;
   template <class V>
   void fields(V& visit) {
-    visit.optional("weights", weights, "A[n]");
-    visit("master", master, "f32[n]");
-    visit("m", m, "f32[n]");
-    visit("v", v, "f32[n]");
+    visit.optional("weights", weights, "=A[n]");  // master, rounded; left out where the model computes with master
+    visit("master", master, "+f32[n]");
+    visit("m", m, "+f32[n]");  // first moment, 0 before the first step
+    visit("v", v, "+f32[n]");  // second moment, 0 before the first step
     visit("grad", grad, "G[n]");
-    visit("lr", lr);
-    visit("beta1", beta1);
-    visit("beta2", beta2);
-    visit("eps", eps);
-    visit("weight_decay", weight_decay);
-    visit("grad_scale", grad_scale);
-    visit("step", step);
+    visit("lr", lr);                      // learning rate of this step
+    visit("beta1", beta1);                // decay of the first moment
+    visit("beta2", beta2);                // decay of the second moment
+    visit("eps", eps);                    // added to the root of the second moment
+    visit("weight_decay", weight_decay);  // decoupled: master is multiplied by 1 − lr · weight_decay
+    visit("grad_scale", grad_scale);      // multiplies grad first, such as max_norm / norm to clip it
+    visit("step", step);                  // counts from 1
   }
 };
 
@@ -311,7 +312,7 @@ struct GlobalNorm {
   Tensor out, x;
   template <class V>
   void fields(V& v) {
-    v("out", out, "f32[1]");
+    v("out", out, "=f32[1]");
     v("x", x, "A[n]");
   }
 };
@@ -323,7 +324,7 @@ struct GlobalNorm {
 // 2011) of seed, sequence_seeds[b] and the position, so a seed gives the same text on every run and in every batch.
 // Then, so that a recorded graph can run on:
 //   positions[b] += 1;  ids[b] = token;  history[b, positions[b]] = token
-// A sequence whose position is P − 1 or negative is finished and left alone. scratch is the op's own working memory.
+// A sequence whose position is P − 1 or negative is finished, and does not change.
 struct Sample {
   static constexpr const char* name = "sample";
   Tensor ids, positions, history, logits, sequence_seeds, scratch;
@@ -331,17 +332,17 @@ struct Sample {
   int64_t top_k = 0, seed = 0;
   template <class V>
   void fields(V& v) {
-    v("ids", ids, "i32[B]");
-    v("positions", positions, "i32[B]");
-    v("history", history, "i32[B, P]");
+    v("ids", ids, "=i32[B]");              // the new tokens
+    v("positions", positions, "+i32[B]");  // of the last token; one more afterwards
+    v("history", history, "+i32[B, P]");   // the tokens so far; the new one is added
     v("logits", logits, "A[B, V]");
-    v("sequence_seeds", sequence_seeds, "i32[B]");
-    v("scratch", scratch, "f32[B, 2V]");
-    v("temperature", temperature);
-    v("top_p", top_p);
-    v("repetition_penalty", repetition_penalty);
-    v("top_k", top_k);
-    v("seed", seed);
+    v("sequence_seeds", sequence_seeds, "i32[B]");  // distinguishes the sequences of a batch
+    v("scratch", scratch, "=f32[B, 2V]");           // working memory
+    v("temperature", temperature);                  // divides the logits; 0 takes the most likely token
+    v("top_p", top_p);  // keeps the smallest set of most likely tokens that reaches this probability; 1 disables
+    v("repetition_penalty", repetition_penalty);  // above 1 makes tokens of the history less likely; 1 disables
+    v("top_k", top_k);                            // keeps only the k most likely tokens; 0 disables
+    v("seed", seed);                              // an integer
   }
 };
 
@@ -353,10 +354,10 @@ struct RandomNormal {
   int64_t seed = 0, stream_id = 0;
   template <class V>
   void fields(V& v) {
-    v("x", x, "A[n]");
-    v("std", std);
-    v("seed", seed);
-    v("stream_id", stream_id);
+    v("x", x, "=A[n]");
+    v("std", std);              // standard deviation
+    v("seed", seed);            // an integer
+    v("stream_id", stream_id);  // an integer that distinguishes the tensors drawn with one seed
   }
 };
 

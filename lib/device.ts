@@ -172,8 +172,15 @@ export class Device {
 
 const camelCase = (name: string) => name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
 
-/** The fields of each op, in their order, as lib/ops.ts spells them. */
-const opFields = new Map(Object.entries(native.opFields).map(([op, fields]) => [op, fields.map(camelCase)]))
+/** The arguments of each op of core/ops.h, in their order, as lib/ops.ts spells them. */
+const opFields = new Map(
+  Object.entries(native.opFields).map(([op, fields]) => [op, fields.map(({ name }) => camelCase(name))]),
+)
+
+/** @internal The tensor arguments of an op that it both reads and writes. */
+export function updatedArguments(op: string): string[] {
+  return native.opFields[op].filter(({ access }) => access === 'update').map(({ name }) => camelCase(name))
+}
 
 /**
  * Takes work in order and returns at once; `synchronize`, `read` and `upload` wait for it, without blocking the event

@@ -82,7 +82,7 @@ interface Addon {
   communicatorBarrier(communicator: CommunicatorHandle, stream: StreamHandle): void
   communicatorAbort(communicator: CommunicatorHandle, code: string, message: string): void
   ops: Record<string, (stream: StreamHandle, ...args: unknown[]) => void>
-  opFields: Record<string, string[]>
+  opFields: Record<string, { name: string; access: 'read' | 'write' | 'update' | '' }[]>
 }
 
 const parallelCodes = new Set(['CONNECTION_FAILED', 'NOT_CONNECTED', 'RANK_LOST', 'COLLECTIVE_TIMEOUT', 'NCCL_ERROR'])

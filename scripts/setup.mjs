@@ -7,6 +7,7 @@
 // The Debian packages are the system's own in whatever version it has, as for every program that is compiled on it;
 // npm's are those of package-lock.json.
 
+import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { addonSources, isCompiled, nativeSources, typescriptParts } from './state.mjs'
@@ -158,6 +159,7 @@ async function setUp() {
   const parts = packagesOnly ? [] : typescriptParts.filter(({ flag }) => !flag || has(flag) || has('--tests'))
   const lacksCompilers = has('--compilers') && missing().length > 0
   checkNode()
+  execFileSync(process.execPath, [path.join(root, 'scripts', 'generate-ops.mjs')]) // lib/ops.ts, from core/ops.h
   if (packagesAreCurrent() && natives.every(nativeIsCurrent) && parts.every(isCompiled) && !lacksCompilers) return
   await lock()
   if (natives.length > 0 && !fs.existsSync(nativeAddon.stamp)) {

@@ -20,7 +20,10 @@ template <class F>
 struct Tensors {
   F each;
   void operator()(const char*, Tensor& tensor, const char*) { each(tensor); }
-  void optional(const char*, Tensor& tensor, const char*) { each(tensor); }
+  template <class T, class... Rest>
+  void optional(const char* name, T& value, Rest... rest) {
+    (*this)(name, value, rest...);
+  }
   template <class T>
   void operator()(const char*, T&) {}
   void operator()(const char*, int64_t&, const char*) {}

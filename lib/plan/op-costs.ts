@@ -1,4 +1,5 @@
 /** What an op of core/ops.h moves and computes at least, from its arguments. */
+import { updatedArguments } from '../device.js'
 import { type HostArray, Tensor } from '../tensor.js'
 
 export interface Work {
@@ -12,21 +13,11 @@ export interface Work {
 
 type Args = Record<string, unknown>
 
-/** Arguments that are both read and written. */
-const updated: Record<string, string[]> = {
-  adamw: ['master', 'm', 'v'],
-  rmsnorm_backward: ['dx', 'dw'],
-  rope_forward: ['qkv'],
-  rope_backward: ['qkv'],
-  swiglu_backward: ['gateUp'],
-}
-
 const tensorOf = (args: Args, name: string) => args[name] as Tensor
 
 function bytesOf(name: string, args: Args): number {
   let bytes = 0
   for (const value of Object.values(args)) if (value instanceof Tensor) bytes += value.byteLength
-  for (const both of updated[name] ?? []) bytes += tensorOf(args, both).byteLength
   // Of the matrix only the rows are touched that the ids name: read forward, read and written backward.
   if (name === 'embedding_forward') return 2 * tensorOf(args, 'out').byteLength + tensorOf(args, 'ids').byteLength
   if (name === 'embedding_backward') {
@@ -34,8 +25,9 @@ function bytesOf(name: string, args: Args): number {
     const rows = (dout.length * dw.byteLength) / dw.length
     return dout.byteLength + 2 * rows + ids.byteLength
   }
-  if (name === 'matmul' && args.beta !== 0) bytes += tensorOf(args, 'c').byteLength
-  if (name === 'cross_entropy' && args.writeGradient) bytes += tensorOf(args, 'logits').byteLength
+  if (name === 'matmul' && args.beta) bytes += tensorOf(args, 'c').byteLength
+  if (name === 'cross_entropy' && !args.writeGradient) return bytes
+  for (const argument of updatedArguments(name)) bytes += tensorOf(args, argument).byteLength
   return bytes
 }
 
