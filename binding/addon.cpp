@@ -1,5 +1,5 @@
-// The addon's entry: devices here, the rest in tensors.cpp, streams.cpp, ops.cpp and communicators.cpp. No arithmetic
-// in this folder.
+// The addon's entry point: devices here; tensors.cpp, streams.cpp, ops.cpp, and communicators.cpp export the rest. This
+// directory contains no arithmetic.
 #include "binding/addon.h"
 
 #include <cmath>
@@ -60,7 +60,7 @@ void set_threads(const Napi::CallbackInfo& info) {
   });
 }
 
-// setErrorFactory((code, message) => Error): makes what is thrown where something fails that has a code
+// setErrorFactory((code, message) => Error): creates the exception for an error that has a code
 void set_error_factory(const Napi::CallbackInfo& info) {
   info.Env().GetInstanceData<Addon>()->error_factory = Napi::Persistent(info[0].As<Napi::Function>());
 }

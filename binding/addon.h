@@ -1,4 +1,4 @@
-// What the addon keeps for each environment of Node.js: the main thread's, and every worker's.
+// The addon's state per Node.js environment: the main thread and each worker have one.
 #pragma once
 
 #include <memory>
@@ -14,11 +14,11 @@ void settle(Napi::Env env, Napi::Function, void*, Pending* pending);
 using Settler = Napi::TypedThreadSafeFunction<void, Pending, settle>;
 
 struct Addon {
-  // One channel from all streams to the event loop; it holds the loop only while promises are out.
+  // One channel from all streams to the event loop; it keeps the loop alive only while promises are pending.
   Settler settler;
   size_t pending = 0;
   std::vector<std::weak_ptr<Stream>> streams;
-  // Makes the error of lib/errors.ts that has this code, of the code and a message.
+  // Creates the lib/errors.ts error for a code and a message.
   Napi::FunctionReference error_factory;
 };
 

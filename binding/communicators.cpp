@@ -38,7 +38,7 @@ Napi::Value address(const Napi::CallbackInfo& info) {
   });
 }
 
-// A call's communicator, stream and tensors, checked.
+// A call's communicator, stream, and tensors, validated.
 class Call {
  public:
   Call(const Napi::CallbackInfo& info, const char* name)
@@ -58,7 +58,7 @@ class Call {
     }
     return tensor;
   }
-  // The tensor of all ranks' parts and that of one.
+  // Checks the tensor of all ranks' parts against that of one part.
   void check_parts(const char* all_name, const Tensor& all, const char* part_name, const Tensor& part) const {
     if (all.dtype != part.dtype) {
       throw ArgumentTypeError(std::string(name_) + ": " + part_name + " must have the dtype of " + all_name + ", " +
@@ -82,7 +82,7 @@ class Call {
   StreamHandle& stream_;
 };
 
-// Waits for the other ranks on a thread of libuv's pool.
+// Waits for the other ranks on a libuv pool thread.
 class Connect : public Napi::AsyncWorker {
  public:
   Connect(Napi::Env env, CommunicatorHandle communicator, std::vector<Communicator::Address> addresses)
@@ -124,7 +124,7 @@ Napi::Value connect(const Napi::CallbackInfo& info) {
       if (address.size() != expected) throw ArgumentRangeError("connect: the addresses differ in length");
     }
     if (static_cast<int>(addresses.size()) != communicator->size()) {
-      throw ArgumentRangeError("connect: there must be one address a rank");
+      throw ArgumentRangeError("connect: addresses must have one entry per rank");
     }
     auto* worker = new Connect(info.Env(), communicator, std::move(addresses));
     worker->Queue();

@@ -14,7 +14,7 @@ namespace {
 
 #ifndef OPENALPACA_CUDA
 [[noreturn]] void refuse_cuda() {
-  throw Error("DEVICE_UNAVAILABLE", "CUDA is not in this build: when it was made, " OPENALPACA_NO_CUDA_REASON);
+  throw Error("DEVICE_UNAVAILABLE", "CUDA is not in this build. At build time: " OPENALPACA_NO_CUDA_REASON);
 }
 #endif
 
@@ -24,7 +24,7 @@ std::shared_ptr<Device> open_cuda(const std::string& type) {
   if (type.size() > 4) {
     const std::string number = type.substr(5);
     if (number.empty() || number.size() > 4 || number.find_first_not_of("0123456789") != std::string::npos) {
-      throw Error("INVALID_DEVICE", "device '" + type + "' must be cuda, or cuda: and the number of a GPU, as cuda:1");
+      throw Error("INVALID_DEVICE", "expected a device such as cuda or cuda:1, got '" + type + "'");
     }
     ordinal = std::stoi(number);
   }
@@ -36,7 +36,7 @@ std::shared_ptr<Device> open_cuda(const std::string& type) {
 #endif
 }
 
-// The library that the repository's own build puts beside the addon, or the one that OPENALPACA_EMULATED_LIBRARY names.
+// Loads the library next to the addon, where the repository's build puts it, or the one in OPENALPACA_EMULATED_LIBRARY.
 std::shared_ptr<Device> open_emulated() {
   Dl_info addon = {};
   dladdr(reinterpret_cast<const void*>(&open_emulated), &addon);
@@ -57,7 +57,7 @@ std::shared_ptr<Device> open_device(const std::string& type) {
   if (type == "cpu") return cpu::open_device();
   if (type == "cuda" || type.rfind("cuda:", 0) == 0) return open_cuda(type);
   if (type == "emulated") return open_emulated();
-  throw Error("DEVICE_UNAVAILABLE", "there is no device '" + type + "'; use cpu, cuda, or cuda:1 for the second GPU");
+  throw Error("DEVICE_UNAVAILABLE", "unknown device '" + type + "': use cpu, cuda, or cuda:1 for the second GPU");
 }
 
 int count_devices(const std::string& type) {

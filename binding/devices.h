@@ -1,4 +1,4 @@
-// Opens a device by its type: "cpu", "cuda" or "cuda:1", and for the tests "emulated".
+// Opens a device by its type: "cpu", "cuda", "cuda:1", or "emulated" for tests.
 #pragma once
 
 #include <memory>
@@ -8,10 +8,10 @@
 
 namespace openalpaca::binding {
 
-// Throws Error with a code that tells why there is none.
+// Throws Error with a code for the reason if the device is unavailable.
 std::shared_ptr<Device> open_device(const std::string& type);
 
-// How many of a type this process sees. Throws as open_device does; takes no memory of a GPU.
+// The number of devices of a type that this process sees. Throws as open_device does; allocates no GPU memory.
 int count_devices(const std::string& type);
 
 }  // namespace openalpaca::binding

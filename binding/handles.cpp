@@ -18,7 +18,7 @@ Tensor TensorHandle::tensor(const std::string& what) const {
 
 void TensorHandle::check_device(const Device& device, const std::string& what) const {
   if (allocation->device.get() == &device) return;
-  throw ArgumentTypeError(what + " lies on another device (" + allocation->device->type() + ") than the stream (" +
+  throw ArgumentTypeError(what + " is on another device (" + allocation->device->type() + ") than the stream (" +
                           device.type() + ")");
 }
 

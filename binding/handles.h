@@ -1,5 +1,5 @@
-// Opaque handles: a JavaScript object that wraps a C++ value and carries the type tag of its kind, so that a handle of
-// another kind, or any other object, is refused before its memory is touched.
+// Opaque handles: a JavaScript object that wraps a C++ value and carries its kind's type tag, so that a handle of
+// another kind, or any other object, is rejected before its memory is accessed.
 #pragma once
 
 #include <napi.h>
@@ -11,7 +11,8 @@
 
 namespace openalpaca::binding {
 
-// Device memory with one owner. Disposing of it ends every view of it at once; queued ops keep the storage itself.
+// Device memory with one owner. Disposing of it invalidates all views at once; queued ops keep the storage itself
+// alive.
 struct Allocation {
   std::shared_ptr<Storage> storage;
   std::shared_ptr<Device> device;
@@ -19,14 +20,14 @@ struct Allocation {
 
 struct TensorHandle {
   std::shared_ptr<Allocation> allocation;
-  Tensor view;  // without its storage, which the allocation has
+  Tensor view;  // without its storage, which the allocation holds
   bool owner;
 
-  // The tensor for an op; `what` names the argument in the error of a disposed one.
+  // The tensor for an op; `what` names the argument in the error if it has been disposed of.
   Tensor tensor(const std::string& what) const;
-  // Throws unless the tensor lies on this device.
+  // Throws unless the tensor is on this device.
   void check_device(const Device& device, const std::string& what) const;
-  // Lets go of the memory if this is its owner, and tells V8.
+  // Releases the memory if this handle owns it, and reports that to V8.
   void release(Napi::Env env);
 };
 
@@ -35,7 +36,7 @@ struct StreamHandle {
   std::shared_ptr<Stream> stream;
 };
 
-// Kinds and their tags: random numbers, made once.
+// Kinds and their tags: random numbers, generated once.
 template <class T>
 struct Kind;
 template <>
@@ -72,7 +73,7 @@ struct Kind<std::shared_ptr<Communicator>> {
 
 void check(Napi::Env env, napi_status status);
 
-// What a handle has to do when it is collected, beside being deleted.
+// A handle's cleanup on garbage collection, before it is deleted.
 template <class T>
 void before_collection(Napi::Env, T&) {}
 inline void before_collection(Napi::Env env, TensorHandle& handle) { handle.release(env); }
@@ -90,7 +91,7 @@ Napi::Object wrap(Napi::Env env, T value) {
   return object;
 }
 
-// `what` names the argument, as in "rmsnorm_forward: x".
+// Unwraps a handle; `what` names the argument, as in "rmsnorm_forward: x".
 template <class T>
 T& unwrap(const Napi::Value& value, const std::string& what) {
   bool tagged = false;
@@ -105,7 +106,7 @@ DType dtype_from(const Napi::Value& value, const std::string& what);
 
 Napi::Error to_javascript(Napi::Env env, std::exception_ptr error);
 
-// Runs a function and turns C++ exceptions into JavaScript's.
+// Calls a function and converts C++ exceptions to JavaScript exceptions.
 template <class F>
 auto guarded(Napi::Env env, F&& f) -> decltype(f()) {
   try {

@@ -1,4 +1,4 @@
-// Streams, events and graphs; what has to wait comes back as a promise.
+// Streams, events, and graphs; asynchronous results are promises.
 #include <atomic>
 
 #include "binding/addon.h"
@@ -6,7 +6,7 @@
 
 namespace openalpaca::binding {
 
-// A promise that a stream settles, and what must stay alive until then.
+// A promise that a stream settles, and the objects that must stay alive until then.
 struct Pending {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference buffer;
@@ -17,7 +17,7 @@ struct Pending {
 
 void settle(Napi::Env env, Napi::Function, void*, Pending* pending) {
   std::unique_ptr<Pending> owned(pending);
-  if (env == nullptr) return;  // the environment is going down
+  if (env == nullptr) return;  // the environment is being torn down
   auto* addon = env.GetInstanceData<Addon>();
   if (--addon->pending == 0) addon->settler.Unref(env);
   Napi::HandleScope scope(env);
@@ -30,7 +30,7 @@ void settle(Napi::Env env, Napi::Function, void*, Pending* pending) {
 
 namespace {
 
-// Before the process or the environment ends, so that no op runs while libraries are being torn down.
+// Called before the process or the environment ends, so that no op runs while libraries are being unloaded.
 void abandon_streams(Addon* addon) {
   for (const auto& weak : addon->streams) {
     if (const auto stream = weak.lock()) stream->abandon();
@@ -45,7 +45,7 @@ Napi::Promise notify(Napi::Env env, const std::shared_ptr<Stream>& stream, Napi:
   const Napi::Promise promise = pending->deferred.Promise();
   if (addon->pending++ == 0) addon->settler.Ref(env);
   try {
-    // Acquired, the channel outlives the environment; where that has gone, nobody waits for the promise any more.
+    // Acquire keeps the channel alive after the environment; without an environment, the promise no longer matters.
     addon->settler.Acquire();
     stream->notify([settler = addon->settler, pending](std::exception_ptr error) mutable {
       pending->error = error;
@@ -65,7 +65,7 @@ struct Bytes {
   size_t size;
 };
 
-// The tensor of a copy, which must lie on the stream's device.
+// The tensor of a copy, which must be on the stream's device.
 Tensor tensor_of(const Napi::CallbackInfo& info, const StreamHandle& stream, const std::string& op) {
   const auto& handle = unwrap<TensorHandle>(info[1], op + ": tensor");
   handle.check_device(*stream.device, op + ": tensor");
@@ -104,7 +104,7 @@ Napi::Value create_event(const Napi::CallbackInfo& info) {
   });
 }
 
-// streamWrite(stream, tensor, data): data is copied before the call returns, so that it may change afterwards.
+// streamWrite(stream, tensor, data): copies data before it returns, so the caller may change it afterwards.
 void write(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     auto& stream = stream_of(info, "write");
@@ -115,7 +115,7 @@ void write(const Napi::CallbackInfo& info) {
   });
 }
 
-// streamUpload(stream, tensor, data): a promise; data is read in place and must not change until it is settled.
+// streamUpload(stream, tensor, data): a promise; data is read in place and must not change until the promise settles.
 Napi::Value upload(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     auto& stream = stream_of(info, "upload");
@@ -127,7 +127,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   });
 }
 
-// streamRead(stream, tensor, data): a promise; data is filled when it is settled.
+// streamRead(stream, tensor, data): a promise; data is filled when it settles.
 Napi::Value read(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     auto& stream = stream_of(info, "read");
@@ -139,8 +139,8 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   });
 }
 
-// streamTransfer(stream, destination, source): a promise. One tensor lies on the stream's device; the other in host
-// memory, where those of a CPU are, and must stay as it is until the promise is settled.
+// streamTransfer(stream, destination, source): a promise. One tensor is on the stream's device; the other is in host
+// memory, as CPU tensors are, and must not change until the promise settles.
 Napi::Value transfer(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     auto& stream = stream_of(info, "transfer");
@@ -154,8 +154,7 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
     const TensorHandle& host = outwards ? to : from;
     const std::string role = outwards ? "transfer: destination" : "transfer: source";
     if (!outwards) to.check_device(*stream.device, "transfer: destination");
-    if (std::string(host.allocation->device->type()) != "cpu")
-      throw ArgumentTypeError(role + " must be a CPU's tensor");
+    if (std::string(host.allocation->device->type()) != "cpu") throw ArgumentTypeError(role + " must be a CPU tensor");
     stream.stream->check_notifiable();
     if (outwards) {
       stream.stream->read(destination.raw(), source);
@@ -188,7 +187,7 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] { return wrap(info.Env(), stream_of(info, "endCapture").stream->end_capture()); });
 }
 
-// streamsAbandon(): drops what is queued on every stream; for the end of the process, which runs no cleanup hooks.
+// streamsAbandon(): drops the queued work of all streams; for the end of the process, which runs no cleanup hooks.
 void abandon_all(const Napi::CallbackInfo& info) { abandon_streams(info.Env().GetInstanceData<Addon>()); }
 
 void launch(const Napi::CallbackInfo& info) {

@@ -24,7 +24,7 @@ void read_shape(Tensor& tensor, const Napi::Value& value, const std::string& op)
   }
 }
 
-// tensorCreate(device, dtype, shape): uninitialised memory.
+// tensorCreate(device, dtype, shape): uninitialized memory.
 Napi::Value create(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     auto& device = unwrap<std::shared_ptr<Device>>(info[0], "tensorCreate: device");
@@ -38,7 +38,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   });
 }
 
-// tensorView(tensor, offset, dtype, shape): other words for a part of the same memory; offset in bytes.
+// tensorView(tensor, offset, dtype, shape): a view of part of the same memory; offset in bytes.
 Napi::Value view(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const auto& base = unwrap<TensorHandle>(info[0], "tensorView: tensor");
@@ -50,14 +50,14 @@ Napi::Value view(const Napi::CallbackInfo& info) {
     const size_t end = static_cast<size_t>(offset) + handle.view.bytes();
     if (offset < 0 || offset % static_cast<int64_t>(size_of(handle.view.dtype)) || end > whole.bytes()) {
       throw ArgumentRangeError("tensorView: bytes " + std::to_string(offset) + " to " + std::to_string(end) +
-                               " do not lie in a tensor of " + std::to_string(whole.bytes()) + " bytes");
+                               " are outside of a tensor of " + std::to_string(whole.bytes()) + " bytes");
     }
     handle.view.offset = whole.offset + static_cast<size_t>(offset);
     return wrap(info.Env(), std::move(handle));
   });
 }
 
-// tensorDispose(tensor): an owner's memory goes when no queued op needs it; a view only forgets its owner.
+// tensorDispose(tensor): an owner's memory is freed when no queued op needs it; a view only drops its reference.
 void dispose(const Napi::CallbackInfo& info) {
   unwrap<TensorHandle>(info[0], "tensorDispose: tensor").release(info.Env());
 }

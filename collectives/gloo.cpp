@@ -1,6 +1,6 @@
-// Gloo carries the bytes; the algorithms are here, since Gloo's own sums depend on the number of ranks and on the
-// algorithm in ways that it does not promise to keep. Every rank exchanges directly with every other: a sum's parts are
-// then all in one place, to be added in the order of the ranks, and the bytes on the wire are those of a ring.
+// Gloo only transports the bytes; the algorithms are here, because the order of Gloo's own sums depends on the number
+// of ranks and the algorithm, without guarantees. Every rank exchanges directly with every other: all terms of a sum
+// then arrive in one place, to be added in rank order, and the traffic equals that of a ring.
 #include "collectives/gloo.h"
 
 #include <gloo/config.h>
@@ -30,7 +30,7 @@ inline float to_float(uint16_t bfloat16) {
   return x;
 }
 
-// Rounds to nearest even; a NaN stays one.
+// Rounds to nearest even and preserves NaN.
 inline uint16_t to_bfloat16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -38,13 +38,13 @@ inline uint16_t to_bfloat16(float x) {
   return x != x ? bits >> 16 | 0x40 : rounded;
 }
 
-// Bytes of a message within a sum: small enough that what is added lies in the cache, large enough for the network.
+// Message size in bytes within a sum: small enough for the cache, large enough for the network.
 constexpr size_t kPiece = 1 << 20;
 
 enum class Kind : uint64_t { barrier, all_gather, reduce_scatter, all_reduce, broadcast };
 constexpr const char* kNames[] = {"barrier", "all_gather", "reduce_scatter", "all_reduce", "broadcast"};
 
-// What Gloo's rendezvous does, with the addresses left to the caller to exchange.
+// Replaces Gloo's rendezvous; the caller exchanges the addresses.
 class Mesh : public gloo::Context {
  public:
   Mesh(int rank, int size, const std::string& hostname, std::chrono::milliseconds timeout) : gloo::Context(rank, size) {
@@ -57,7 +57,7 @@ class Mesh : public gloo::Context {
     }
   }
 
-  // For each peer, where the connection for that peer is expected: all of one length.
+  // For each peer, the address where this rank expects that peer's connection; all have the same length.
   Communicator::Address address() {
     Communicator::Address all;
     size_t length = 0;
@@ -67,7 +67,7 @@ class Mesh : public gloo::Context {
       length = bytes.size();
       all.insert(all.end(), bytes.begin(), bytes.end());
     }
-    all.insert(all.begin() + std::min(all.size(), rank * length), length, 0);  // the place of the rank itself
+    all.insert(all.begin() + std::min(all.size(), rank * length), length, 0);  // the rank's own slot
     return all;
   }
 
@@ -81,7 +81,7 @@ class Mesh : public gloo::Context {
   }
 };
 
-// The parts of a buffer that belong to the ranks, in elements.
+// The ranks' parts of a buffer, in elements.
 struct Parts {
   int64_t length, step;
   int64_t begin(int rank) const { return std::min(length, rank * step); }
@@ -104,7 +104,7 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   int size() const override { return size_; }
   Address address() const override { return mesh_->address(); }
 
-  // Gloo waits for the other ranks five times its timeout, whatever happens; so a thread does that may be left behind.
+  // Gloo may wait for the other ranks for five times its timeout, so this runs on a thread that can be abandoned.
   void connect(const std::vector<Address>& addresses) override {
     std::thread([self = shared_from_this(), addresses] {
       std::optional<Error> failure;
@@ -180,14 +180,14 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   }
 
  private:
-  // The messages of one collective. Each has a buffer of its own, so that it is known which ranks have not come.
+  // The messages of one collective. Each has its own buffer, so that the missing ranks can be identified.
   class Exchange {
    public:
     Exchange(GlooCommunicator& owner, Kind kind) : owner_(owner), kind_(kind) {
-      // What is exchanged in different collectives can never be taken for each other.
+      // Makes slots unique, so that messages of different collectives never match.
       slot_ = ++owner.collectives_ << 32 | static_cast<uint64_t>(kind) << 28;
     }
-    // Further messages of the same phase, to be waited for apart.
+    // More messages of the same phase, awaited separately.
     Exchange(const Exchange& same) : owner_(same.owner_), kind_(same.kind_), slot_(same.slot_) {}
     ~Exchange() {
       while (!messages_.empty()) drop();
@@ -202,14 +202,14 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
       begin(peer, [&] { start(peer, data, bytes).recv(peer, slot_ | piece); });
       messages_.back().receives = true;
     }
-    // Waits for all of them.
+    // Waits for all messages.
     void finish() {
       while (!messages_.empty()) {
         wait(messages_.back());
         drop();
       }
     }
-    // The next phase of a collective: its messages are told from those before.
+    // Starts the next phase of a collective: its messages have different slots from the previous ones.
     void next_phase() { slot_ |= 1 << 27; }
 
    private:
@@ -219,7 +219,7 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
       bool receives = false;
     };
 
-    // To a rank that has gone already, not even the beginning succeeds.
+    // If the peer has already gone, even starting a transfer fails.
     template <class F>
     void begin(int peer, F&& start) {
       try {
@@ -258,7 +258,8 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
       throw *owner_.failure_;
     }
 
-    // Gloo has no classes for what went wrong. Its timeout breaks all connections off, but what had come has come.
+    // Gloo has no exception types for the different failures. Its timeout closes all connections, but messages that had
+    // already arrived remain valid.
     [[noreturn]] void explain(int peer, const std::string& message) {
       const std::string name = kNames[static_cast<int>(kind_)];
       const std::string of = " of " + std::to_string(owner_.size_);
@@ -280,7 +281,7 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
       const std::string seconds = std::to_string(std::chrono::duration<double>(owner_.timeout_).count());
       owner_.fail({"COLLECTIVE_TIMEOUT", name + ": rank " + ranks + of + " did not arrive within " +
                                              seconds.substr(0, seconds.find('.') + 2) +
-                                             " s; look for what it is doing, or raise collective_timeout"});
+                                             " s: check whether it hangs, or raise collective_timeout"});
     }
 
     GlooCommunicator& owner_;
@@ -304,7 +305,7 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
     stream.call(kNames[static_cast<int>(kind)], operands, run);
   }
 
-  // Every rank's part of x goes to every other rank.
+  // Sends this rank's part of x to every other rank, and receives theirs.
   void gather(Exchange& exchange, const Tensor& x, const Parts& parts) {
     const size_t element = size_of(x.dtype);
     char* data = x.data<char>();
@@ -316,7 +317,7 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
     exchange.finish();
   }
 
-  // out = the sum of this rank's part of all ranks' x. While one piece is added the next is on its way.
+  // out = the sum of this rank's part of all ranks' x. Adding one piece overlaps with receiving the next.
   void reduce(Exchange& exchange, void* out, const Tensor& x, const Parts& parts) {
     const size_t element = size_of(x.dtype);
     const int64_t piece = kPiece / element, count = parts.count(rank_), pieces = (count + piece - 1) / piece;
@@ -330,7 +331,7 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
       }
     }
     const auto length = [&](int64_t k) { return std::min(piece, count - k * piece); };
-    // Where rank `peer` delivers its piece k: two halves in turn.
+    // The buffer for piece k from rank `peer`; two halves alternate.
     const auto delivered = [&](int peer, int64_t k) {
       return scratch_.data() + ((k % 2) * (size_ - 1) + (peer < rank_ ? peer : peer - 1)) * kPiece;
     };
@@ -382,9 +383,9 @@ class GlooCommunicator : public Communicator, public std::enable_shared_from_thi
   const int rank_, size_;
   const std::chrono::milliseconds timeout_;
   std::unique_ptr<Mesh> mesh_;
-  std::vector<char> scratch_;  // touched on the stream alone, as is the count
+  std::vector<char> scratch_;  // accessed only on the stream, as is the count
   uint64_t collectives_ = 0;
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;  // guards the members below
   std::condition_variable changed_;
   bool connected_ = false;
   std::optional<Error> failure_;

@@ -1,10 +1,10 @@
-// A collective of NCCL is a kernel that waits for the other ranks: when one of them is lost it waits for ever, and its
-// stream with it. So communicators are non-blocking, and a thread watches them: for errors that NCCL has found
-// (ncclCommGetAsyncError), for collectives that take longer than they may, and for abort(). Then it tells the stream,
-// whose data are not what they should be, and aborts the communicator, which lets the kernels go.
+// An NCCL collective is a kernel that waits for the other ranks: if one of them is lost, it waits forever, and so does
+// its stream. So communicators are non-blocking, and a watcher thread checks for errors that NCCL has detected
+// (ncclCommGetAsyncError), for collectives that exceed the timeout, and for abort(). It then reports the error to the
+// stream, whose data are invalid, and aborts the communicator, which ends the kernels.
 //
-// Sums are NCCL's own: in the dtype of the operands, and in an order that depends on the number of ranks. For one
-// number of ranks on one machine it is the same on every run.
+// Sums are NCCL's own: in the dtype of the operands, and in an order that depends on the number of ranks. For a given
+// number of ranks on one machine they are the same on every run.
 #include "collectives/nccl.h"
 
 #include <nccl.h>
@@ -40,7 +40,7 @@ const LibraryNames kNames = {
   X(ncclAllReduce)          \
   X(ncclBroadcast)
 
-// The functions that we call, with the types of their declarations.
+// The NCCL functions in use, with their declared types.
 struct Functions {
 #define OPENALPACA_MEMBER(name) decltype(&::name) name;
   OPENALPACA_NCCL(OPENALPACA_MEMBER)
@@ -54,14 +54,14 @@ struct Functions {
   }
 };
 
-// Opened once; where that fails, the next call tries again.
+// Opened once; after a failure, the next call tries again.
 const Functions& nccl() {
   static const Functions functions;
   return functions;
 }
 
 ncclDataType_t type_of(const Tensor& tensor) {
-  return tensor.dtype == DType::bfloat16 ? ncclBfloat16 : ncclFloat32;  // the binding lets no other pass
+  return tensor.dtype == DType::bfloat16 ? ncclBfloat16 : ncclFloat32;  // the binding rejects other dtypes
 }
 
 std::string explain(ncclResult_t status, ncclComm_t communicator, const char* what) {
@@ -69,26 +69,25 @@ std::string explain(ncclResult_t status, ncclComm_t communicator, const char* wh
   return std::string(what) + ": " + nccl().ncclGetErrorString(status) + (details.empty() ? "" : " (" + details + ")");
 }
 
-// What is told of a status: that a rank has gone is seen as a connection that broke.
+// Maps a status to an error: a rank that has gone shows up as a broken connection.
 Error error_of(ncclResult_t status, ncclComm_t communicator, const char* what) {
   const bool lost = status == ncclRemoteError || status == ncclSystemError;
   return Error(lost ? "RANK_LOST" : "NCCL_ERROR", explain(status, communicator, what));
 }
 
-// A collective on its way.
+// A collective in progress.
 struct Running {
   const char* name;
   std::shared_ptr<HostErrors> errors;
   CudaEvent begin{cudaEventDisableTiming}, end{cudaEventDisableTiming};
-  std::optional<Clock::time_point>
-      begun;  // when it was seen to have begun: what it waits for on this GPU is no concern
+  std::optional<Clock::time_point> begun;  // when its start was observed: earlier waits on this GPU do not count
 };
 
 class NcclCommunicator : public Communicator, public std::enable_shared_from_this<NcclCommunicator> {
  public:
   NcclCommunicator(std::shared_ptr<const Context> context, int rank, int size, std::chrono::milliseconds timeout)
       : context_(std::move(context)), rank_(rank), size_(size), timeout_(timeout) {
-    const Functions& functions = nccl();  // every rank finds out here whether there is one
+    const Functions& functions = nccl();  // fails early on every rank if NCCL is missing
     context_->activate("communicator");
     if (rank == 0) verify(functions.ncclGetUniqueId(&id_), "ncclGetUniqueId");
     barrier_ = context_->allocate(sizeof(float));
@@ -102,14 +101,14 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
     }
     changed_.notify_one();
     watcher_.join();
-    // Not ncclCommDestroy, which waits for the other ranks of the machine: they may have gone.
+    // Not ncclCommDestroy, which waits for the machine's other ranks: they may have gone.
     if (communicator_) nccl().ncclCommAbort(communicator_);
   }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  // Rank 0's is NCCL's unique id; the others' are of the same length and not used.
+  // Rank 0's address is NCCL's unique id; the others have the same length and are unused.
   Address address() const override {
     Address bytes(sizeof id_);
     std::memcpy(bytes.data(), &id_, sizeof id_);
@@ -146,7 +145,7 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
       return nccl().ncclBroadcast(x.raw(), x.raw(), x.numel(), type_of(x), root, communicator_, on);
     });
   }
-  // A sum that nobody reads.
+  // A sum whose result is unused.
   void barrier(Stream& stream) override {
     enqueue(stream, "barrier", {}, [&](cudaStream_t on) {
       void* x = barrier_->data();
@@ -180,7 +179,7 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
         settle(call(on), name);
         check(cudaEventRecord(running->end.get(), on), name);
       } catch (const Error& error) {
-        give_up(error);  // there may be a kernel that will never end
+        give_up(error);  // there may be a kernel that never ends
         throw;
       }
       {
@@ -191,7 +190,8 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
     });
   }
 
-  // With calls_ held. Whoever waits for a stream must find the error, so it is there before the kernels are let go.
+  // The caller holds calls_. A thread that waits for a stream must find the error, so it is stored before the kernels
+  // are aborted.
   void give_up(const Error& error) {
     {
       std::lock_guard lock(mutex_);
@@ -211,8 +211,8 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
     if (status != ncclSuccess) throw error_of(status, communicator_, what);
   }
 
-  // A call of a non-blocking communicator may still be under way when it returns: one that connects waits for the other
-  // ranks; one that enqueues does so from a thread of NCCL's, within microseconds.
+  // A call of a non-blocking communicator may return while still in progress: connecting waits for the other ranks;
+  // enqueueing finishes on an NCCL thread within microseconds.
   void settle(ncclResult_t status, const char* what) {
     const auto start = Clock::now();
     while (status == ncclInProgress) {
@@ -225,12 +225,12 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
     verify(status, what);
   }
 
-  // NCCL does not know which ranks they are.
+  // NCCL does not report which ranks are missing.
   Error timeout(const char* what) const {
     const std::string seconds = std::to_string(std::chrono::duration<double>(timeout_).count());
     return Error("COLLECTIVE_TIMEOUT", std::string(what) + ": not all of the " + std::to_string(size_) +
                                            " ranks arrived within " + seconds.substr(0, seconds.find('.') + 2) +
-                                           " s; look for what they are doing, or raise collective_timeout");
+                                           " s: check whether one hangs, or raise collective_timeout");
   }
 
   void watch() {
@@ -248,7 +248,7 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
       if (running_.empty()) continue;
       if (!failure_) failure_ = find_failure(*running_.front());
       if (!failure_) continue;
-      // No call may be using the communicator; one that waits sees the failure and ends.
+      // No call may be using the communicator; a waiting one sees the failure and returns.
       const Error failure = *failure_;
       lock.unlock();
       {
@@ -277,15 +277,15 @@ class NcclCommunicator : public Communicator, public std::enable_shared_from_thi
   const int rank_, size_;
   const std::chrono::milliseconds timeout_;
   ncclUniqueId id_ = {};
-  std::shared_ptr<Storage> barrier_;  // one number, for all to add up
-  std::mutex calls_;                  // held while the communicator is used; taken before mutex_
+  std::shared_ptr<Storage> barrier_;  // one number, summed over all ranks
+  std::mutex calls_;                  // held while the communicator is used; lock before mutex_
   ncclComm_t communicator_ = nullptr;
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;  // guards the members below
   std::condition_variable changed_;
   std::optional<Error> failure_;
   std::deque<std::unique_ptr<Running>> running_;
   bool stopping_ = false;
-  std::thread watcher_;  // last: starts when the rest is ready
+  std::thread watcher_;  // last: starts after the other members are initialized
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Collectives between GPUs over NCCL, whose library is opened when the first communicator is made.
+// Collectives between GPUs over NCCL; the library is opened when the first communicator is created.
 #pragma once
 
 #include <chrono>
@@ -10,14 +10,14 @@
 
 namespace openalpaca::cuda {
 
-// What a CUDA stream offers to a library that enqueues work of its own.
+// A CUDA stream's interface for libraries that enqueue their own work.
 class NativeStream {
  public:
   virtual ~NativeStream() = default;
-  // `errors` is where to put what goes wrong later, before the stream has come to the end of the work.
+  // `errors` receives errors that occur later, before the stream has completed the work.
   using NativeFunction = std::function<void(cudaStream_t stream, const std::shared_ptr<HostErrors>& errors)>;
-  // Calls `enqueue` at once, by the rules for ops: passed over on a poisoned stream, and what it throws poisons. What
-  // is in `kept` lives until the work has run.
+  // Calls `enqueue` immediately, under the rules for ops: it is skipped on a poisoned stream, and an exception poisons
+  // the stream. The objects in `kept` stay alive until the work has run.
   virtual void native(const char* name, const std::vector<std::shared_ptr<void>>& kept,
                       const NativeFunction& enqueue) = 0;
 };
@@ -25,7 +25,7 @@ class NativeStream {
 // "2.28.3". Throws Error("LIBRARY_NOT_FOUND").
 std::string nccl_version();
 
-// For a GPU that no other rank has. A collective that takes longer than `timeout` fails. Throws
+// For a GPU that no other rank uses. A collective that takes longer than `timeout` fails. Throws
 // Error("LIBRARY_NOT_FOUND").
 std::shared_ptr<Communicator> make_nccl(std::shared_ptr<const Context> context, int rank, int size,
                                         std::chrono::milliseconds timeout);

@@ -1,4 +1,4 @@
-// Checks the arguments of an op against the specifications in ops.h.
+// Checks the arguments of an op against its specifications in ops.h.
 #pragma once
 
 #include <stdexcept>
@@ -10,16 +10,16 @@
 
 namespace openalpaca {
 
-// An argument of the wrong kind or dtype (a TypeError to JavaScript).
+// An argument of the wrong kind or dtype (a TypeError in JavaScript).
 struct ArgumentTypeError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
-// An argument of the wrong shape or value (a RangeError to JavaScript).
+// An argument of the wrong shape or value (a RangeError in JavaScript).
 struct ArgumentRangeError : std::out_of_range {
   using std::out_of_range::out_of_range;
 };
 
-// Binds the symbols of one call's specifications as the arguments come, and throws at the first that does not fit.
+// Binds the symbols of one call's specifications in argument order, and throws at the first mismatch.
 class ArgumentChecker {
  public:
   explicit ArgumentChecker(const char* op) : op_(op) {}

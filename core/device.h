@@ -1,4 +1,4 @@
-// What a device is to everybody above it: memory, streams, events and graphs. `cpu` and `cuda` mean the same here.
+// The interface of a device to the layers above: memory, streams, events, and graphs. `cpu` and `cuda` behave the same.
 #pragma once
 
 #include <chrono>
@@ -14,7 +14,7 @@
 
 namespace openalpaca {
 
-// An error that programs may want to tell apart; `code` reaches JavaScript as error.code.
+// An error that programs can distinguish; `code` becomes error.code in JavaScript.
 class Error : public std::runtime_error {
  public:
   Error(std::string code, const std::string& message) : std::runtime_error(message), code_(std::move(code)) {}
@@ -32,24 +32,24 @@ class Event {
   virtual ~Event() = default;
 };
 
-// Work recorded once, to be launched many times.
+// Work recorded once and launched many times.
 class Graph {
  public:
   virtual ~Graph() = default;
 };
 
-// A tensor that a function of the host works on, and how.
+// A tensor that a host function accesses, and how.
 struct HostOperand {
   enum class Use { read, written, both };
   Tensor tensor;
   Use use;
 };
 
-// Takes work in order and returns at once. An op that fails poisons the stream until the next notify, whose callback
-// receives the error. On the CPU what follows until then is passed over. A GPU finds bad data when its queue is full of
-// kernels that have been launched already, and to have each of them look for a fault first would slow them all: there
-// what follows may run, and leaves undefined numbers in the tensors that it writes. Two things are passed over on every
-// device: adamw, so that parameters and optimizer state stay as they were, and read, so that the host's memory does.
+// Executes work in order; calls return at once. An op that fails poisons the stream until the next notify, whose
+// callback receives the error. Until then the CPU skips all further ops. On a GPU, later kernels have usually been
+// launched by the time a fault is found, and checking a flag in each would be slow; they may run, and leave undefined
+// values in the tensors that they write. Every device skips two ops: adamw, which keeps parameters and optimizer state
+// intact, and read, which keeps the host's memory intact.
 class Stream {
  public:
   virtual ~Stream() = default;
@@ -58,16 +58,16 @@ class Stream {
   OPENALPACA_OPS(OPENALPACA_DECLARE)
 #undef OPENALPACA_DECLARE
 
-  // Copies between host and device memory. The host memory must stay as it is until a later notify has called back;
-  // the form with a vector keeps it alive itself.
+  // Copies between host and device memory. The host memory must stay valid and unchanged until a later notify has
+  // called back; the overload that takes a vector keeps it alive itself.
   virtual void write(const Tensor& destination, const void* source) = 0;
   virtual void write(const Tensor& destination, std::shared_ptr<std::vector<uint8_t>> source) = 0;
   virtual void read(void* destination, const Tensor& source) = 0;
 
-  // Runs a function on the host when its turn comes, such as a collective over the network; what it throws poisons the
-  // stream. It gets the operands in host memory, the tensors themselves or copies: what it reads is there when it
-  // begins, and what it has written is in the tensors when the stream goes on. It may wait as long as it likes, for
-  // anything but work of its own process that is enqueued later: other streams go on meanwhile.
+  // Runs a host function in stream order, such as a collective over the network; an exception poisons the stream. It
+  // receives the operands in host memory, either the tensors themselves or copies: inputs are valid when it starts, and
+  // outputs are in the tensors when the stream continues. It may block, except on work that its own process enqueues
+  // later; other streams continue.
   using HostFunction = std::function<void(const std::vector<Tensor>& operands)>;
   virtual void call(const char* name, const std::vector<HostOperand>& operands, HostFunction function) = 0;
 
@@ -79,25 +79,25 @@ class Stream {
   virtual std::shared_ptr<Graph> end_capture() = 0;
   virtual void launch(const std::shared_ptr<Graph>& graph) = 0;
 
-  // Calls back, on any thread, when all work enqueued before has ended; with the first error since the last notify, or
-  // with nullptr. The callback must not throw.
+  // Calls back, on any thread, when all work enqueued so far has completed, with the first error since the last notify
+  // or with nullptr. The callback must not throw.
   virtual void notify(std::function<void(std::exception_ptr)> callback) = 0;
-  // For the end of the process: drops what is queued, and returns when no op is running. No call may follow.
+  // For the end of the process: drops all queued work, and returns when no op is running. No calls may follow.
   virtual void abandon() = 0;
-  // Throws what notify would: a graph cannot hold a callback.
+  // Throws if notify would: a graph cannot hold a callback.
   virtual void check_notifiable() const = 0;
 };
 
 struct DeviceProperties {
   std::string name;                            // "AMD EPYC 9654", "NVIDIA H100 80GB HBM3"
-  std::string isa;                             // which code was chosen: "avx512_bf16", "sm_90"
+  std::string isa;                             // the kernels in use: "avx512_bf16", "sm_90"
   int units = 0;                               // threads, or multiprocessors
   bool fast_bfloat16 = false;                  // bfloat16 matrix products in hardware
-  std::string id;                              // of a GPU: tells it from all others anywhere
+  std::string id;                              // the GPU's UUID; empty for the CPU
   uint64_t total_memory = 0, free_memory = 0;  // bytes
 };
 
-// What others wrote and a device runs on: name and version, "oneDNN" and "2.6.3".
+// Third-party libraries in use, with their versions: "oneDNN" and "2.6.3".
 using LibraryVersions = std::vector<std::pair<std::string, std::string>>;
 
 class Device {
@@ -105,18 +105,18 @@ class Device {
   virtual ~Device() = default;
   virtual const char* type() const = 0;  // "cpu", "cuda"
   virtual DeviceProperties properties() const = 0;
-  // Opens those that are not open yet; what only some runs need may be "not found", or "not in this build".
+  // Opens libraries that are not open yet; optional ones may be "not found", or "not in this build".
   virtual LibraryVersions libraries() const = 0;
-  // Uninitialised memory, aligned to at least 64 bytes. Throws Error("OUT_OF_MEMORY").
+  // Uninitialized memory, aligned to at least 64 bytes. Throws Error("OUT_OF_MEMORY").
   virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
   virtual std::shared_ptr<Stream> make_stream() = 0;
   virtual std::shared_ptr<Event> make_event() = 0;
-  // For collectives by the device's own library, as NCCL; where it has none, and Gloo serves it, throws
-  // Error("UNSUPPORTED"). Also throws Error("LIBRARY_NOT_FOUND").
+  // For collectives by the device's own library, such as NCCL. Throws Error("UNSUPPORTED") on devices that have none
+  // and use Gloo, and Error("LIBRARY_NOT_FOUND").
   virtual std::shared_ptr<Communicator> make_communicator(int, int, std::chrono::milliseconds) {
-    throw Error("UNSUPPORTED", std::string("the device ") + type() + " has no collectives of its own; use Gloo's");
+    throw Error("UNSUPPORTED", std::string("the device ") + type() + " has no collective library: use Gloo");
   }
-  // How many CPU threads an op may use; a GPU has nothing to set.
+  // The number of CPU threads that an op may use; no effect on a GPU.
   virtual void set_threads(int) {}
 };
 

@@ -318,31 +318,30 @@ struct GlobalNorm {
 };
 
 // Chooses the next token of each sequence from its logits, in Transformers' order: the repetition penalty on every
-// token of history[b, 0 … positions[b]] (Keskar et al., arXiv:1909.05858), temperature, top_k (0: off), top_p (1: off;
-// the smallest set of most likely tokens whose probability reaches top_p), then a draw. temperature 0 is greedy: the
-// first largest logit, after the penalty. The random number is a counter-based function (Philox 4x32-10, Salmon et al.
-// 2011) of seed, sequence_seeds[b] and the position, so a seed gives the same text on every run and in every batch.
-// Then, so that a recorded graph can run on:
+// token of history[b, 0 … positions[b]] (Keskar et al., arXiv:1909.05858), temperature, top_k, top_p, then a draw.
+// temperature 0 is greedy: the first largest logit, after the penalty. The random number is a counter-based function
+// (Philox 4x32-10, Salmon et al. 2011) of seeds[b], sequence_seeds[b], and the position, so a seed gives the same text
+// on every run and in every batch. Then, so that a recorded graph can run on:
 //   positions[b] += 1;  ids[b] = token;  history[b, positions[b]] = token
 // A sequence whose position is P − 1 or negative is finished, and does not change.
 struct Sample {
   static constexpr const char* name = "sample";
-  Tensor ids, positions, history, logits, sequence_seeds, scratch;
-  double temperature = 0, top_p = 1, repetition_penalty = 1;
-  int64_t top_k = 0, seed = 0;
+  Tensor ids, positions, history, logits, temperature, top_p, top_k, repetition_penalty, seeds, sequence_seeds, scratch;
   template <class V>
   void fields(V& v) {
     v("ids", ids, "=i32[B]");              // the new tokens
     v("positions", positions, "+i32[B]");  // of the last token; one more afterwards
     v("history", history, "+i32[B, P]");   // the tokens so far; the new one is added
     v("logits", logits, "A[B, V]");
-    v("sequence_seeds", sequence_seeds, "i32[B]");  // distinguishes the sequences of a batch
+    v("temperature", temperature, "f32[B]");  // divides the logits; 0 takes the most likely token
+    v("top_p", top_p,
+      "f32[B]");  // keeps the smallest set of most likely tokens that reaches this probability; 1 disables
+    v("top_k", top_k, "i32[B]");  // keeps only the k most likely tokens; 0 disables
+    v("repetition_penalty", repetition_penalty,
+      "f32[B]");                                    // above 1 makes tokens of the history less likely; 1 disables
+    v("seeds", seeds, "i32[B, 2]");                 // 64 bits, the low word first
+    v("sequence_seeds", sequence_seeds, "i32[B]");  // distinguishes sequences that have one seed
     v("scratch", scratch, "=f32[B, 2V]");           // working memory
-    v("temperature", temperature);                  // divides the logits; 0 takes the most likely token
-    v("top_p", top_p);  // keeps the smallest set of most likely tokens that reaches this probability; 1 disables
-    v("repetition_penalty", repetition_penalty);  // above 1 makes tokens of the history less likely; 1 disables
-    v("top_k", top_k);                            // keeps only the k most likely tokens; 0 disables
-    v("seed", seed);                              // an integer
   }
 };
 

@@ -1,7 +1,7 @@
-// Philox 4x32-10, a counter-based random function: four random words for a key and a counter, with no state between
+// Philox 4x32-10, a counter-based random number generator: maps a key and a counter to four random words, with no state
 // (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Every device computes the same
-// words: the functions are constexpr, which nvcc compiles for the GPU too, and static, so that code for one instruction
-// set never stands in for that of another.
+// words: the functions are constexpr, so nvcc compiles them for the GPU too, and static, so the linker cannot merge
+// copies compiled for different instruction sets.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +28,10 @@ static constexpr PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t
   return {{c0, c1, c2, c3}};
 }
 
-// The known answers of the authors' Random123 library.
+// Known-answer test from the authors' Random123 library.
 static_assert(philox(0, 0, 0).word[0] == 0x6627e8d5 && philox(0, 0, 0).word[3] == 0x9b00dbd8);
 
-// A word as a number in (0, 1]: never 0, so that its logarithm exists.
+// Maps a word to (0, 1]: never 0, so that its logarithm exists.
 static constexpr float unit_open(uint32_t word) { return (static_cast<float>(word >> 8) + 0.5f) * 0x1p-24f; }
 
 }  // namespace openalpaca

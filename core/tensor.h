@@ -1,4 +1,4 @@
-// The words that every room shares: data types, device memory, and typed views of it.
+// Types shared by all layers: dtypes, device memory, and typed views of it.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +26,8 @@ constexpr const char* name_of(DType dtype) {
   return "?";
 }
 
-// A block of device memory. Views share it; the last one to go frees it, so an op that is still queued keeps its
-// operands alive even when their owner has been disposed of.
+// A block of device memory. Views share it, and the last one frees it, so a queued op keeps its operands alive even
+// after their owner has been disposed of.
 class Storage {
  public:
   Storage(void* data, size_t bytes) : data_(data), bytes_(bytes) {}

@@ -1,5 +1,5 @@
-// What every kernel file includes: memory, the instructions of ptx.cuh, number types, reductions, and launching. The
-// same files compile as plain C++ for the emulator (emulator/), which has twins of the two headers chosen here.
+// Included by every kernel file: memory, the instructions of ptx.cuh, number types, reductions, and launching. The same
+// files compile as plain C++ for the emulator (emulator/), which has counterparts of the two headers chosen here.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -46,12 +46,11 @@ __device__ __forceinline__ T from_float(float x) {
   }
 }
 
-// Elements of T in an access of 16 bytes.
+// Elements of T in a 16-byte access.
 template <class T>
 constexpr int kVector = 16 / sizeof(T);
 
-// Calls f with a value of the C++ type that stands for a dtype: with_float(dtype, [&](auto zero) { using T =
-// decltype(zero); … }).
+// Calls f with a value of a dtype's C++ type: with_float(dtype, [&](auto zero) { using T = decltype(zero); … }).
 template <class F>
 void with_float(DType dtype, F&& f) {
   if (dtype == DType::bfloat16) {
@@ -63,7 +62,7 @@ void with_float(DType dtype, F&& f) {
 
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// ---- reductions: every lane, or thread, gets the result; the order is fixed -----------------------------------------
+// ---- reductions: every lane, or thread, receives the result; the order is fixed -------------------------------------
 
 struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
@@ -72,7 +71,7 @@ struct Max {
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
-// Over the groups of `Width` neighbouring lanes.
+// Over groups of `Width` adjacent lanes.
 template <class Op, int Width = kWarp>
 __device__ __forceinline__ float warp_reduce(float x) {
 #pragma unroll
@@ -80,13 +79,14 @@ __device__ __forceinline__ float warp_reduce(float x) {
   return x;
 }
 
-// Over the block. `scratch` holds a float a warp; the block must be a multiple of a warp, and all of it must call.
+// Over the block. `scratch` holds one float per warp; the block must be a multiple of a warp, and all its threads must
+// call.
 template <class Op>
 __device__ __forceinline__ float block_reduce(float x, Shared<float> scratch) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   x = warp_reduce<Op>(x);
   if (warps == 1) return x;
-  __syncthreads();  // scratch may hold the last reduction's result
+  __syncthreads();  // scratch may still hold the previous result
   if (lane == 0) scratch[warp] = x;
   __syncthreads();
   x = scratch[0];
@@ -94,18 +94,18 @@ __device__ __forceinline__ float block_reduce(float x, Shared<float> scratch) {
   return x;
 }
 
-// ---- bad data -------------------------------------------------------------------------------------------------------
+// ---- invalid data ---------------------------------------------------------------------------------------------------
 
-// Reports that element `index` of an argument is `value`, where it had to be in [0, limit). The kernel goes on, and
-// must not use the value. `op` is the launcher's op_index, `fault` is global<Fault>(on.fault, 1). `rule` tells apart
-// what can be wrong with one op (faults.cpp has the sentences): of kv_cache_write, 0 the sequence and 1 the position;
-// of sample, 0 a token of the history and 1 logits that are not finite, where index is the sequence; of cu_seqlens, 0
-// that it falls (or, at index 0, does not start at 0) and 1 that its last element is not `limit`.
+// Reports that element `index` of an argument is `value`, which is not in [0, limit). The kernel continues, and must
+// not use the value. `op` is the launcher's op_index, `fault` is global<Fault>(on.fault, 1). `rule` distinguishes an
+// op's possible errors (faults.cpp has the messages): for kv_cache_write, 0 is the sequence and 1 the position; for
+// sample, 0 is a token of the history and 1 non-finite logits, where index is the sequence; for cu_seqlens, 0 is a
+// decrease (or, at index 0, a start other than 0) and 1 a last element other than `limit`.
 __device__ __forceinline__ void report(Global<Fault> fault, int32_t op, int64_t index, int32_t value, int64_t limit,
                                        int rule = 0) {
   Fault& it = fault[0];
   const int32_t before = atomicCAS(&it.op, 0, op);
-  if (before != 0 && before != op) return;  // an earlier op's fault stays
+  if (before != 0 && before != op) return;  // an earlier op's fault takes precedence
   it.limit = static_cast<int32_t>(limit);
   const unsigned long long where = static_cast<unsigned long long>(index) << 33 |
                                    static_cast<unsigned long long>(rule) << 32 | static_cast<uint32_t>(value);
@@ -114,7 +114,7 @@ __device__ __forceinline__ void report(Global<Fault> fault, int32_t op, int64_t 
 
 // ---- launching ------------------------------------------------------------------------------------------------------
 
-// Launches kernel<<<grid, block, shared_bytes>>>(args...) on the launcher's stream. Throws Error where CUDA refuses.
+// Launches kernel<<<grid, block, shared_bytes>>>(args...) on the launcher's stream. Throws Error if CUDA rejects it.
 template <class... Params, class... Args>
 void launch(const Launcher& on, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
             const Args&... args) {

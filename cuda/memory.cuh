@@ -1,5 +1,5 @@
-// How a kernel names memory. On a GPU these are plain pointers and vector accesses; emulator/memory.cuh has the
-// twin, whose pointers know their bounds and who wrote last.
+// The memory types of kernels. On a GPU these are plain pointers and vector accesses; the counterparts in
+// emulator/memory.cuh know their bounds and the last writer.
 //
 //   Global<T>   device memory of one tensor, as global<T>(tensor) makes it on the host
 //   Shared<T>   shared memory of the block, taken from its SharedMemory
@@ -22,14 +22,14 @@ template <class T>
 Global<T> global(const Tensor& tensor) {
   return static_cast<T*>(tensor.raw());
 }
-// `count` elements of T that no tensor describes: workspace, the stream's fault.
+// `count` elements of T without a tensor: workspace, or the stream's fault.
 template <class T>
 Global<T> global(void* data, size_t) {
   return static_cast<T*>(data);
 }
 
-// The block's dynamic shared memory, handed out from its start: every thread takes the same pieces in the same order.
-// `name` is for the emulator's errors.
+// The block's dynamic shared memory, allocated from its start: every thread takes the same pieces in the same order.
+// `name` is for the emulator's messages.
 class SharedMemory {
  public:
   template <class T>
@@ -39,14 +39,14 @@ class SharedMemory {
     used_ += round_up(count * static_cast<int>(sizeof(T)));
     return piece;
   }
-  // What take() uses up for so many bytes; a launcher adds these up.
+  // The number of bytes that take() uses for a piece; a launcher adds these up.
   __host__ __device__ static constexpr int round_up(int bytes) { return (bytes + 127) / 128 * 128; }
 
  private:
   int used_ = 0;
 };
 
-// N elements that are read or written by one access. N · sizeof(T) is 2, 4, 8 or 16, and the address a multiple of it.
+// N elements that are read or written in one access. N · sizeof(T) is 2, 4, 8, or 16, and the address a multiple of it.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vec {
   T lanes[N];
@@ -63,7 +63,7 @@ __device__ __forceinline__ void store(T* p, const Vec<T, N>& values) {
   *reinterpret_cast<Vec<T, N>*>(p) = values;
 }
 
-// Atomic operations on 32 or 64 bits of device or shared memory; each returns what stood there before.
+// Atomic operations on 32 or 64 bits of device or shared memory; each returns the previous value.
 template <class T>
 __device__ __forceinline__ T atomic_add(T* p, std::type_identity_t<T> value) {
   return atomicAdd(p, value);

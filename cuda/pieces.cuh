@@ -1,9 +1,10 @@
-// How kernels walk rows and flat arrays: in pieces of 16 bytes where all addresses allow it, else element by element.
+// How kernels iterate over rows and flat arrays: in pieces of 16 bytes if all addresses allow it, otherwise element by
+// element.
 //
-// There are two ways. An elementwise kernel is compiled for N elements at a time and for one (Width). A kernel that
-// takes sums keeps its pieces either way and only reads them element by element where it must (Wide), so that a sum's
-// order, and with it its bits, does not depend on where a tensor happens to start. For the same reason kernels say fmaf
-// where a product and a sum may be one operation, and leave no choice to the compiler.
+// There are two ways. An elementwise kernel is compiled for N elements at a time and for one (Width). A reduction
+// kernel keeps its pieces either way and only reads them element by element if necessary (Wide), so that the order of a
+// sum, and with it its bits, does not depend on the start of a tensor. For the same reason kernels write fmaf where a
+// product and a sum may be fused, rather than leave the choice to the compiler.
 #pragma once
 
 #include <algorithm>
@@ -13,12 +14,12 @@
 
 namespace openalpaca::cuda {
 
-// Elements that a thread takes at once where types of several sizes meet: 16 bytes of the largest.
+// Elements per thread and step if types of different sizes are involved: 16 bytes of the largest.
 template <class... Ts>
 constexpr int kTogether = 16 / std::max({sizeof(Ts)...});
 
-// All elements as float32, and float32 rounded to T. bfloat16 goes by pairs, so that it takes one instruction an
-// element, and the compiler leaves two in each register until then.
+// Converts all elements to float32, or from float32 rounded to T. bfloat16 is converted in pairs, which takes one
+// instruction per element and lets the compiler keep two in each register until then.
 template <class T, int N>
 __device__ __forceinline__ Vec<float, N> to_floats(const Vec<T, N>& x) {
   Vec<float, N> y;
@@ -48,8 +49,8 @@ __device__ __forceinline__ Vec<T, N> from_floats(const Vec<float, N>& x) {
   return y;
 }
 
-// Whether n elements can be accessed at once at every n-th column of every row of these tensors; absent ones do not
-// count.
+// Whether n elements can be accessed at once at every n-th column of every row of these tensors; absent tensors are
+// ignored.
 inline bool aligned(int n, int64_t columns, std::initializer_list<Tensor> tensors) {
   return columns % n == 0 && std::all_of(tensors.begin(), tensors.end(), [n](const Tensor& tensor) {
            return reinterpret_cast<uintptr_t>(tensor.raw()) % (n * size_of(tensor.dtype)) == 0;
@@ -79,7 +80,7 @@ void with_flag(bool flag, F&& f) {
   }
 }
 
-// ---- flat arrays: a thread takes N neighbouring elements ----------------------------------------------------------
+// ---- flat arrays: a thread has N adjacent elements ------------------------------------------------------------------
 
 constexpr int kFlatThreads = 256;
 
@@ -87,8 +88,8 @@ inline dim3 flat_grid(int64_t n, int width) {
   return dim3(static_cast<unsigned>(ceil_div(n, int64_t{kFlatThreads} * width)));
 }
 
-// Calls f(i, Width<N>) for this thread's elements i … i+N−1 of n; what is left over at the end goes one by one. Only
-// the start of the array has to be aligned.
+// Calls f(i, Width<N>) for this thread's elements i … i+N−1 of n; the remainder at the end is processed one by one.
+// Only the start of the array must be aligned.
 template <int N, class F>
 __device__ __forceinline__ void for_my_elements(int64_t n, F&& f) {
   const int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * N;
@@ -99,13 +100,13 @@ __device__ __forceinline__ void for_my_elements(int64_t n, F&& f) {
   }
 }
 
-// ---- rows, elementwise: the row is the block's x, the piece of the row its y and the thread -----------------------
+// ---- rows, elementwise: the block's x is the row, its y and the thread are the piece of the row ---------------------
 
 struct RowGrid {
   dim3 grid, block;
 };
 
-// Blocks of about the same size, so that few threads have nothing to do: 1080 pieces are 5 blocks of 224 threads.
+// Blocks of about the same size, so that few threads are idle: 1080 pieces are 5 blocks of 224 threads.
 inline RowGrid row_grid(int64_t rows, int64_t columns, int width) {
   const int64_t pieces = ceil_div(columns, width), blocks = ceil_div(pieces, 256);
   const int64_t threads = ceil_div(ceil_div(pieces, blocks), kWarp) * kWarp;
@@ -117,20 +118,20 @@ __device__ __forceinline__ int my_column() {
   return static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * N;
 }
 
-// ---- a row a block, in registers: a thread takes the pieces threadIdx.x + j · blockDim.x --------------------------
+// ---- one row per block, in registers: a thread has the pieces threadIdx.x + j · blockDim.x --------------------------
 
 template <class T>
 using Piece = Vec<T, kVector<T>>;
 
-// The threads for a row of so many columns at so many pieces a thread, in whole warps and at most `most`. What does not
-// fit is read again instead of kept.
+// The threads for a row of `columns` columns at a given number of pieces per thread, in whole warps and at most `most`.
+// The part that does not fit is read again instead of kept.
 template <class T>
 int row_threads(int64_t columns, int pieces, int most) {
   const int64_t threads = ceil_div(ceil_div(columns, kVector<T> * pieces), kWarp) * kWarp;
   return static_cast<int>(std::clamp<int64_t>(threads, kWarp, most));
 }
 
-// The column at which this thread's j-th piece starts.
+// The first column of this thread's j-th piece.
 template <class T>
 __device__ __forceinline__ int piece_column(int j) {
   return static_cast<int>(j * blockDim.x + threadIdx.x) * kVector<T>;

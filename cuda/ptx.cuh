@@ -1,4 +1,4 @@
-// All PTX of the project: what CUDA C++ has no words for. emulator/ptx.cuh has a twin of every function here.
+// All inline PTX. emulator/ptx.cuh emulates each function.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,7 +9,7 @@
 
 namespace openalpaca::cuda {
 
-// The address of shared memory as the instructions below want it.
+// The address of shared memory in the form that the instructions below require.
 template <class T>
 __device__ __forceinline__ uint32_t shared_address(Shared<T> p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -17,8 +17,8 @@ __device__ __forceinline__ uint32_t shared_address(Shared<T> p) {
 
 // ---- tensor cores (sm_80 on) ----------------------------------------------------------------------------------------
 
-// Four 8×8 matrices of 16-bit elements. Lane l names row l % 8 of matrix l / 8 (16 bytes, aligned to 16); afterwards
-// register i of lane l holds elements (l / 4, 2·(l % 4)) and the one right of it of matrix i.
+// Loads four 8×8 matrices of 16-bit elements. Lane l supplies row l % 8 of matrix l / 8 (16 bytes, aligned to 16);
+// afterwards register i of lane l holds elements (l / 4, 2·(l % 4)) and (l / 4, 2·(l % 4) + 1) of matrix i.
 template <class T>
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], Shared<T> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -26,7 +26,7 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], Shared<T> row) {
                : "r"(shared_address(row))
                : "memory");
 }
-// The same, each matrix transposed.
+// The same, with each matrix transposed.
 template <class T>
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], Shared<T> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -34,7 +34,7 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], Shared<T> ro
                : "r"(shared_address(row))
                : "memory");
 }
-// Two matrices; lanes 0 to 15 name the rows.
+// Two matrices; lanes 0 to 15 supply the rows.
 template <class T>
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], Shared<T> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
@@ -64,7 +64,7 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
 
 // ---- asynchronous copies from device to shared memory (sm_80 on) ----------------------------------------------------
 
-// Bytes is 4, 8 or 16, and both addresses are multiples of it. Where `valid` is false, zeros are written and nothing is
+// Bytes is 4, 8, or 16, and both addresses are multiples of it. If `valid` is false, zeros are written and nothing is
 // read. The bytes may be used after cp_async_wait, and by other threads after a barrier that follows it.
 template <int Bytes, class T>
 __device__ __forceinline__ void cp_async(Shared<T> to, Global<const T> from, bool valid = true) {
@@ -80,7 +80,7 @@ __device__ __forceinline__ void cp_async(Shared<T> to, Global<const T> from, boo
   }
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until at most Pending of this thread's groups are under way.
+// Waits until at most Pending of this thread's groups are in flight.
 template <int Pending>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
@@ -97,8 +97,8 @@ __device__ __forceinline__ float exp2_approx(float x) {
 
 // ---- registers ------------------------------------------------------------------------------------------------------
 
-// The same value, of which the compiler knows nothing: what is made of it, such as a row of bfloat16 in float32, is
-// made anew at each use and does not take up registers in between.
+// Returns the same value, opaque to the compiler: anything derived from it, such as a row of bfloat16 in float32, is
+// recomputed at each use and does not occupy registers in between.
 template <class T>
 __device__ __forceinline__ T fresh(T value) {
   static_assert(sizeof(T) % 4 == 0);
@@ -112,7 +112,7 @@ __device__ __forceinline__ T fresh(T value) {
 
 // ---- caches ---------------------------------------------------------------------------------------------------------
 
-// A load of memory that nobody writes while the kernel runs and that is read once: it passes by the first-level cache.
+// Loads memory that is constant while the kernel runs and is read only once: bypasses the first-level cache.
 template <int N, class T>
 __device__ __forceinline__ Vec<std::remove_const_t<T>, N> load_once(Global<T> p) {
   using V = Vec<std::remove_const_t<T>, N>;

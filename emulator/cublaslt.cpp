@@ -1,5 +1,5 @@
-// The twin of cuda/runtime/cublaslt.cpp: computes on the host, when the stream comes to it. Products are summed in
-// float32, as the tensor cores do, in a fixed order.
+// Emulator counterpart of cuda/runtime/cublaslt.cpp: computes on the host in stream order. Products are summed in
+// float32, as on tensor cores, in a fixed order.
 #include "cuda/runtime/cublaslt.h"
 
 #include <cuda_bf16.h>
@@ -72,7 +72,7 @@ void compute(const Product& p) {
 }  // namespace
 
 void cublaslt_multiply(const Product& product, void* workspace, const Launcher& on) {
-  // What cuBLASLt writes there is nobody's business; that it writes is the caller's.
+  // The contents that cuBLASLt leaves there are unspecified, but it does overwrite the workspace.
   const auto run = [product, workspace] {
     std::memset(workspace, 0xff, std::min<size_t>(kProductWorkspace, 4096));
     compute(product);

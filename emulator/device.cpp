@@ -1,4 +1,4 @@
-// The one function that the addon calls in libopenalpaca_emulated.so.
+// The only function of libopenalpaca_emulated.so that the addon calls.
 #include "cuda/runtime/device.h"
 
 // A new std::shared_ptr<openalpaca::Device>, which the caller deletes. Throws openalpaca::Error.

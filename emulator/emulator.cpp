@@ -52,7 +52,7 @@ constexpr uint64_t kPendingStamp = 0xffffffff00000000 | kPending;
 constexpr size_t kSharedBytes = 256 << 10;  // more than any chip has
 constexpr int kOrders = 61;
 
-// One a thread of the host, made when that thread first runs a kernel: stacks, fibers, shared memory.
+// Stacks, fibers, and shared memory. There is one per host thread, created when that thread first runs a kernel.
 class Runner {
  public:
   Runner() : shared_(static_cast<unsigned char*>(std::aligned_alloc(1024, kSharedBytes))) {
@@ -82,7 +82,7 @@ class Runner {
     block_.warps = (block_.threads + kLanes - 1) / kLanes;
     block_.shared_bytes = launch.shared_bytes;
     prepare_fibers();
-    // Every block once, from anywhere on, in steps that have no divisor in common with their number.
+    // Visits every block once, from a random start, with a step that is coprime to their number.
     const uint64_t blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
     uint64_t& blocks_of_kernel = blocks_run_[launch.kernel];
     uint64_t step = random() % blocks + 1;
@@ -98,7 +98,7 @@ class Runner {
     }
   }
 
-  // Out of the waiting or ended fiber, into the next one that may run, or back to run_block.
+  // Switches from the waiting or ended fiber to the next ready one, or back to run_block.
   void next() {
     Fiber* from = current;
     switch_to(from, pick());
@@ -182,7 +182,7 @@ class Runner {
     return &piece;
   }
 
-  // ", block …, thread …"; a coordinate is left out where there is one block, or thread, in that direction.
+  // ", block …, thread …"; omits coordinates in dimensions of size one.
   std::string where() const {
     return "block " + coordinates(block_.index, block_.grid) + ", thread " + coordinates(current->thread, block_.size);
   }
@@ -212,7 +212,7 @@ class Runner {
   void prepare_fibers() {
     if (static_cast<int>(fibers_.size()) < block_.threads) {
       const size_t missing = block_.threads - fibers_.size(), each = kStackBytes + page_;
-      // A page below each stack that faults when a stack overflows.
+      // A guard page below each stack, so that an overflow faults.
       auto* memory = static_cast<unsigned char*>(
           mmap(nullptr, missing * each, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
       if (memory == MAP_FAILED) throw std::runtime_error("the emulator has no memory for the stacks of its threads");
@@ -278,7 +278,7 @@ class Runner {
     interval_ = block_.interval;
   }
 
-  // The next fiber: of this warp as long as one of it can run, then of another one.
+  // The next fiber: from this warp while one of its fibers is ready, then from another.
   Fiber* pick() {
     if (block_.cancelling || error_) return nullptr;
     if (warp_->ready == 0) {
@@ -327,7 +327,7 @@ class Runner {
   }
 #endif
 
-  // Where a fiber starts.
+  // A fiber's entry point.
   static void enter();
   void live() {
 #if defined(OPENALPACA_ASAN)
@@ -348,7 +348,7 @@ class Runner {
     __builtin_unreachable();
   }
 
-  // Ends what waits, from the top of its stack down: a kernel's variables may have destructors.
+  // Unwinds the waiting fibers' stacks: a kernel's variables may have destructors.
   void cancel() {
     block_.cancelling = true;
     for (int i = 0; i < block_.threads; ++i) {
@@ -357,7 +357,7 @@ class Runner {
   }
 
   KernelError describe_deadlock() const {
-    // Threads that do the same: "threads 0–31 wait for __syncthreads (rope.cu:40)".
+    // Groups threads in the same state: "threads 0–31 wait for __syncthreads (rope.cu:40)".
     std::string text;
     for (int i = 0; i < block_.threads;) {
       const auto same = [&](int j) {
@@ -400,16 +400,16 @@ class Runner {
   const std::function<void()>* body_ = nullptr;
   Block block_;
   Warp warps_[kMaxThreads / kLanes];
-  Warp* warp_ = nullptr;  // whose turn it is
+  Warp* warp_ = nullptr;  // the running warp
   std::vector<std::unique_ptr<Fiber>> fibers_;
   uint8_t orders_[kOrders][kLanes], order_[kLanes] = {}, position_[kLanes] = {};
   unsigned char* shared_;
   std::vector<Shadow> shadow_;
   uint32_t interval_ = 0;
   const bool check_all_ = std::getenv("OPENALPACA_EMULATOR_CHECK") != nullptr;
-  std::map<const void*, uint64_t> blocks_run_;  // of each kernel
+  std::map<const void*, uint64_t> blocks_run_;  // per kernel
   uint64_t random_ = kSeed;
-  std::optional<KernelError> error_;  // the first of the launch
+  std::optional<KernelError> error_;  // the launch's first error
   void* main_stack_pointer_ = nullptr;
   [[maybe_unused]] void* main_fake_stack_ = nullptr;
   [[maybe_unused]] const void* main_stack_ = nullptr;
@@ -418,7 +418,7 @@ class Runner {
   std::vector<std::pair<void*, size_t>> mapped_;
 };
 
-OPENALPACA_FIBER_LOCAL Runner* running = nullptr;  // this thread's, once it has run a kernel
+OPENALPACA_FIBER_LOCAL Runner* running = nullptr;  // set once this thread has run a kernel
 
 Runner& runner() { return *running; }
 
@@ -428,7 +428,7 @@ std::string number_of(int64_t count, const char* what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-// The piece that an address lies in, and which element of it: "tile"[12].
+// The piece and the element of it at an address: "tile"[12].
 std::string name_shared(const void* at) {
   const Block& block = runner().block();
   const int64_t offset = static_cast<const unsigned char*>(at) - current->shared;
@@ -446,7 +446,7 @@ std::string thread_of(uint64_t stamp) {
 
 uint64_t syncs(uint64_t stamp) { return stamp >> 12 & 0xfffff; }
 
-// Whether an access lies before this one in a defined order, given that no barrier lies between them.
+// Whether an access is ordered before this one, given that no barrier lies between them.
 bool ordered(uint64_t stamp) {
   const Fiber& me = *current;
   if ((stamp & kThreadMask) == (me.stamp & kThreadMask)) return true;
@@ -462,13 +462,13 @@ bool ordered(uint64_t stamp) {
        " to it is under way: it needs a cp_async_wait first");
 }
 
-// Whether the reads that a shadow remembers are in order before a write of this thread.
+// Whether a shadow's recorded reads are ordered before a write of this thread.
 void check_readers(const Shadow& shadow, const void* at) {
   const uint64_t read = shadow.read;
   if (read < current->interval) return;
   if (read & kSeveralWarps) fail_race("writes", at, "threads of several warps read");
   if (read & kSeveralLanes) {
-    // A __syncwarp of the same warp must have followed the last of them.
+    // The same warp must have executed a __syncwarp after the last of them.
     const bool same_warp = (read & kThreadMask) / kLanes == static_cast<uint64_t>(current->index / kLanes);
     if (!same_warp || syncs(read) >= syncs(current->stamp)) {
       fail_race("writes", at, "several lanes of the warp of " + thread_of(read) + " read");
@@ -516,7 +516,7 @@ Profile profile;
 }  // namespace
 
 void run(const Launch& launch, const std::function<void()>& body) {
-  // On the heap: the library's thread-local variables have to fit into what the program has left for such.
+  // On the heap: the library's thread-local variables must fit into the program's remaining static TLS space.
   static thread_local const auto mine = std::make_unique<Runner>();
   running = mine.get();
   if (!profile.on()) return runner().run(launch, body);
@@ -555,9 +555,10 @@ void read_slowly(Shadow& shadow, const void* at) {
   Fiber& me = *current;
   const uint64_t write = shadow.write;
   if (write >= kPendingStamp) fail_pending("reads", at, write);
-  if (write < me.start) fail("reads " + name_shared(at) + ", which nobody has written yet");
+  if (write < me.start) fail("reads " + name_shared(at) + ", which is uninitialized");
   if (write >= me.interval && !ordered(write)) fail_race("reads", at, thread_of(write) + " wrote");
-  // What a later write has to be in order with: the last read stands for those before it that it is in order with.
+  // A later write must be ordered after this read: the last read represents all earlier ones that are ordered before
+  // it.
   const uint64_t read = shadow.read;
   uint64_t flags = 0;
   if (read >= me.interval) {
@@ -576,7 +577,7 @@ void write_slowly(Shadow& shadow, const void* at, bool atomic) {
   const char* did = atomic ? "changes" : "writes";
   const uint64_t write = shadow.write;
   if (write >= kPendingStamp) fail_pending(did, at, write);
-  if (atomic && write < me.start) fail("changes " + name_shared(at) + ", which nobody has written yet");
+  if (atomic && write < me.start) fail("changes " + name_shared(at) + ", which is uninitialized");
   if (write >= me.interval && !(atomic && write & kAtomic) && !ordered(write)) {
     fail_race(did, at, thread_of(write) + " wrote");
   }

@@ -1,9 +1,9 @@
-// The CUDA execution model on one CPU thread: every thread of a block is a fiber, blocks run one after another. This
-// file is what the twins of the CUDA headers are made of; a kernel's author needs README.md alone.
+// The CUDA execution model on one CPU thread: every thread of a block is a fiber, and blocks run one after another. The
+// emulator's versions of the CUDA headers build on this file; authors of kernels only need README.md.
 //
-// A fiber runs until it waits (for a barrier, for the other lanes of its warp) or ends, and then the next one runs. In
-// which order is shuffled, by a seed that is always the same, so that a kernel that relies on an order fails, and fails
-// again. Shared memory has a shadow that knows who wrote and who read last; see Shadow.
+// A fiber runs until it waits (for a barrier, or for the other lanes of its warp) or ends; then the next one runs. The
+// order is shuffled with a fixed seed, so that a kernel that relies on an order fails, and fails reproducibly. Shared
+// memory has a shadow that records the last write and reads; see Shadow.
 #pragma once
 
 #include <cstddef>
@@ -29,26 +29,26 @@ using Place = std::source_location;
 constexpr int kLanes = 32;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxPieces = 32;
-// The accesses to shared memory of so many blocks of a kernel are checked on a stream, and of one in eight after that,
-// unless OPENALPACA_EMULATOR_CHECK=all: what a training launches in its hundredth step is what it launched in its
-// first. Bounds, alignment and barriers are always checked.
+// The first kCheckedBlocks blocks of a kernel on a stream have their shared memory accesses checked, and then one block
+// in eight, unless OPENALPACA_EMULATOR_CHECK=all: a training run's hundredth step launches the same kernels as its
+// first. Bounds, alignment, and barriers are always checked.
 constexpr uint64_t kCheckedBlocks = 1024;
 
-// Who touched two bytes of shared memory last. A stamp is, from the top: the number of the barrier interval (32 bits,
-// counted on from block to block, so that nothing needs to be cleared), the number of __syncwarp since that barrier
-// (20), two flags, and the thread (10). Two accesses are in order if the same thread made them, if a barrier lies
-// between them, or, within a warp, a __syncwarp. Shuffles and votes order the lanes, not their memory, as in CUDA.
+// The last accesses to two bytes of shared memory. A stamp holds, from the top: the number of the barrier interval (32
+// bits, which continues from block to block, so that nothing needs clearing), the number of __syncwarp since that
+// barrier (20), two flags, and the thread (10). Two accesses are ordered if the same thread made them, if a barrier
+// lies between them, or, within a warp, a __syncwarp. Shuffles and votes order the lanes, not their memory, as in CUDA.
 struct Shadow {
   uint64_t write, read;
 };
 constexpr uint64_t kThreadMask = 0x3ff;
 constexpr uint64_t kAtomic = 1 << 10;        // write: by an atomic operation
-constexpr uint64_t kPending = 1 << 11;       // write: by a cp.async that is under way
+constexpr uint64_t kPending = 1 << 11;       // write: by a cp.async in flight
 constexpr uint64_t kSeveralLanes = 1 << 10;  // read: by several lanes of the thread's warp
 constexpr uint64_t kSeveralWarps = 1 << 11;  // read: by threads of several warps
-constexpr int kGranule = 2;                  // bytes of shared memory that one Shadow stands for
+constexpr int kGranule = 2;                  // bytes of shared memory per Shadow
 
-// A piece of shared memory, as SharedMemory::take handed it out.
+// A piece of shared memory, as returned by SharedMemory::take.
 struct Piece {
   const char* name;
   int64_t begin, bytes;  // from the start of the block's shared memory
@@ -67,10 +67,10 @@ struct Warp;
 enum class State : uint8_t { fresh, ready, barrier, collective, ended };
 
 struct Fiber {
-  // What the checks need at every access comes first.
-  uint64_t stamp = 0;     // of this thread, now, without flags
+  // The fields that every access check needs come first.
+  uint64_t stamp = 0;     // this thread's current stamp, without flags
   uint64_t interval = 0;  // its upper 32 bits: older stamps lie before the last barrier
-  uint64_t start = 0;     // stamps from before this block: uninitialised
+  uint64_t start = 0;     // stamps from before this block: uninitialized
   unsigned char* shared = nullptr;
   Shadow* shadow = nullptr;  // nullptr in a block whose accesses are not checked: see kCheckedBlocks
   uint3 thread = {};
@@ -83,13 +83,13 @@ struct Fiber {
   void* stack_pointer = nullptr;
   unsigned char* stack = nullptr;
   void* fake_stack = nullptr;  // AddressSanitizer's
-  // cp.async: copies under way, and where in them each committed group ends.
+  // cp.async: copies in flight, and the end of each committed group in them.
   std::vector<AsyncCopy> copies;
   std::vector<size_t> groups;
 };
 
 struct Warp {
-  uint32_t ready = 0;  // bit i: lane order[i] of the warp may run
+  uint32_t ready = 0;  // bit i: lane order[i] of the warp is ready
   int arrived = 0;     // lanes that wait for the others at `place`
   int lanes = 0, first = 0, index = 0;
   uint32_t all = 0;
@@ -99,13 +99,13 @@ struct Warp {
   void* deposit[kLanes] = {};
 };
 
-// What the threads of a block share.
+// State shared by the threads of a block.
 struct Block {
   uint3 index = {};
   dim3 size, grid;
   uint32_t interval = 0;
   int threads = 0, warps = 0, arrived = 0, ended = 0;
-  int count[2] = {};  // of __syncthreads_count in the intervals of even and of odd number
+  int count[2] = {};  // of __syncthreads_count, for even and odd intervals
   Place place;
   Piece pieces[kMaxPieces];
   int piece_count = 0;
@@ -113,7 +113,7 @@ struct Block {
   bool cancelling = false;
 };
 
-// A kernel did what it must not, or was cancelled because another thread did.
+// A kernel made an error, or was canceled because another thread did.
 struct KernelError {
   std::string text;
 };
@@ -128,7 +128,7 @@ struct Launch {
   size_t shared_bytes = 0;
 };
 
-// Runs a kernel to its end on the calling thread; `body` is called once a thread. Throws KernelError.
+// Runs a kernel to completion on the calling thread; calls `body` once per thread. Throws KernelError.
 void run(const Launch& launch, const std::function<void()>& body);
 
 // Throws KernelError: "<kernel>, block …, thread …: <text>".
@@ -143,12 +143,12 @@ void barrier(Place place);
 int barrier_count(bool predicate, Place place);
 void sync_warp(Place place);
 
-// Until the other lanes are here: false in all lanes but the last, which then acts for all of them.
+// Waits for the other lanes: returns false in all lanes but the last, which then acts for all of them.
 bool arrive(const char* what, void* mine, Place place);
-// In the last lane: lets the others go on.
+// In the last lane: resumes the others.
 void release(Warp& warp);
 
-// All 32 lanes come here with a value each; the last one calls act(values), and then all go on.
+// All 32 lanes arrive with a value each; the last one calls act(values), and then all continue.
 template <class T, class F>
 inline void collective(const char* what, T& mine, Place place, F&& act) {
   if (!arrive(what, &mine, place)) return;
@@ -161,7 +161,7 @@ inline void collective(const char* what, T& mine, Place place, F&& act) {
 
 // ---- shared memory --------------------------------------------------------------------------------------------------
 
-// The slow halves of the checks: find that it is well after all, or fail.
+// The slow paths of the checks: they find that the access is valid after all, or fail.
 void read_slowly(Shadow& shadow, const void* at);
 void write_slowly(Shadow& shadow, const void* at, bool atomic);
 
@@ -220,7 +220,7 @@ void async_wait(size_t pending);
 
 }  // namespace openalpaca::emulator
 
-// The built-in variables: those of the fiber that runs.
+// The built-in variables of the running fiber.
 OPENALPACA_FIBER_LOCAL uint3 threadIdx = {};
 OPENALPACA_FIBER_LOCAL uint3 blockIdx = {};
 OPENALPACA_FIBER_LOCAL dim3 blockDim = {};

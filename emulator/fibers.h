@@ -1,4 +1,4 @@
-// Switching between the stacks of one thread.
+// Switching between stacks on one thread.
 #pragma once
 
 #include <cstddef>
@@ -21,13 +21,13 @@ constexpr size_t kStackBytes = 64 << 10;
 #endif
 
 #if defined(__x86_64__)
-// Saves the registers that a call must keep on the stack, and the stack pointer in *from; then the reverse for `to`.
+// Saves the callee-saved registers on the stack, and the stack pointer in *from; then does the reverse for `to`.
 extern "C" void openalpaca_switch_stack(void** from, void* to);
 
-// A stack that calls entry() when it is switched to for the first time. entry must not return.
+// A stack that calls entry() on the first switch to it. entry must not return.
 inline void* fresh_stack(unsigned char* stack, void (*entry)()) {
   void** top = reinterpret_cast<void**>(stack + kStackBytes);
-  *--top = nullptr;  // keeps the stack aligned at the entry as after a call, and ends a debugger's walk
+  *--top = nullptr;  // aligns the stack as after a call, and ends a debugger's backtrace
   *--top = reinterpret_cast<void*>(entry);
   for (int i = 0; i < 6; ++i) *--top = nullptr;  // rbp, rbx, r12 to r15
   return top;

@@ -1,4 +1,4 @@
-// Runs a launcher function without a device around it, for a small program that tries one op: see README.md.
+// Runs a launcher function without a device, for a small program that tries one op: see README.md.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -27,7 +27,7 @@ class Harness {
              static_cast<int>(properties.sharedMemPerMultiprocessor)};
   }
 
-  // Uninitialised (NaN), or with the given elements.
+  // Uninitialized (NaN), or with the given elements.
   Tensor tensor(DType dtype, std::vector<int64_t> shape) {
     Tensor tensor;
     tensor.dtype = dtype;
@@ -62,7 +62,7 @@ class Harness {
               return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace_.data()) + 255) / 256 * 256);
             }};
   }
-  // Throws what the emulator found, or a kernel reported.
+  // Throws errors that the emulator found or a kernel reported.
   void synchronize() {
     check(cudaStreamSynchronize(stream_), "synchronize");
     if (fault_.op == 0) return;

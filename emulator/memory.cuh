@@ -1,4 +1,4 @@
-// The twin of cuda/memory.cuh: memory that knows its bounds, and in the case of shared memory who used it last.
+// Emulator counterpart of cuda/memory.cuh: pointers with bounds and, in shared memory, the last accesses.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,7 +9,7 @@
 
 namespace openalpaca::cuda {
 
-// A pointer into device memory of one tensor.
+// A pointer into one tensor's device memory.
 template <class T>
 class Global {
  public:
@@ -41,7 +41,7 @@ class Global {
   Global& operator-=(int64_t n) { return *this = *this + -n; }
   Global& operator++() { return *this += 1; }
 
-  // `elements` of them from i on, as one access.
+  // `elements` elements from i on, as one access.
   T* at(int64_t i, int elements) const {
     const int64_t first = p_ - begin_ + i;
     if (first < 0 || first > count_ - elements) [[unlikely]] {
@@ -64,7 +64,7 @@ class Global {
   friend class Global;
   T *p_ = nullptr, *begin_ = nullptr;
   int64_t count_ = 0;
-  int argument_ = 0;  // which one of the kernel's, from 1
+  int argument_ = 0;  // the position among the kernel's arguments, from 1
 };
 
 template <class T>
@@ -76,8 +76,8 @@ Global<T> global(void* data, size_t count) {
   return {static_cast<T*>(data), count};
 }
 
-// One element of shared memory, read where it is converted and written where it is assigned to. To keep its value, say
-// its type (`float x = tile[i]`, not `auto`).
+// One element of shared memory, read on conversion and written on assignment. To keep its value, write its type (`float
+// x = tile[i]`, not `auto`).
 template <class T>
 class SharedElement {
  public:
@@ -187,7 +187,7 @@ inline void store(Shared<T> p, const Vec<T, N>& values) {
   *reinterpret_cast<Vec<T, N>*>(to) = values;
 }
 
-// ---- atomic operations: each returns what stood there before --------------------------------------------------------
+// ---- atomic operations: each returns the previous value -------------------------------------------------------------
 
 template <class T>
 T* atomic_address(Global<T> p) {

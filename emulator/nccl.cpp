@@ -1,10 +1,10 @@
-// A twin of NCCL for ranks that are threads of one process: libnccl.so.2 of the tests, so that cuda/runtime/library.cpp
-// and collectives/nccl.cpp run as they are. A collective waits on its stream until all ranks have come to theirs, and
-// computes when the last one has; sums are in float32, in the order of the ranks, rounded once.
+// A fake NCCL for ranks that are threads of one process: the tests' libnccl.so.2, so that cuda/runtime/library.cpp and
+// collectives/nccl.cpp run unchanged. A collective waits on its stream until all ranks have reached it, and is computed
+// when the last one arrives; sums are in float32, in rank order, rounded once.
 //
-// OPENALPACA_NCCL_TWIN makes it fail, as it is when a collective is enqueued: "remote error" is found by
-// ncclCommGetAsyncError, while the collective hangs; "refused" is the answer to the call. Like NCCL's non-blocking
-// communicators it says ncclInProgress first.
+// OPENALPACA_NCCL_TWIN, read when a collective is enqueued, makes it fail: "remote error" is reported by
+// ncclCommGetAsyncError while the collective hangs; "refused" makes the call itself fail. Like NCCL's non-blocking
+// communicators, calls return ncclInProgress first.
 #include <cuda_bf16.h>
 #include <nccl.h>
 
@@ -26,14 +26,14 @@ struct Part {
   void* out;
 };
 
-// A collective that some ranks have come to.
+// A collective that some ranks have reached.
 struct Meeting {
   std::vector<Part> parts;
   int arrived = 0;
   bool done = false;
 };
 
-// The ranks that have one unique id.
+// The ranks that share one unique id.
 struct Clique {
   std::mutex mutex;
   std::condition_variable changed;
@@ -88,12 +88,12 @@ struct ncclComm {
   std::shared_ptr<Clique> clique;
   int rank, size;
   std::atomic<bool> connected = false, aborted = false, broken = false;
-  std::atomic<int> in_progress = -1;  // how often ncclCommGetAsyncError still says so, before it is well once
+  std::atomic<int> in_progress = -1;  // how many more times ncclCommGetAsyncError returns it, before it succeeds once
   uint64_t collectives = 0;
 
-  // `compute` is run by the last rank to come, for all.
+  // The last rank to arrive runs `compute` for all.
   ncclResult_t enqueue(Part part, cudaStream_t stream, std::function<void(const std::vector<Part>&)> compute) {
-    if (in_progress > 0 || !connected) return ncclInvalidUsage;  // the call before has not ended
+    if (in_progress > 0 || !connected) return ncclInvalidUsage;  // the previous call is still in progress
     if (fault() == "refused") return ncclInvalidArgument;
     broken = fault() == "remote error";
     in_progress = 3;
@@ -123,7 +123,7 @@ ncclResult_t ncclGetVersion(int* version) {
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   static std::atomic<int> number = 0;
   *id = {};
-  const std::string text = "twin " + std::to_string(++number);
+  const std::string text = "fake " + std::to_string(++number);
   std::memcpy(id->internal, text.data(), text.size());
   return ncclSuccess;
 }
@@ -135,14 +135,14 @@ const char* ncclGetErrorString(ncclResult_t result) {
     case ncclInvalidArgument:
       return "invalid argument";
     default:
-      return "an error that the twin does not have";
+      return "an error that the fake does not implement";
   }
 }
-const char* ncclGetLastError(ncclComm_t) { return "told by the twin"; }
+const char* ncclGetLastError(ncclComm_t) { return "from the fake NCCL"; }
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int size, ncclUniqueId id, int rank,
                                     ncclConfig_t* config) {
-  if (config->blocking != 0) return ncclInvalidUsage;  // it would wait for ever for a rank that has gone
+  if (config->blocking != 0) return ncclInvalidUsage;  // it would wait forever for a rank that has gone
   auto* created = new ncclComm;
   created->rank = rank;
   created->size = size;
@@ -178,7 +178,7 @@ ncclResult_t ncclCommAbort(ncclComm_t communicator) {
     communicator->aborted = true;
     communicator->clique->changed.notify_all();
   }
-  // What is still queued on the stream finds `aborted`, so the memory stays.
+  // Work still queued on the stream checks `aborted`, so the memory must stay.
   return ncclSuccess;
 }
 
@@ -196,7 +196,7 @@ ncclResult_t ncclAllGather(const void* in, void* out, size_t count, ncclDataType
 ncclResult_t ncclReduceScatter(const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t,
                                ncclComm_t communicator, cudaStream_t stream) {
   return communicator->enqueue({in, out}, stream, [count, type](const std::vector<Part>& parts) {
-    std::vector<std::vector<char>> sums(parts.size());  // first all of them: out may be a part of in
+    std::vector<std::vector<char>> sums(parts.size());  // compute all first: out may alias a part of in
     for (size_t rank = 0; rank < parts.size(); ++rank) add(type, parts, sums[rank], rank * count, count);
     for (size_t rank = 0; rank < parts.size(); ++rank) {
       std::memcpy(parts[rank].out, sums[rank].data(), sums[rank].size());

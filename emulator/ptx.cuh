@@ -1,4 +1,4 @@
-// The twin of cuda/ptx.cuh: what each instruction does, with the fragment layouts of the PTX manual.
+// Emulator counterpart of cuda/ptx.cuh: the effect of each instruction, with the PTX manual's fragment layouts.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,11 +13,11 @@ namespace openalpaca::cuda {
 // ---- tensor cores ---------------------------------------------------------------------------------------------------
 
 struct MatrixRow {
-  const uint16_t* row;  // 8 elements, or nullptr in a lane that names none
+  const uint16_t* row;  // 8 elements, or nullptr in a lane that supplies none
   uint32_t* registers;
 };
 
-// Matrix i comes from the rows that lanes 8·i to 8·i + 7 name.
+// Lanes 8·i to 8·i + 7 supply the rows of matrix i.
 template <int Matrices, bool Transposed>
 inline void load_matrices(const char* what, uint32_t* registers, const uint16_t* row, emulator::Place place) {
   MatrixRow mine{row, registers};
@@ -34,7 +34,7 @@ inline void load_matrices(const char* what, uint32_t* registers, const uint16_t*
   });
 }
 
-// The row that this lane names, checked as the eight elements that the warp will read.
+// This lane's row, checked as the eight elements that the warp will read.
 template <class T>
 inline const uint16_t* matrix_row(Shared<T> row, bool named) {
   static_assert(sizeof(T) == 2, "the matrices of ldmatrix have elements of 16 bits");
@@ -65,7 +65,7 @@ struct MmaRegisters {
   float* d;
   const uint32_t *a, *b;
 };
-// In the last lane, for the whole warp.
+// Runs in the last lane, for the whole warp.
 void mma_m16n8k16_of_warp(MmaRegisters** lanes);
 
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],

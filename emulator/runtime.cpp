@@ -17,7 +17,7 @@ namespace {
 using Work = std::function<void()>;
 
 std::mutex failures;
-std::string last_failure;  // what cudaGetErrorString says of cudaErrorLaunchFailure
+std::string last_failure;  // the text of cudaGetErrorString for cudaErrorLaunchFailure
 thread_local cudaError_t last_error = cudaSuccess;
 
 cudaError_t note(cudaError_t status) {
@@ -27,12 +27,12 @@ cudaError_t note(cudaError_t status) {
 
 }  // namespace
 
-// cudaEventRecord numbers its calls; who waits, waits for the number that was the last when it was called.
+// cudaEventRecord numbers its calls; a wait is for the number that was current when it was made.
 struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
   uint64_t recorded = 0, completed = 0;
-  cudaError_t status = cudaSuccess;  // of the stream at the last completed record
+  cudaError_t status = cudaSuccess;  // the stream's status at the last completed record
 
   uint64_t next() {
     const std::lock_guard lock(mutex);
@@ -88,7 +88,7 @@ struct EmulatedStream {
     }
     changed.notify_one();
   }
-  // Passed over once the stream has failed.
+  // Skipped once the stream has failed.
   void execute(const Work& work) {
     if (status != cudaSuccess) return;
     std::string text;
@@ -124,7 +124,7 @@ struct EmulatedStream {
 namespace openalpaca::emulator {
 
 cudaError_t enqueue(cudaStream_t stream, Work work) {
-  if (stream == nullptr) return note(cudaErrorInvalidValue);  // the project uses streams of its own alone
+  if (stream == nullptr) return note(cudaErrorInvalidValue);  // the project uses only its own streams
   if (stream->capture) {
     stream->capture->work.push_back(std::move(work));
     return cudaSuccess;
@@ -138,7 +138,7 @@ namespace {
 struct Chip {
   int capability = 80;
   int shared_per_block = 163 << 10, shared_per_multiprocessor = 164 << 10;
-  // OPENALPACA_EMULATOR_CHIP=86 has the limits of that compute capability.
+  // OPENALPACA_EMULATOR_CHIP=86 applies the limits of that compute capability.
   Chip() {
     if (const char* text = std::getenv("OPENALPACA_EMULATOR_CHIP")) capability = std::atoi(text);
     if (capability >= 90) {
@@ -156,7 +156,7 @@ const Chip& chip() {
 }
 
 std::mutex attributes;
-std::map<const void*, size_t> shared_limits;  // of cudaFuncSetAttribute
+std::map<const void*, size_t> shared_limits;  // set by cudaFuncSetAttribute
 
 }  // namespace
 
@@ -202,7 +202,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->sharedMemPerMultiprocessor = chip.shared_per_multiprocessor;
   properties->major = chip.capability / 10;
   properties->minor = chip.capability % 10;
-  properties->multiProcessorCount = 4;  // few, so that the choices made for a full chip are met at small sizes too
+  properties->multiProcessorCount = 4;  // few, so that small sizes reach the code paths of a full chip
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
@@ -258,7 +258,7 @@ const char* cudaGetErrorName(cudaError_t status) {
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
     default:
-      return "an error that the emulator does not have";
+      return "an error that the emulator does not implement";
   }
 }
 const char* cudaGetErrorString(cudaError_t status) {
@@ -348,7 +348,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;  // ends what is queued first
+  delete stream;  // finishes the queued work first
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -371,7 +371,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
 }
-// Events work on a failed stream too: others may wait for them.
+// Events work even on a failed stream: others may be waiting for them.
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream->capture) return note(cudaErrorStreamCaptureUnsupported);
   stream->push([state = event->state, stream, tell = event->waited_for, number = event->state->next()] {
@@ -393,7 +393,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) { return note(event->state->
 
 namespace {
 
-// Takes functions in the order in which streams come to them. It is never destroyed: streams may outlive main.
+// Runs functions in the order in which streams reach them. It is never destroyed: streams may outlive main.
 class HostThread {
  public:
   static void call(cudaHostFn_t function, void* data) {

@@ -1,7 +1,7 @@
-// The CUDA runtime that the device is written against, on the CPU. A stream is a thread that takes its queue in order,
-// so that work that misses an event runs too early here as well. After a kernel has failed, its stream passes over what
-// is queued and its events say cudaErrorLaunchFailure, with the emulator's words from cudaGetErrorString. Unlike a GPU,
-// the stream works again after an event that somebody will wait for (cudaEventBlockingSync).
+// The part of the CUDA runtime that the device uses, on the CPU. A stream is a thread that executes its queue in order,
+// so that work without a required event wait runs too early here as well. After a kernel has failed, its stream skips
+// the queued work and its events return cudaErrorLaunchFailure, with the emulator's message from cudaGetErrorString.
+// Unlike a GPU, the stream works again after an event for a blocking wait (cudaEventBlockingSync).
 #pragma once
 
 #include <tuple>
@@ -79,7 +79,7 @@ struct cudaUUID_t {
 };
 struct cudaDeviceProp {
   char name[256];
-  cudaUUID_t uuid;  // OPENALPACA_EMULATOR_GPU names the GPU that a process sees, where tests need several
+  cudaUUID_t uuid;  // OPENALPACA_EMULATOR_GPU names the GPU that a process sees, for tests that need several
   size_t totalGlobalMem, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
   int major, minor, multiProcessorCount;
 };
@@ -104,8 +104,8 @@ const char* cudaGetErrorString(cudaError_t status);
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 
-// Device memory is limited to OPENALPACA_EMULATOR_MEMORY MiB, 4096 unless it says otherwise, and filled with a pattern
-// that is a NaN in every floating-point type.
+// Device memory is limited to OPENALPACA_EMULATOR_MEMORY MiB (4096 by default), and filled with a pattern that is NaN
+// in every floating-point type.
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaMallocHost(void** memory, size_t bytes);
@@ -133,9 +133,9 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
-// One thread calls the functions of all streams, as CUDA may do it.
+// One thread calls the functions of all streams, as CUDA may do.
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data);
-// Has cuStreamWaitValue32 alone.
+// Supports only cuStreamWaitValue32.
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
                                              unsigned long long flags, cudaDriverEntryPointQueryResult* result);
 
@@ -160,9 +160,9 @@ class Global;
 
 namespace openalpaca::emulator {
 
-// Puts a kernel into a stream's queue, or says why CUDA would refuse it.
+// Enqueues a kernel on a stream, or returns the error with which CUDA would reject it.
 cudaError_t launch(const Launch& launch, cudaStream_t stream, std::function<void()> body);
-// Puts a function of the host into a stream's queue; in a capture, into the graph. What it throws fails the stream.
+// Enqueues a host function on a stream, or in its graph during capture. An exception fails the stream.
 __attribute__((visibility("default"))) cudaError_t enqueue(cudaStream_t stream, std::function<void()> function);
 
 template <class T>

@@ -1,5 +1,5 @@
-// Kernels with a mistake in each, for the emulator to find, and some without: emulator-selftest NAME prints what it
-// says of one of them, or "no error". Run by emulator.test.ts.
+// Kernels with one bug each, for the emulator to find, and some without: emulator-selftest NAME prints the error that
+// it reports for a kernel, or "no error". Run by emulator.test.ts.
 #include <cstdio>
 #include <cstring>
 
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kThreads = 64;
 
-// ---- without a mistake ----------------------------------------------------------------------------------------------
+// ---- without a bug --------------------------------------------------------------------------------------------------
 
 __global__ void sums_a_block(Global<float> out, Global<const float> x) {
   SharedMemory memory;
@@ -60,8 +60,8 @@ __global__ void counts_with_atomics(Global<float> out, Global<const float>) {
   out[threadIdx.x] = static_cast<float>(counter[0]);
 }
 
-// A 16×16 matrix times a 16×8 one whose fragments come from shared memory in the three ways that there are, and once as
-// the formula has it. Every lane writes how many of its results differ, so all is 0.
+// A 16×16 matrix times a 16×8 one whose fragments are loaded from shared memory in all three ways, compared with a
+// direct computation. Every lane writes its number of differing results, so all are 0.
 __global__ void multiplies_in_tensor_cores(Global<float> out, Global<const float> x) {
   SharedMemory memory;
   auto a = memory.take<bf16>(16 * 16, "a");
@@ -111,7 +111,7 @@ __global__ void writes_past_shared_memory(Global<float> out, Global<const float>
   auto tile = memory.take<float>(kThreads / 2, "tile");
   auto other = memory.take<float>(kThreads / 2, "other");
   if (threadIdx.x < kThreads / 2) other[threadIdx.x] = 0.0f;
-  tile[threadIdx.x] = x[threadIdx.x];  // reaches into the other piece
+  tile[threadIdx.x] = x[threadIdx.x];  // overlaps the other piece
   out[threadIdx.x] = 0.0f;
 }
 
@@ -139,7 +139,7 @@ __global__ void forgets_a_barrier(Global<float> out, Global<const float> x) {
   out[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
 }
 
-// The read before the barrier is in order, the write after it is not in order with the other warp's read.
+// The read before the barrier is ordered; the write after it is not ordered with the other warp's read.
 __global__ void forgets_the_second_barrier(Global<float> out, Global<const float> x) {
   SharedMemory memory;
   auto tile = memory.take<float>(kThreads, "tile");
@@ -230,7 +230,7 @@ __global__ void leaves_lanes_out(Global<float> out, Global<const float> x) {
   out[threadIdx.x] = sum;
 }
 
-// A lane waits for the block, the others of its warp for that lane.
+// A lane waits for the block, while the other lanes of its warp wait for that lane.
 __global__ void waits_in_a_circle(Global<float> out, Global<const float>) {
   if (threadIdx.x >= kWarp && threadIdx.x < kThreads - 1) __syncwarp();
   __syncthreads();
@@ -265,7 +265,7 @@ using Kernel = void (*)(Global<float>, Global<const float>);
   X(leaves_lanes_out)                 \
   X(waits_in_a_circle)
 
-// Runs a kernel in three blocks of 64 threads on 1, 2, …, 64 and says what came of it.
+// Runs a kernel in three blocks of 64 threads on 1, 2, …, 64 and returns the outcome.
 std::string outcome(Kernel kernel) {
   alignas(16) float x[kThreads], out[kThreads];
   for (int i = 0; i < kThreads; ++i) x[i] = static_cast<float>(i + 1);

@@ -1,5 +1,5 @@
-// The name of a kernel. Kernels have internal linkage, so the dynamic linker does not know them: the table of all
-// symbols is read from the library's file.
+// Looks up the name of a kernel. Kernels have internal linkage, so the dynamic linker does not know them; the full
+// symbol table is read from the library file.
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <elf.h>
@@ -22,7 +22,7 @@ std::vector<T> read_table(std::ifstream& file, uint64_t offset, uint64_t bytes) 
   return table;
 }
 
-// Address in the file's own numbering → mangled name, of every function.
+// Addresses in the file → mangled names of all functions.
 std::map<uint64_t, std::string> read_functions(const char* path) {
   std::map<uint64_t, std::string> functions;
   std::ifstream file(path, std::ios::binary);

@@ -14,7 +14,6 @@ import { type ModelDType, Parameters } from './model/parameters.js'
 import { RopeCache } from './model/rope.js'
 import { resolveTies } from './model/ties.js'
 import { TrainPass } from './model/train-pass.js'
-import * as ops from './ops.js'
 import type { RankGroup } from './parallel/group.js'
 import { type SaveOptions, type SaveResult, saveModel } from './save.js'
 import type { OnWarning } from './warnings.js'
@@ -142,7 +141,7 @@ export class LlamaForCausalLM implements Disposable {
       const rows = Int32Array.from({ length: Math.min(pass.head.chunk, tokens - start) }, (_, i) => start + i)
       const values = chunk.rows(0, rows.length)
       pass.withHead(1, () => {
-        ops.cast(stream, { dst: values, src: pass.head.logits(pass.context, activations, rows) })
+        pass.head.logits(pass.context, activations, rows, values)
       })
       await stream.read(values, all.subarray(start * vocabSize, (start + rows.length) * vocabSize))
     }

@@ -390,29 +390,28 @@ export interface SampleArgs {
   history: Tensor
   /** A[B, V] */
   logits: Tensor
-  /** int32[B]: distinguishes the sequences of a batch. */
+  /** float32[B]: divides the logits; 0 takes the most likely token. */
+  temperature: Tensor
+  /** float32[B]: keeps the smallest set of most likely tokens that reaches this probability; 1 disables. */
+  topP: Tensor
+  /** int32[B]: keeps only the k most likely tokens; 0 disables. */
+  topK: Tensor
+  /** float32[B]: above 1 makes tokens of the history less likely; 1 disables. */
+  repetitionPenalty: Tensor
+  /** int32[B, 2]: 64 bits, the low word first. */
+  seeds: Tensor
+  /** int32[B]: distinguishes sequences that have one seed. */
   sequenceSeeds: Tensor
   /** float32[B, 2V], overwritten: working memory. */
   scratch: Tensor
-  /** Divides the logits; 0 takes the most likely token. */
-  temperature: number
-  /** Keeps the smallest set of most likely tokens that reaches this probability; 1 disables. */
-  topP: number
-  /** Above 1 makes tokens of the history less likely; 1 disables. */
-  repetitionPenalty: number
-  /** Keeps only the k most likely tokens; 0 disables. */
-  topK: number
-  /** An integer. */
-  seed: number
 }
 
 /**
  * Chooses the next token of each sequence from its logits, in Transformers' order: the repetition penalty on every
- * token of history[b, 0 … positions[b]] (Keskar et al., arXiv:1909.05858), temperature, topK (0: off), topP (1: off;
- * the smallest set of most likely tokens whose probability reaches topP), then a draw. temperature 0 is greedy: the
- * first largest logit, after the penalty. The random number is a counter-based function (Philox 4x32-10, Salmon et
- * al. 2011) of seed, sequenceSeeds[b] and the position, so a seed gives the same text on every run and in every
- * batch. Then, so that a recorded graph can run on:
+ * token of history[b, 0 … positions[b]] (Keskar et al., arXiv:1909.05858), temperature, topK, topP, then a draw.
+ * temperature 0 is greedy: the first largest logit, after the penalty. The random number is a counter-based function
+ * (Philox 4x32-10, Salmon et al. 2011) of seeds[b], sequenceSeeds[b], and the position, so a seed gives the same text
+ * on every run and in every batch. Then, so that a recorded graph can run on:
  *   positions[b] += 1;  ids[b] = token;  history[b, positions[b]] = token
  * A sequence whose position is P − 1 or negative is finished, and does not change.
  */

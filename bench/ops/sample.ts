@@ -19,11 +19,11 @@ export const sample: OpCase[] = [
         logits: make.random('bfloat16', 1, V),
         sequenceSeeds: make.integers(1, 1),
         scratch: make.empty('float32', 1, 2 * V),
-        temperature: 1,
-        topP: 0.9,
-        repetitionPenalty: 1,
-        topK: 50,
-        seed: 0,
+        temperature: make.of('float32', Float32Array.of(1), 1),
+        topP: make.of('float32', Float32Array.of(0.9), 1),
+        repetitionPenalty: make.of('float32', Float32Array.of(1), 1),
+        topK: make.of('int32', Int32Array.of(50), 1),
+        seeds: make.of('int32', Int32Array.of(0, 0), 1, 2),
       }
       return (stream) => sampleOp(stream, args)
     },

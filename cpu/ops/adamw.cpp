@@ -1,5 +1,5 @@
-// AdamW in one pass over a flat shard: 28 bytes a parameter with bfloat16 weights and gradients, and nothing else
-// matters. The scalars are worked out in double, and the steps are taken in PyTorch's order.
+// AdamW in one pass over a flat shard, limited by memory bandwidth: 28 bytes per parameter with bfloat16 weights and
+// gradients. Scalars are computed in double, and the operations follow PyTorch's order.
 #include "cpu/ops/dtypes.h"
 #include "cpu/ops/loops.h"
 #include "cpu/runtime/isa.h"

@@ -1,10 +1,10 @@
 // Attention, forward: FlashAttention (Dao et al., arXiv:2205.14135) on vector registers.
 //
-// A block of queries walks over the blocks of keys that it sees. Scores are computed transposed, Sᵀ = K Qᵀ, with a lane
-// for each query: so the running maximum and sum of the online softmax (Milakov & Gimelshein, arXiv:1805.02867) are
-// plain vectors, nothing is summed across lanes, and Pᵀ comes out as the right operand of Oᵀ += Vᵀ Pᵀ. Scores are kept
-// times log2(e), which makes a probability one exp2. A task is a block of queries of one head; no sum crosses tasks, so
-// the result does not depend on the number of threads.
+// A block of queries iterates over the key blocks that it attends to. Scores are computed transposed, Sᵀ = K Qᵀ, with
+// one lane per query: the running maximum and sum of the online softmax (Milakov & Gimelshein, arXiv:1805.02867) are
+// then plain vectors, no sum crosses lanes, and Pᵀ comes out as the right operand of Oᵀ += Vᵀ Pᵀ. Scores are scaled by
+// log2(e), so that a probability is one exp2. A task is a query block of one head; no sum crosses tasks, so the result
+// does not depend on the number of threads.
 #include "cpu/ops/attention.h"
 
 #include <omp.h>
@@ -44,7 +44,7 @@ class QueryBlock {
     }
   }
 
-  // Takes in a block of keys and values. On the diagonal it is the same tokens as the queries.
+  // Accumulates a block of keys and values. On the diagonal its tokens are those of the queries.
   void attend(const T* k, const T* v, int64_t stride, bool diagonal) {
     const int keys = diagonal ? count_ : kBlock, padded = round_up(keys, kBand);
     pack_rows(k_, k, stride, keys, padded, d_);
@@ -68,7 +68,8 @@ class QueryBlock {
   }
 
  private:
-  // The maximum over all keys so far, and in factor_ what earlier sums must be multiplied by; true if that is not 1.
+  // Updates the maximum over all keys so far, and sets factor_ to the rescaling of earlier sums; returns true if it is
+  // not 1.
   bool update_maximum(bool diagonal) {
     VecI changed = {};
     for (int i = 0; i < lanes_; i += kLanes) {
@@ -115,10 +116,10 @@ class QueryBlock {
 
   int d_, words_, ldw_, ldd_;
   float scale_;
-  int count_ = 0, lanes_ = 0;  // queries of the block, and that rounded up to bands
+  int count_ = 0, lanes_ = 0;  // queries in the block, and that rounded up to whole bands
   Word *q_, *k_, *v_, *p_;
   float *scores_, *out_;         // Sᵀ [key, query] and Oᵀ [d, query], kBlock queries a row
-  float *max_, *sum_, *factor_;  // for each query
+  float *max_, *sum_, *factor_;  // per query
 };
 
 }  // namespace

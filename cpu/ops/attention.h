@@ -1,8 +1,8 @@
-// How attention is cut up, forward and backward.
+// How attention is tiled, forward and backward.
 //
-// Sequences are cut into blocks of kBlock tokens; a block of queries and a block of keys make a tile. A tile on the
-// diagonal is cut once more, into bands of kBand keys: only the queries from the band's first key on see any of it. The
-// products then run over rectangles, and a mask is needed only in the square at the beginning of each band.
+// Sequences are divided into blocks of kBlock tokens; a query block and a key block form a tile. A tile on the diagonal
+// is divided again, into bands of kBand keys: only the queries from the band's first key on attend to any of it. The
+// products then run over rectangles, and only the square at the beginning of each band needs a mask.
 #pragma once
 
 #include "cpu/ops/tile.h"
@@ -34,7 +34,7 @@ struct Block {
 
 inline Block Sequence::block(int i) const { return {*this, i}; }
 
-// Writes the blocks of all sequences in order. Returns how many there are; with null, it only counts.
+// Writes the blocks of all sequences in order and returns their number; with null, only counts.
 inline int64_t cut_sequences(Block* blocks, const int32_t* cu_seqlens, int64_t count) {
   int64_t n = 0;
   for (int64_t s = 0; s + 1 < count; ++s) {
@@ -46,8 +46,8 @@ inline int64_t cut_sequences(Block* blocks, const int32_t* cu_seqlens, int64_t c
   return n;
 }
 
-// A block and a head. All heads of a sequence come before the next sequence: the rows of heads are neighbours in
-// memory.
+// A block and a head. All heads of a sequence come before the next sequence, since rows of different heads are adjacent
+// in memory.
 struct Task {
   Block block;
   int64_t head;
@@ -64,17 +64,17 @@ struct Rectangle {
   int key, keys, query, queries;
 };
 
-// Calls f(rectangle) for the parts of a tile of so many queries, a multiple of kBand.
+// Calls f(rectangle) for the parts of a tile with `queries` queries, a multiple of kBand.
 template <class F>
 inline void for_each_rectangle(bool diagonal, int queries, F&& f) {
   if (!diagonal) return f(Rectangle{0, kBlock, 0, queries});
   for (int i = 0; i < queries; i += kBand) f(Rectangle{i, kBand, i, queries - i});
 }
 
-// x where a lane's query is the key's token or comes after it; elsewhere `masked`. Lane 0 has the given query.
+// x where a lane's query is at or after the key's token, otherwise `masked`. Lane 0 holds the given query.
 inline Vec causal(Vec x, int key, int query, float masked) { return lane_index() >= key - query ? x : splat(masked); }
 
-// Cuts a thread's buffers from one allocation, each aligned to 64 bytes. With null it only counts the bytes.
+// Allocates a thread's buffers from one block, each aligned to 64 bytes. With null it only counts the bytes.
 class Carver {
  public:
   explicit Carver(void* memory) : memory_(static_cast<char*>(memory)) {}

@@ -1,12 +1,11 @@
 // Attention, backward: FlashAttention-2 (Dao, arXiv:2307.08691), in the transposed form of attention.cpp.
 //
-// For a tile, Sᵀ = K Qᵀ and dPᵀ = V dOᵀ are computed a few keys at a time and turned at once into Pᵀ and dSᵀ, which
-// feed
+// For a tile, Sᵀ = K Qᵀ and dPᵀ = V dOᵀ are computed a few keys at a time and immediately turned into Pᵀ and dSᵀ, for
 //   dV += Pᵀ dO;  dK += dSᵀ Q;  dQᵀ += Kᵀ dSᵀ
-// so that no operand is ever transposed inside the loop. There are two ways to walk over the tiles. The first takes a
-// sequence and a key/value head as one task and makes all three gradients from each tile. When those tasks are too few
-// for the threads, two passes share out the blocks instead, the keys' and then the queries', and tiles are computed
-// twice: seven products for five. Both add up the same tiles in the same order, so they give the same bits.
+// so that no operand is transposed inside the loop. The tiles can be traversed in two ways. In the first, a task is a
+// sequence and a key/value head, and computes all three gradients from each tile. If that yields too few tasks for the
+// threads, the second makes two passes over blocks, first of keys and then of queries, and computes each tile twice:
+// seven products instead of five. Both add the same tiles in the same order, so their results are bitwise identical.
 #include <omp.h>
 
 #include "cpu/ops/attention.h"
@@ -33,11 +32,11 @@ struct Pointers {
   const float *lse, *delta;
 };
 
-// One thread's buffers, and what it does with a tile.
+// One thread's buffers, and its operations on a tile.
 template <class T>
 class Tiles {
  public:
-  // Holds `slots` blocks of queries at once, and sums for kv_slots blocks of keys.
+  // Holds `slots` query blocks at once, and the sums of kv_slots key blocks.
   Tiles(Carver& memory, const Shape& shape, float scale, int slots, int kv_slots)
       : shape_(shape),
         d_(shape.d),
@@ -101,7 +100,7 @@ class Tiles {
     std::memset(dv_ + slot * sums_size_, 0, sums_size_ * sizeof(float));
   }
 
-  // Adds the tile of the loaded keys and the queries of a slot to the sums asked for: those of dk and dv, that of dq.
+  // Adds the tile of the loaded keys and a slot's queries to the requested sums: dk and dv, dq, or all three.
   template <bool keys, bool queries>
   void add(const Block& query_block, const Block& key_block, int slot, int kv_slot) {
     const bool diagonal = query_block.index == key_block.index;
@@ -143,7 +142,7 @@ class Tiles {
   }
 
  private:
-  // Pᵀ and dSᵀ of kRows keys.
+  // Computes Pᵀ and dSᵀ of kRows keys.
   void differentiate(int key, int query, int queries, int slot, bool diagonal) {
     product<T>(scores_, kBlock, kRows, queries, {k_rows_ + key * ldw_, ldw_, 1}, q_ + slot * q_size_ + query, kBlock,
                words_, false);
@@ -174,13 +173,13 @@ class Tiles {
   Word *k_rows_, *v_rows_, *k_pairs_;         // the loaded keys and values
   Word *q_, *dout_, *q_pairs_, *dout_pairs_;  // slots of queries
   float *lse_, *delta_;                       // slots of queries; lse times log2(e)
-  float *scores_, *dp_;                       // Sᵀ and dPᵀ, kRows keys of them
+  float *scores_, *dp_;                       // Sᵀ and dPᵀ, for kRows keys
   Word *p_rows_, *ds_rows_, *ds_pairs_;       // Pᵀ and dSᵀ of the tile
   float *dq_, *dk_, *dv_;                     // slots of sums: dQᵀ [d, query], dK and dV [key, d]
   float* factor_;
 };
 
-// delta[h, t] = dout[t, h] · out[t, h], by which the softmax's gradient is centred.
+// delta[h, t] = dout[t, h] · out[t, h], the mean that the softmax's gradient subtracts.
 template <class T>
 void write_deltas(float* delta, const T* dout, const T* out, const Shape& shape) {
 #pragma omp parallel for schedule(static)
@@ -195,7 +194,7 @@ void write_deltas(float* delta, const T* dout, const T* out, const Shape& shape)
   }
 }
 
-// One task of the first way: everything of a sequence and a key/value head.
+// One task of the first way: a whole sequence for one key/value head.
 template <class T>
 void differentiate_sequence(Tiles<T>& tiles, const Pointers<T>& x, const Sequence& sequence, int64_t kv_head,
                             int64_t group) {
@@ -218,7 +217,7 @@ void differentiate_sequence(Tiles<T>& tiles, const Pointers<T>& x, const Sequenc
   }
 }
 
-// The tasks of the second way: dk and dv of a block of keys, dq of a block of queries.
+// The tasks of the second way: dk and dv of a key block, or dq of a query block.
 template <class T>
 void differentiate_keys(Tiles<T>& tiles, const Pointers<T>& x, const Block& keys, int64_t kv_head, int64_t group) {
   tiles.clear_dkv(0);
@@ -245,8 +244,8 @@ void differentiate_queries(Tiles<T>& tiles, const Pointers<T>& x, const Block& q
   tiles.store_dq(x, queries, head, 0);
 }
 
-// Whether the first way ends sooner: its longest queue of tasks at five products a tile, against an even share of all
-// tiles at seven.
+// Whether the first way finishes sooner: its longest queue of tasks at five products per tile, compared with an even
+// share of all tiles at seven.
 bool prefers_sequences(const int32_t* cu_seqlens, int64_t count, int64_t kv_heads, int threads) {
   int64_t tasks = 0, tiles = 0, longest = 0;
   for (int64_t s = 0; s + 1 < count; ++s) {

@@ -1,10 +1,10 @@
-// The key/value cache: writing to it, and the attention of one new token a sequence to it.
+// The key/value cache: writing to it, and attention of one new token per sequence over it.
 //
-// Each token has a query of its own, so nothing is reused but a cache row, by the query heads that share it: the work
-// is to read the cache once, at the speed of memory. It is cut into chunks of kChunk positions (Flash-Decoding, Dao et
-// al. 2023). A task is a chunk of a sequence for so many key/value heads that its rows are long enough for the hardware
-// to read ahead. It has a softmax of its own; the parts are put together afterwards in their order. So one long
-// sequence keeps every thread busy, and the result does not depend on how many there are.
+// Each token has its own query, so the only reuse is of a cache row by the query heads that share it: the cost is one
+// pass over the cache at memory speed. The cache is split into chunks of kChunk positions (Flash-Decoding, Dao et al.
+// 2023). A task is a chunk of a sequence for enough key/value heads that its rows are long enough for the hardware
+// prefetcher. Each chunk has its own softmax; the parts are then combined in order. So one long sequence keeps all
+// threads busy, and the result does not depend on their number.
 #include <omp.h>
 
 #include <cstring>
@@ -20,11 +20,11 @@ namespace openalpaca::cpu::OPENALPACA_ISA {
 namespace {
 
 constexpr int kChunk = 64;
-constexpr int kRowBytes = 2048;  // of a cache row, that a task reads
-constexpr int kUnroll = 4;       // rows taken at a time
+constexpr int kRowBytes = 2048;  // bytes of a cache row that a task reads
+constexpr int kUnroll = 4;       // rows at a time
 static_assert(kChunk % kLanes == 0 && kLanes % kUnroll == 0);
 
-// A query head's softmax over one chunk: the largest score, and Σ exp2(score − max). Scores are times log2(e).
+// A query head's softmax over one chunk: the largest score, and Σ exp2(score − max). Scores are scaled by log2(e).
 struct Part {
   float max, sum;
 };
@@ -32,12 +32,12 @@ struct Part {
 template <class T>
 struct Chunk {
   const T* q;        // [heads, d]
-  const T *k, *v;    // [count, …], rows `stride` numbers apart, at the first of the key/value heads
-  int heads, group;  // query heads, and how many share a key/value head
+  const T *k, *v;    // [count, …], rows `stride` elements apart, starting at the first of the key/value heads
+  int heads, group;  // query heads, and the number that share a key/value head
   int count, d;
   int64_t stride;
   float scale;
-  float* outs;  // [heads, …, d], `next` rows of ldo numbers apart, to be divided by the sum
+  float* outs;  // [heads, …, d], `next` rows of ldo elements apart, to be divided by the sum
   Part* parts;  // [heads, …]
   int64_t next, ldo;
 
@@ -45,7 +45,7 @@ struct Chunk {
   int ldw() const { return round_up(words(), kLanes); }
   int64_t workspace() const { return heads * (ldw() + kChunk + kLanes * kLanes); }
 
-  // Past the last row comes the last one again, whose score will be −∞ and whose weight 0.
+  // Past the end the last row is repeated; its score is set to −∞ and its weight to 0.
   void rows(const T* (&rows)[kUnroll], const T* first, int at) const {
     for (int r = 0; r < kUnroll; ++r) rows[r] = first + (at + r < count ? at + r : count - 1) * stride;
   }
@@ -122,7 +122,7 @@ struct Chunk {
   }
 };
 
-// The softmax over all chunks. Each chunk counts exp2(its max − the largest max), which takes the place of its max.
+// The softmax over all chunks. Each chunk is weighted by exp2(its max − the largest max), which replaces its max.
 template <class T>
 void combine(T* out, const float* outs, int64_t ldo, Part* parts, int64_t chunks, int d) {
   float largest = parts[0].max, denominator = 0;
@@ -154,7 +154,7 @@ void kv_cache_write(const KvCacheWrite& args) {
   char *k_cache = args.k_cache.data<char>(), *v_cache = args.v_cache.data<char>();
 #pragma omp parallel if (tokens * row > kParallelElements * size)
   {
-    // A thread writes a range of columns, token after token: where two tokens have one place, the later one stays.
+    // Each thread writes a range of columns, token by token: if two tokens have the same position, the later one wins.
     const int64_t lines = (row + 63) / 64, threads = omp_get_num_threads(), thread = omp_get_thread_num();
     const int64_t begin = lines * thread / threads * 64;
     const int64_t end = thread + 1 < threads ? lines * (thread + 1) / threads * 64 : row;
@@ -185,7 +185,7 @@ void attention_decode(const AttentionDecode& args) {
     const T *qkv = args.qkv.data<T>(), *k_cache = args.k_cache.data<T>(), *v_cache = args.v_cache.data<T>();
     T* out = args.out.data<T>();
     const int64_t row_heads = kRowBytes / (d * static_cast<int64_t>(sizeof(T)));
-    const int64_t slice = row_heads < 1 ? 1 : row_heads < kv_heads ? row_heads : kv_heads;  // key/value heads of a task
+    const int64_t slice = row_heads < 1 ? 1 : row_heads < kv_heads ? row_heads : kv_heads;  // key/value heads per task
     const int64_t slices = (kv_heads + slice - 1) / slice;
     Chunk<T> whole = {};
     whole.heads = static_cast<int>(slice * group);

@@ -1,5 +1,5 @@
-// Softmax, loss, accuracy and gradient of the logits, a row at a time: the first pass over a row reads it from memory,
-// the others from the cache.
+// Softmax, loss, accuracy, and gradient of the logits, row by row: the first pass over a row reads it from memory, the
+// others from the cache.
 #include <math.h>
 
 #include <cstring>
@@ -25,7 +25,7 @@ float max_of_row(const T* row, int64_t n) {
   return largest;
 }
 
-// Whether row[label], which is the largest of the row, is the first that large.
+// Whether row[label], which is the row's maximum, is its first occurrence.
 template <class T>
 bool is_first(const T* row, int64_t label, float largest) {
   for (int64_t i = 0; i < label; ++i) {
@@ -47,7 +47,7 @@ void cross_entropy(const CrossEntropy& args) {
   int32_t* correct = args.correct.data<int32_t>();
   dispatch(args.logits.dtype, [&]<class T>() {
     T* logits = args.logits.data<T>();
-    // Which rows are ignored is not known beforehand: each thread takes the next.
+    // Which rows are ignored is not known in advance, so threads take rows dynamically.
 #pragma omp parallel for schedule(dynamic) if (tokens * vocabulary > kParallelElements)
     for (int64_t t = 0; t < tokens; ++t) {
       T* row = logits + t * vocabulary;

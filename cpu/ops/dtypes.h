@@ -1,4 +1,4 @@
-// From the dtype that a tensor has to the type that a kernel is compiled for.
+// Maps a tensor's dtype to the element type that a kernel is instantiated for.
 #pragma once
 
 #include "core/tensor.h"

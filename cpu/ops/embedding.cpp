@@ -1,4 +1,4 @@
-// Rows of a table by number, and gradients added back to them.
+// Table lookup of rows by id, and accumulation of their gradients.
 #include <omp.h>
 
 #include <cstring>
@@ -21,13 +21,13 @@ void embedding_forward(const EmbeddingForward& args) {
   for (int64_t t = 0; t < tokens; ++t) std::memcpy(out + t * row, w + ids[t] * row, row);
 }
 
-// Two tokens may have the same row. So the threads share out the columns, and each walks all tokens in their order: no
-// locks, and always the same sum.
+// Two tokens may have the same row. So the threads divide the columns, and each goes through all tokens in order: no
+// locks, and a deterministic sum.
 void embedding_backward(const EmbeddingBackward& args) {
   const int64_t tokens = args.dout.shape[0], channels = args.dout.shape[1];
   const int32_t* ids = args.ids.data<int32_t>();
   check_indices(EmbeddingBackward::name, "id", ids, tokens, args.dw.shape[0]);
-  constexpr int64_t kColumns = 32;  // at least a cache line of either matrix
+  constexpr int64_t kColumns = 32;  // at least one cache line of either matrix
   const int64_t slices = (channels + kColumns - 1) / kColumns;
   dispatch(args.dw.dtype, [&]<class G>() {
     dispatch(args.dout.dtype, [&]<class A>() {

@@ -1,5 +1,5 @@
-// The sum of squares of a flat shard. Pieces of a few thousand numbers are summed in float32, and their sums in double
-// within blocks whose size depends on n alone; the blocks' sums are added in order at the end.
+// The sum of squares of a flat shard. A few thousand elements at a time are summed in float32, and these sums in double
+// within blocks whose size depends only on n; the sums of the blocks are then added in order.
 #include "cpu/ops/dtypes.h"
 #include "cpu/ops/loops.h"
 #include "cpu/runtime/isa.h"

@@ -1,4 +1,4 @@
-// The table of one instruction set's kernels; compiled once per set.
+// The kernel table of one instruction set; compiled once per set.
 #include "cpu/runtime/isa.h"
 
 namespace openalpaca::cpu::OPENALPACA_ISA {

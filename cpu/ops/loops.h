@@ -1,5 +1,5 @@
-// The loops that kernels share. Work is always cut by its size and never by the number of threads, so that every sum
-// is taken in one order.
+// Loops that kernels share. Work is always divided by its size and never by the number of threads, so that every sum
+// has a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,10 @@
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
 
-// With fewer elements than this, waking the other threads costs more than they save.
+// Below this number of elements, waking the other threads costs more than it saves.
 constexpr int64_t kParallelElements = 16384;
 
-// Calls f(begin, end) for the consecutive blocks of [0, n), in parallel when n is large.
+// Calls f(begin, end) for consecutive blocks of [0, n), in parallel if n is large.
 template <class F>
 inline void for_each_block(int64_t n, int64_t block, F&& f) {
   const int64_t blocks = (n + block - 1) / block;
@@ -19,8 +19,8 @@ inline void for_each_block(int64_t n, int64_t block, F&& f) {
   for (int64_t b = 0; b < blocks; ++b) f(b * block, b + 1 < blocks ? (b + 1) * block : n);
 }
 
-// The sum of the vectors f(offset, count) of a row of n numbers (as for_each_vec in vec.h), on four accumulators: one
-// alone would wait for each addition to end.
+// The sum of the vectors f(offset, count) over a row of n elements (as for_each_vec in vec.h), in four accumulators to
+// hide the latency of the additions.
 template <class F>
 inline float sum_each_vec(int64_t n, F&& f) {
   Vec sums[4] = {};

@@ -1,8 +1,8 @@
 // Matrix products: our own code for a few rows of input (matvec.h), oneDNN for the rest.
 //
-// The result is cut into tiles by its shape, and one thread computes a tile from start to end. That keeps the order of
-// the sums, which oneDNN's own division of labour changes with the number of threads, and costs nothing: the operands
-// of a tile stay in the cache. Dtypes that oneDNN has no fast code for here are converted to float32, tile by tile.
+// The result is tiled by its shape, and one thread computes a whole tile. That fixes the order of the sums, which
+// oneDNN's own partitioning changes with the number of threads, and costs nothing: a tile's operands stay in the cache.
+// Dtypes without a fast oneDNN kernel on this processor are converted to float32 tile by tile.
 #include <omp.h>
 
 #include <cstring>
@@ -18,7 +18,7 @@
 namespace openalpaca::cpu::OPENALPACA_ISA {
 namespace {
 
-// A matrix as it is stored, seen as op() makes it.
+// A stored matrix, indexed as op() of it.
 struct Operand {
   char* data;
   DType dtype;
@@ -32,7 +32,7 @@ struct Operand {
   }
 };
 
-// [0, n) in `count` parts of `size`, the last of them perhaps smaller.
+// [0, n) in `count` parts of `size`; the last may be smaller.
 struct Cut {
   int64_t size, count, last_size;
 
@@ -44,10 +44,10 @@ struct Product {
   Operand a, b, c;
   int64_t k;
   float alpha, beta;
-  Cut rows, columns;  // of c, into tiles
+  Cut rows, columns;  // tiles of c
 };
 
-// Tiles are 256 × 256, or less where that would make few of them.
+// Tiles are 256 × 256, or smaller if that would yield too few.
 Product cut_into_tiles(const MatMul& args, int64_t m, int64_t n, int64_t k) {
   int64_t height = m < 256 ? m : 256, width = n < 256 ? n : 256;
   while (Cut(m, height).count * Cut(n, width).count < 32 && (height > 64 || width > 64)) {
@@ -58,7 +58,7 @@ Product cut_into_tiles(const MatMul& args, int64_t m, int64_t n, int64_t k) {
           static_cast<float>(args.alpha),    static_cast<float>(args.beta),     Cut(m, height),  Cut(n, width)};
 }
 
-// The code for the tiles of a product. Those of the last row and the last column may be smaller than the others.
+// The code for the tiles of a product. Tiles in the last row and the last column may be smaller.
 class TileCode {
  public:
   TileCode(const Product& p, const GemmShape& shape)
@@ -83,7 +83,7 @@ class TileCode {
   Gemm inner_, right_, lower_, corner_;
 };
 
-// Calls f(i, j) for each tile, which returns nullptr or an error. A column of tiles is done before the next is begun,
+// Calls f(i, j) for each tile, which returns nullptr or an error message. Finishes one column of tiles before the next,
 // while its part of b is in the cache.
 template <class F>
 void for_each_tile(const Product& p, F&& f) {
@@ -99,7 +99,7 @@ void for_each_tile(const Product& p, F&& f) {
   if (error) fail("ONEDNN", MatMul::name, error);
 }
 
-// Does nothing and returns false where oneDNN has no fast code for the dtypes.
+// Does nothing and returns false if oneDNN has no fast code for the dtypes.
 bool multiply(const Product& p) {
   const TileCode code(p, {p.a.dtype, p.c.dtype, p.a.transposed, p.b.transposed, 0, 0, p.k, p.a.stride, p.b.stride,
                           p.c.stride, p.alpha, p.beta});
@@ -120,7 +120,7 @@ void convert(To* to, int64_t to_stride, const From* from, int64_t from_stride, i
   }
 }
 
-// Converts the rows × columns of op(x) from (i, j) on, to be stored as x is.
+// Converts the rows × columns of op(x) from (i, j) on; they keep x's storage order.
 void widen(float* to, int64_t stride, const Operand& x, int64_t i, int64_t j, int64_t rows, int64_t columns) {
   dispatch(x.dtype, [&]<class T>() {
     const T* from = static_cast<const T*>(x.at(i, j));
@@ -128,8 +128,8 @@ void widen(float* to, int64_t stride, const Operand& x, int64_t i, int64_t j, in
   });
 }
 
-// multiply by way of float32. Long sums are taken in panels, which keeps a thread's operands to a few megabytes; zeros
-// fill up the last one.
+// multiply via float32. Long sums are computed in panels, which limits a thread's operands to a few megabytes; the last
+// panel is padded with zeros.
 void multiply_converted(const Product& p) {
   const int64_t panels = (p.k + 2047) / 2048;
   const Cut depths(p.k, (p.k + panels - 1) / panels);
@@ -166,7 +166,7 @@ void multiply_converted(const Product& p) {
   });
 }
 
-// A sum over nothing: c = beta · c.
+// An empty sum: c = beta · c.
 void scale(const Tensor& c, float beta) {
   dispatch(c.dtype, [&]<class T>() {
     T* p = c.data<T>();
@@ -175,7 +175,7 @@ void scale(const Tensor& c, float beta) {
   });
 }
 
-// The product of a few rows, with the weights read once.
+// The product with a few rows; reads the weights once.
 void multiply_few_rows(const MatMul& args, int64_t m, int64_t n, int64_t k) {
   dispatch(args.a.dtype, [&]<class W>() {
     using Input = typename Dot<W>::Input;

@@ -1,7 +1,7 @@
-// The product of a linear layer with few rows of input, as in decoding: c = alpha · a · bᵀ + beta · c for a [m, k],
-// m ≤ 8, and weights b [n, k]. Each weight is read once, and the reading of them is all that takes time. One thread
-// computes an element of c from start to end, in an order that depends neither on m nor on the number of threads: a
-// sequence decodes to the same bits alone and in a batch.
+// The product of a linear layer with few input rows, as in decoding: c = alpha · a · bᵀ + beta · c for a [m, k], m ≤ 8,
+// and weights b [n, k]. It is limited by reading the weights, each once. One thread computes an element of c from start
+// to end, in an order that depends neither on m nor on the number of threads: a sequence decodes to the same bits alone
+// and in a batch.
 #pragma once
 
 #include "cpu/ops/dtypes.h"
@@ -11,7 +11,7 @@ namespace openalpaca::cpu::OPENALPACA_ISA {
 
 constexpr int64_t kMaxMatVecRows = 8;
 
-// A dot product in steps of kStep elements, with `Input` as the type that the rows of a are converted to beforehand.
+// A dot product in steps of kStep elements; `Input` is the type that the rows of a are converted to beforehand.
 template <class W>
 struct Dot {
   using Input = float;
@@ -33,9 +33,9 @@ struct Dot<bf16> {
 };
 #endif
 
-// sums[j] = w · x[j]. One row of weights at a time and no prefetch instructions: the weights are then one stream of
-// addresses, which the processor's own prefetchers follow at the full speed of the memory. (Four rows side by side,
-// with and without prefetching, reached two thirds of it at rows of 1.5 KB.)
+// sums[j] = w · x[j]. One row of weights at a time and no prefetch instructions: the weights are then a single stream
+// of addresses, which the hardware prefetchers follow at full memory speed. (Four rows in parallel, with and without
+// prefetching, reached two thirds of it with rows of 1.5 KB.)
 template <int M, class W, class Input>
 inline void dot_row(float (&sums)[M], const Input* x, const W* w, int64_t k) {
   constexpr int kStep = Dot<W>::kStep;

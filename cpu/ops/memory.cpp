@@ -1,4 +1,4 @@
-// Fill and cast: as fast as memory, in blocks small enough to share out and large enough for the prefetcher.
+// Fill and cast: limited by memory bandwidth, in blocks small enough to distribute and large enough for the prefetcher.
 #include <cstring>
 
 #include "cpu/ops/dtypes.h"
@@ -8,7 +8,7 @@
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
 
-// IEEE half precision. Checkpoints hold it; no other op computes with it.
+// IEEE half precision. Checkpoints use it; no other op computes in it.
 struct fp16 {
   uint16_t bits;
 };
@@ -35,8 +35,8 @@ inline Vec from_bits(VecU bits) {
   return v;
 }
 
-// Exponent and mantissa moved to their places in a float32, whose bias is 112 greater: a multiplication mends that,
-// and makes normal numbers of the subnormal ones. Infinities and NaNs take the largest exponent instead.
+// Shifts exponent and mantissa into float32's layout, whose bias is 112 greater: a multiplication corrects that, and
+// normalizes subnormal numbers. Infinities and NaNs get the largest exponent instead.
 inline Vec load(const fp16* p) {
   VecU16 half;
   std::memcpy(&half, p, sizeof half);
@@ -47,8 +47,8 @@ inline Vec load(const fp16* p) {
   return from_bits(sign | (finite & ~special) | ((magnitude | 0x7f800000) & special));
 }
 
-// Adding and subtracting 2^23 quanta, a quantum being the last place of the half to come, rounds to nearest even; then
-// the bias is changed as above. What rounds to 65536 or lies beyond becomes infinity, whose bits are those of 65536.
+// Adding and subtracting 2^23 quanta, a quantum being the last place of the resulting half, rounds to nearest even;
+// then the bias is changed as above. Values that round to 65536 or more become infinity, whose bits are those of 65536.
 inline void store(fp16* p, Vec v) {
   const VecU bits = bits_of(v), magnitude = bits & 0x7fffffff;
   const Vec clamped = min(from_bits(magnitude), splat(65536.0f));
@@ -77,7 +77,7 @@ namespace {
 
 constexpr int64_t kBlock = 8192;  // elements
 
-// Unlike store in vec.h, exact for subnormal numbers too on every processor.
+// Unlike store in vec.h, exact for subnormal numbers on every processor.
 template <class T>
 inline void store_exactly(T* p, Vec v, int count) {
   store(p, v, count);
@@ -127,7 +127,7 @@ void cast(const Cast& args) {
     return;
   }
   if (args.src.dtype == DType::int32 || args.dst.dtype == DType::int32) {
-    fail("UNSUPPORTED_DTYPE", Cast::name, "int32 converts to no other dtype, and no other dtype to int32");
+    fail("UNSUPPORTED_DTYPE", Cast::name, "int32 cannot be cast to or from another dtype");
   }
   dispatch_floating_point(args.src.dtype, [&]<class S>() {
     dispatch_floating_point(args.dst.dtype, [&]<class D>() {

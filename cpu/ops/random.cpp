@@ -1,5 +1,5 @@
-// Normal draws for new weights: four at a time from one Philox counter, by Box and Muller's transform. Element i
-// depends on the seed, the tensor's stream and i alone, so that threads share nothing.
+// Normal random numbers for new weights: four from each Philox counter, by the Box–Muller transform. Element i depends
+// only on the seed, the tensor's stream, and i, so that threads share no state.
 #include <cmath>
 
 #include "core/philox.h"

@@ -1,5 +1,6 @@
-// Root-mean-square normalisation. A row is read twice: from memory for the sum of its squares, then from the cache. The
-// gradient of w is a sum over the tokens: blocks of rows are summed apart and the blocks' sums then added in order.
+// Root-mean-square normalization. A row is read twice: from memory for the sum of its squares, then from the cache. The
+// gradient of w is a sum over the tokens: each block of rows is summed separately, and the block sums are added in
+// order.
 #include <cstring>
 
 #include "cpu/ops/dtypes.h"
@@ -64,7 +65,7 @@ void add_rmsnorm_forward(const AddRmsNormForward& args) {
 
 void rmsnorm_backward(const RmsNormBackward& args) {
   const int64_t tokens = args.x.shape[0], channels = args.x.shape[1];
-  const int64_t rows = tokens > 1024 ? (tokens + 63) / 64 : 16;  // of a block; at most 64 blocks
+  const int64_t rows = tokens > 1024 ? (tokens + 63) / 64 : 16;  // per block; at most 64 blocks
   const int64_t blocks = (tokens + rows - 1) / rows;
   const float* rstd = args.rstd.data<float>();
   float* partial_dw = static_cast<float*>(scratch(blocks * channels * sizeof(float)));

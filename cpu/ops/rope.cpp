@@ -1,6 +1,5 @@
-// Rotary position embedding (Su et al., arXiv:2104.09864) in the half-split form of Hugging Face, in place on the query
-// and key heads of the packed projections. Sine and cosine come from tables, so θ and its scaling are the model's
-// affair.
+// Rotary position embedding (Su et al., arXiv:2104.09864) in Hugging Face's half-split form, in place on the query and
+// key heads of the packed projections. Sines and cosines come from tables, so θ and its scaling are up to the model.
 #include "cpu/ops/dtypes.h"
 #include "cpu/ops/loops.h"
 #include "cpu/runtime/errors.h"
@@ -9,7 +8,7 @@
 namespace openalpaca::cpu::OPENALPACA_ISA {
 namespace {
 
-// direction −1 turns back.
+// A direction of −1 rotates back.
 void rotate(const char* op, const RopeForward& args, float direction) {
   const int64_t tokens = args.qkv.shape[0], half = args.cos.shape[1];
   const int64_t rotated = args.num_heads + args.num_kv_heads, heads = rotated + args.num_kv_heads;

@@ -1,4 +1,5 @@
-// The gated activation of the feed-forward network, elementwise: as fast as memory, but for the exponential.
+// The gated activation of the feed-forward network, elementwise: limited by memory bandwidth, except for the
+// exponential.
 #include "cpu/ops/dtypes.h"
 #include "cpu/ops/loops.h"
 #include "cpu/runtime/isa.h"
@@ -6,7 +7,7 @@
 namespace openalpaca::cpu::OPENALPACA_ISA {
 namespace {
 
-constexpr int64_t kColumns = 2048;  // of a row at a time, so that one token's row is shared out too
+constexpr int64_t kColumns = 2048;  // per piece of a row, so that even one token's row is divided among threads
 
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 

@@ -1,11 +1,11 @@
-// Small matrix products whose operands fit in the cache, for attention: packing, the product, unpacking.
+// Small matrix products for attention, with operands that fit in the cache: packing, product, unpacking.
 //
-// Packed operands are made of 32-bit words, so that float32 and bfloat16 share every layout. With AVX512-BF16 a word of
-// a bfloat16 operand is two numbers that are neighbours along the summed dimension, the unit of dpbf16ps; everywhere
-// else it is one float32, to which bfloat16 is widened while it is packed. kPack is how many numbers a word holds.
+// Packed operands consist of 32-bit words, so that float32 and bfloat16 share every layout. With AVX512-BF16 a word of
+// a bfloat16 operand is two adjacent numbers along the summed dimension, the unit of dpbf16ps; everywhere else it is
+// one float32, to which packing widens bfloat16. kPack is the number of elements per word.
 //
-// A product is c[m, n] (+)= Σ_k a(m, k) · b[k, n] with n along the lanes of vectors: words of b are loaded as vectors
-// and words of a broadcast, so a may have any strides. Three packings of a block x[n, D] serve all the products of
+// A product is c[m, n] (+)= Σ_k a(m, k) · b[k, n] with n along the vector lanes: words of b are loaded as vectors and
+// words of a are broadcast, so a may have any strides. Three packings of a block x[n, D] cover all products of
 // attention:
 //
 //   pack_rows        [n, D/kPack]    on the left of a sum over D
@@ -17,9 +17,9 @@
 
 namespace openalpaca::cpu::OPENALPACA_ISA {
 
-typedef float Word;  // 32 bits, whatever they mean
+typedef float Word;  // 32 bits, whatever they encode
 
-// The numbers in packed operands, and how many make a word.
+// The element type of packed operands, and the number of elements per word.
 #if defined(__AVX512BF16__)
 template <class T>
 using Packed = T;
@@ -30,8 +30,8 @@ using Packed = float;
 template <class T>
 constexpr int kPack = sizeof(Word) / sizeof(Packed<T>);
 
-// A product keeps kRows × kCols accumulators, kCols vectors of b and one of a in registers. 4 × 4 feeds dpbf16ps (one a
-// cycle, six cycles long) with one load for every two.
+// A product keeps kRows × kCols accumulators, kCols vectors of b, and one of a in registers. 4 × 4 keeps dpbf16ps busy
+// (one per cycle, latency of six) with one load for every two.
 constexpr int kRows = 4;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kCols = 4;
@@ -54,7 +54,7 @@ inline Vec splat_word(const Word* p) {
   return v;
 }
 
-// acc + a · b in every lane; the sum of two products where words are pairs.
+// acc + a · b in every lane; the sum of two products if words are pairs.
 template <class T>
 inline Vec multiply_add(Vec acc, Vec a, Vec b) {
 #if defined(__AVX512BF16__)
@@ -130,7 +130,7 @@ inline void product(float* c, int64_t ldc, int rows, int columns, Left a, const 
 inline Vec shuffle_low(Vec a, Vec b) { return OPENALPACA_SHUFFLE(a, b, OPENALPACA_LOW_HALVES); }
 inline Vec shuffle_high(Vec a, Vec b) { return OPENALPACA_SHUFFLE(a, b, OPENALPACA_HIGH_HALVES); }
 
-// A square of words: each round shuffles the two halves of the rows together like a deck of cards, log2(kLanes) times.
+// A square of words: each round interleaves the two halves of the rows like a perfect shuffle, log2(kLanes) times.
 inline void transpose(Vec (&rows)[kLanes]) {
   for (int round = 1; round < kLanes; round *= 2) {
     Vec next[kLanes];
@@ -142,7 +142,7 @@ inline void transpose(Vec (&rows)[kLanes]) {
   }
 }
 
-// Lane i of the result is the sum over the lanes of row i: the same shuffles, with an addition after each.
+// Lane i of the result is the sum over the lanes of row i: the same shuffles, each followed by an addition.
 inline Vec sum_rows(Vec (&rows)[kLanes]) {
 #pragma GCC unroll 4
   for (int half = kLanes / 2; half > 0; half /= 2) {
@@ -155,7 +155,7 @@ inline Vec sum_rows(Vec (&rows)[kLanes]) {
 
 // ---- packing ------------------------------------------------------------------------------------------------------
 
-// `count` words of a row, from the given one on.
+// `count` words of a row, starting at the given one.
 template <class T>
 inline Vec row_words(const T* row, int64_t word, int count) {
   if constexpr (kPack<T> == 1) {
@@ -165,8 +165,8 @@ inline Vec row_words(const T* row, int64_t word, int count) {
   }
 }
 
-// The words of two rows that are neighbours along the summed dimension, rounded to nearest even where a word is a pair.
-// Elsewhere each row has words of its own, and these are the first one's.
+// The words of two rows that are adjacent along the summed dimension, rounded to nearest even if a word is a pair.
+// Otherwise each row has separate words, and these are the first row's.
 template <class T>
 inline Vec pair_up(Vec low, Vec high) {
 #if defined(__AVX512BF16__)
@@ -180,9 +180,9 @@ inline Vec pair_up(Vec low, Vec high) {
   return low;
 }
 
-// In all three, x is [n, d] with rows `stride` numbers apart, and rows from n to `padded` are zeros.
+// In all three, x is [n, d] with rows `stride` elements apart, and rows from n to `padded` are zero.
 
-// dst[padded, d / kPack rounded up to kLanes]; what is rounded up is zeros.
+// dst[padded, d / kPack rounded up to kLanes]; the padding is zero.
 template <class T>
 inline void pack_rows(Word* dst, const T* x, int64_t stride, int n, int padded, int d) {
   const int words = d / kPack<T>, ldd = round_up(words, kLanes);
@@ -192,7 +192,7 @@ inline void pack_rows(Word* dst, const T* x, int64_t stride, int n, int padded, 
   }
 }
 
-// dst[d / kPack, lanes], of which the first `padded` columns are written; a multiple of kLanes.
+// dst[d / kPack, lanes]; writes its first `padded` columns, a multiple of kLanes.
 template <class T>
 inline void pack_transposed(Word* dst, int lanes, const T* x, int64_t stride, int n, int padded, int d) {
   const int words = d / kPack<T>;
@@ -206,7 +206,7 @@ inline void pack_transposed(Word* dst, int lanes, const T* x, int64_t stride, in
   }
 }
 
-// dst[padded / kPack, d rounded up to kLanes]; what is rounded up is zeros.
+// dst[padded / kPack, d rounded up to kLanes]; the padding is zero.
 template <class T>
 inline void pack_pairs(Word* dst, const T* x, int64_t stride, int n, int padded, int d) {
   const int ldd = round_up(d, kLanes);
@@ -223,8 +223,8 @@ inline void pack_pairs(Word* dst, const T* x, int64_t stride, int n, int padded,
   }
 }
 
-// The transpose of pack_rows' work: y[n, d], rows `stride` numbers apart, from columns of src[d, lanes] times
-// scale[lane]. src has readable rows up to d rounded up to kLanes, and columns up to n rounded up to kLanes.
+// The inverse of pack_rows: y[n, d], rows `stride` elements apart, from columns of src[d, lanes] times scale[lane]. src
+// has readable rows up to d rounded up to kLanes, and columns up to n rounded up to kLanes.
 template <class T>
 inline void unpack_transposed(T* y, int64_t stride, const float* src, int lanes, const float* scale, int n, int d) {
   for (int i = 0; i < n; i += kLanes) {

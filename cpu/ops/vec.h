@@ -1,6 +1,6 @@
-// Vectors of float32 as wide as the instruction set has them, on the compiler's vector extensions, with the loads,
-// stores and conversions of the storage types. `Vec` holds kLanes numbers; a row of any length is walked with
-// for_each_vec, whose last step is a masked one.
+// Vectors of float32 at the instruction set's width, using the compiler's vector extensions, with loads, stores, and
+// conversions of the storage types. `Vec` holds kLanes numbers; for_each_vec iterates over a row of any length, with a
+// masked last step.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ inline float to_float(bf16 x) {
   return value;
 }
 
-// Round to nearest even; a NaN stays one.
+// Rounds to nearest even and preserves NaN.
 inline void from_float(float x, float& out) { out = x; }
 inline void from_float(float x, bf16& out) {
   uint32_t bits;
@@ -52,7 +52,7 @@ inline void from_float(float x, bf16& out) {
   }
 }
 
-inline Vec splat(float x) { return x - Vec{}; }  // not Vec{} + x, which is an addition: it makes +0 of −0
+inline Vec splat(float x) { return x - Vec{}; }  // not Vec{} + x, which is an addition that turns −0 into +0
 
 inline VecI lane_index() {
   VecI lanes;
@@ -66,7 +66,7 @@ inline Vec load(const float* p) {
   return v;
 }
 inline Vec widen(VecU16 half) {
-#if defined(__AVX512F__)  // of the general form, GCC makes three instructions
+#if defined(__AVX512F__)  // GCC compiles the general form to three instructions
   const VecU wide = (VecU)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)half) << 16;
 #elif defined(__AVX2__)
   const VecU wide = (VecU)_mm256_cvtepu16_epi32((__m128i)half) << 16;
@@ -94,14 +94,14 @@ inline VecU16 round_to_bf16(Vec v) {
 }
 inline void store(bf16* p, Vec v) {
 #ifdef __AVX512BF16__
-  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);  // makes zeros of subnormal numbers
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);  // flushes subnormal numbers to zero
 #else
   const VecU16 half = round_to_bf16(v);
 #endif
   std::memcpy(p, &half, sizeof half);
 }
 
-// The first n < kLanes numbers; the rest of the vector is zero. No memory past them is touched.
+// The first n < kLanes numbers; the remaining lanes are zero. No memory past them is accessed.
 inline Vec load_first(const float* p, int n) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
@@ -135,7 +135,7 @@ inline void store_first(bf16* p, Vec v, int n) {
 #endif
 }
 
-// The larger or smaller of each pair; b where either is a NaN.
+// The larger or smaller of each pair; b if either is NaN.
 #if defined(__AVX512F__)
 inline Vec max(Vec a, Vec b) { return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
 inline Vec min(Vec a, Vec b) { return (Vec)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b); }
@@ -146,7 +146,7 @@ inline Vec min(Vec a, Vec b) { return (Vec)_mm256_min_ps((__m256)a, (__m256)b); 
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 #endif
-// The sum and the largest of all lanes, by halves.
+// The sum and the maximum of all lanes, by halving.
 inline Vec exchange(Vec v, int width) {
   Vec other;
   for (int i = 0; i < kLanes; ++i) other[i] = v[i ^ width];
@@ -163,7 +163,7 @@ inline float max(Vec v) {
   return v[0];
 }
 
-// The nearest whole number, and p · 2^n for a whole n: any n with AVX-512, else one in [−126, 128].
+// The nearest integer, and p · 2^n for an integer n: any n with AVX-512, otherwise one in [−126, 128].
 #if defined(__AVX512F__)
 inline Vec round_to_integer(Vec x) { return (Vec)_mm512_maskz_roundscale_ps(0xffff, (__m512)x, 0); }
 inline Vec scale_by_power(Vec p, Vec n) { return (Vec)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n); }
@@ -171,7 +171,7 @@ inline Vec scale_by_power(Vec p, Vec n) { return (Vec)_mm512_maskz_scalef_ps(0xf
 inline Vec round_to_integer(Vec x) { return (x + 12582912.0f) - 12582912.0f; }  // 1.5·2^23; for |x| < 2^22
 inline Vec scale_by_power(Vec p, Vec n) {
   const VecI exponent = __builtin_convertvector(n, VecI);
-  VecI half = exponent >> 1, rest = exponent - half;  // two factors: 2^128 has no float32
+  VecI half = exponent >> 1, rest = exponent - half;  // two factors: 2^128 is not a float32
   half = (half + 127) << 23;
   rest = (rest + 127) << 23;
   Vec a, b;
@@ -181,8 +181,8 @@ inline Vec scale_by_power(Vec p, Vec n) {
 }
 #endif
 
-// e^x to about one unit in the last place: x = n·ln2 + r, a polynomial in r, and n into the exponent (Cephes expf).
-// Below −87.3 the result is 0, above 88.7 it is infinite, and a NaN stays one.
+// e^x to about one unit in the last place: x = n·ln2 + r, a polynomial in r, and n added to the exponent (Cephes expf).
+// Below −87.3 the result is 0, above 88.7 it is infinite; NaN is preserved.
 inline Vec exp(Vec x) {
   const Vec low = splat(-87.33654f), high = splat(88.72283f);
   const Vec clamped = min(max(x, low), high);
@@ -201,12 +201,12 @@ inline Vec exp(Vec x) {
   return x != x ? x : y;
 }
 
-// 2^x to about one unit in the last place, for softmaxes that keep their scores times log2(e): n is the nearest whole
-// number, and the polynomial the minimax one of degree 6 on [−½, ½]. From 128 on the result is infinite, and a NaN
-// stays one; what would be below the normal numbers is 0, or with AVX-512 subnormal.
+// 2^x to about one unit in the last place, for softmaxes that scale their scores by log2(e): n is the nearest integer,
+// and the polynomial is the degree-6 minimax one on [−½, ½]. From 128 on the result is infinite; NaN is preserved;
+// results below the normal range are 0, or subnormal with AVX-512.
 inline Vec exp2(Vec x) {
 #if defined(__AVX512F__)
-  const Vec clamped = x;  // vscalefps knows what 2^±∞ is, whatever the polynomial makes of it
+  const Vec clamped = x;  // vscalefps handles 2^±∞, whatever the polynomial returns
 #else
   const Vec clamped = min(max(x, splat(-126.0f)), splat(128.0f));
 #endif
@@ -226,8 +226,8 @@ inline Vec exp2(Vec x) {
 #endif
 }
 
-// Walks a row of n numbers as f(offset, count): count is kLanes for whole vectors, less for the last piece. Whole
-// vectors come with a literal count, so that an inlined f has no branch in them.
+// Iterates over a row of n numbers as f(offset, count): count is kLanes for whole vectors, less for the last piece.
+// Whole vectors pass a literal count, so that an inlined f has no branch.
 template <class F>
 inline void for_each_vec(int64_t n, F&& f) {
   int64_t i = 0;

@@ -24,8 +24,8 @@ namespace {
 constexpr size_t kHugePage = 2 << 20;
 
 [[noreturn]] void fail_out_of_memory(size_t bytes) {
-  throw Error("OUT_OF_MEMORY", "the CPU has no " + std::to_string(bytes >> 20) +
-                                   " MiB left to give; use a smaller model, batch or max_length");
+  throw Error("OUT_OF_MEMORY", "the CPU cannot allocate " + std::to_string(bytes >> 20) +
+                                   " MiB: use a smaller model, batch or max_length");
 }
 
 class SmallStorage : public Storage {
@@ -39,8 +39,8 @@ class SmallStorage : public Storage {
   ~SmallStorage() override { free(data()); }
 };
 
-// Pages of 2 MiB where the kernel has them to give: a matrix product walks gigabytes, and with 4 KiB pages it spends
-// its time in page walks. Mapped rather than taken from the heap, so that what is freed goes back to the system.
+// Uses 2 MiB pages if the kernel provides them: a matrix product reads gigabytes, and with 4 KiB pages it spends its
+// time in page walks. Mapped rather than allocated from the heap, so that freed memory returns to the system.
 class LargeStorage : public Storage {
  public:
   static std::shared_ptr<Storage> make(size_t bytes) {
@@ -61,7 +61,7 @@ class LargeStorage : public Storage {
   static size_t round_up(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 };
 
-// record() numbers its calls; wait() waits for the number that was the last when it was called.
+// record() numbers its calls; wait() waits for the number that was current when it was called.
 class CpuEvent : public Event {
  public:
   uint64_t next() {
@@ -91,7 +91,7 @@ class CpuEvent : public Event {
 struct Work {
   const char* name;
   std::function<void()> run;
-  bool always = false;  // runs on a poisoned stream too
+  bool always = false;  // runs even on a poisoned stream
 };
 
 class CpuGraph : public Graph {
@@ -104,7 +104,7 @@ class CpuStream : public Stream {
   CpuStream(const Kernels& kernels, std::shared_ptr<std::atomic<int>> threads)
       : kernels_(kernels), threads_(std::move(threads)), thread_([this] { loop(); }) {}
 
-  // Ends what is queued first: callers may be waiting for it.
+  // Finishes the queued work first: callers may be waiting for it.
   ~CpuStream() override { stop(); }
 
   void abandon() override {
@@ -139,7 +139,7 @@ class CpuStream : public Stream {
     enqueue({name, [tensors, function = std::move(function)] { function(tensors); }});
   }
 
-  // Events work on a poisoned stream: another stream may wait for them.
+  // Events work even on a poisoned stream: another stream may be waiting for them.
   void record(const std::shared_ptr<Event>& event) override {
     auto cpu_event = std::static_pointer_cast<CpuEvent>(event);
     refuse_capture("record an event");
@@ -199,10 +199,10 @@ class CpuStream : public Stream {
     if (thread_.joinable()) thread_.join();
   }
 
-  // On the worker thread: keeps the first error, with the name of its op in front.
+  // On the worker thread: keeps the first error, prefixed with the name of its op.
   void execute(const Work& work) {
     if (error_ && !work.always) return;
-    if (omp_get_max_threads() != *threads_) omp_set_num_threads(*threads_);  // a setting of the calling thread
+    if (omp_get_max_threads() != *threads_) omp_set_num_threads(*threads_);  // a per-thread setting
     try {
       work.run();
     } catch (const Error& error) {
@@ -229,13 +229,13 @@ class CpuStream : public Stream {
 
   const Kernels& kernels_;
   const std::shared_ptr<std::atomic<int>> threads_;
-  std::shared_ptr<CpuGraph> capture_;  // touched by the calling thread alone
-  std::exception_ptr error_;           // touched by the worker thread alone
+  std::shared_ptr<CpuGraph> capture_;  // accessed only by the calling thread
+  std::exception_ptr error_;           // accessed only by the worker thread
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Work> queue_;
   bool stopping_ = false;
-  std::thread thread_;  // last: starts when the rest is ready
+  std::thread thread_;  // last: starts after the other members are initialized
 };
 
 std::string read_field(const char* path, const std::string& key) {

@@ -1,4 +1,4 @@
-// The CPU as a device: memory from the system, a stream is a worker thread that takes its queue in order.
+// The CPU as a device: memory from the system; a stream is a worker thread that executes its queue in order.
 #pragma once
 
 #include "core/device.h"

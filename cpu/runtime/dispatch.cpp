@@ -1,4 +1,4 @@
-// Chooses the fastest kernels that this processor can run. OPENALPACA_CPU_ISA=baseline|avx2|avx512_bf16 overrides.
+// Selects the fastest kernels that this processor supports. OPENALPACA_CPU_ISA=baseline|avx2|avx512_bf16 overrides.
 #include <cstdlib>
 #include <cstring>
 

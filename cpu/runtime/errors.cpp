@@ -32,7 +32,7 @@ void check_cu_seqlens(const char* op, const int32_t* cu_seqlens, int64_t count, 
   if (count == 0) fail("INVALID_SEQUENCES", op, "cu_seqlens must have at least one element, a 0");
   if (cu_seqlens[0] != 0) fail_at("start at 0", 0);
   for (int64_t i = 1; i < count; ++i) {
-    if (cu_seqlens[i] < cu_seqlens[i - 1]) fail_at("not fall from one element to the next", i);
+    if (cu_seqlens[i] < cu_seqlens[i - 1]) fail_at("not decrease", i);
   }
   if (cu_seqlens[count - 1] != tokens) {
     fail_at(("end at the number of tokens, " + std::to_string(tokens)).c_str(), count - 1);

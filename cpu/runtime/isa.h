@@ -1,16 +1,16 @@
 // One source, several instruction sets. Every kernel file of cpu/ is compiled once per entry of OPENALPACA_ISAS, with
-// that set's compiler flags and with OPENALPACA_ISA naming its namespace; cpu/runtime/dispatch.cpp chooses one table of
-// kernels when the device is made. Kernel files include nothing of the standard library that the linker could share
-// between sets (templates and inline functions have one body per program: it might be the one that the processor cannot
-// run).
+// that set's compiler flags and with OPENALPACA_ISA as its namespace; cpu/runtime/dispatch.cpp selects one kernel table
+// when the device is created. Kernel files include nothing from the standard library that the linker could share
+// between sets: templates and inline functions have one definition per program, which might be one that the processor
+// cannot run.
 #pragma once
 
 #include "core/ops.h"
 
 namespace openalpaca::cpu {
 
-// The kernels of one instruction set, one function an op. A kernel runs on the stream's worker thread, may use OpenMP,
-// and throws openalpaca::Error through `fail` in errors.h when its data are wrong.
+// The kernels of one instruction set, one function per op. A kernel runs on the stream's worker thread, may use OpenMP,
+// and reports invalid data by throwing openalpaca::Error through `fail` in errors.h.
 struct Kernels {
   const char* isa;
 #define OPENALPACA_POINTER(Args, function) void (*function)(const Args&);

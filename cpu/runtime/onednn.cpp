@@ -16,7 +16,7 @@ namespace {
 
 using dnnl::memory;
 
-// Statics here are never destroyed: a stream's thread may still run when the process ends.
+// Statics here are never destroyed: a stream's thread may still be running when the process ends.
 const dnnl::engine& engine() {
   static const auto& cpu = *new dnnl::engine(dnnl::engine::kind::cpu, 0);
   return cpu;
@@ -49,8 +49,8 @@ bool emulates_bfloat16() {
   return isa == dnnl::cpu_isa::avx512_core || isa == dnnl::cpu_isa::avx512_core_vnni;
 }
 
-// oneDNN divides a product among as many threads as OpenMP offers, when it makes a primitive or when it runs it, and
-// the order of the sums then depends on their number. The setting is the calling OpenMP task's own.
+// oneDNN partitions a product by the number of OpenMP threads, when it creates a primitive or when it runs it, and the
+// order of the sums then depends on that number. The setting applies only to the calling OpenMP task.
 class OneThread {
  public:
   OneThread() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
@@ -91,12 +91,12 @@ struct Gemm::Plan {
   }
 };
 
-// Making a plan takes up to a millisecond of code generation. A model asks for a few dozen, and for some more with each
-// new number of tokens; those not used for longest are dropped.
+// Creating a plan takes up to a millisecond of code generation. A model needs a few dozen, and a few more for each new
+// number of tokens; the least recently used are evicted.
 std::shared_ptr<const Gemm::Plan> Gemm::find(const GemmShape& shape) {
   constexpr size_t kCapacity = 512;
   static auto& mutex = *new std::mutex;
-  static auto& plans = *new std::list<std::shared_ptr<const Plan>>;  // the last used first
+  static auto& plans = *new std::list<std::shared_ptr<const Plan>>;  // most recently used first
   const std::lock_guard<std::mutex> lock(mutex);
   for (auto plan = plans.begin(); plan != plans.end(); ++plan) {
     if ((*plan)->shape == shape) {

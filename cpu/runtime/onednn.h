@@ -1,5 +1,5 @@
-// Matrix products by oneDNN. onednn.cpp is the one file that knows the library; it is compiled once, for oneDNN itself
-// chooses code for the processor.
+// Matrix products by oneDNN. Only onednn.cpp uses the library; it is compiled once, since oneDNN itself selects code
+// for the processor.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,11 @@
 
 namespace openalpaca::cpu {
 
-// Of the library that was loaded: "2.6.3".
+// The version of the loaded library: "2.6.3".
 std::string onednn_version();
 
-// All that a product is, but for the addresses of its operands. Sizes are of op(a): [m, k], op(b): [k, n] and
-// c: [m, n], none of them 0; lda, ldb and ldc are the distances between stored rows, in elements.
+// The full description of a product, except for the addresses of its operands. op(a) is [m, k], op(b) is [k, n], and c
+// is [m, n], none of them 0; lda, ldb, and ldc are the distances between stored rows, in elements.
 struct GemmShape {
   DType operands = DType::float32, result = DType::float32;
   bool transpose_a = false, transpose_b = false;
@@ -24,8 +24,8 @@ struct GemmShape {
   bool operator==(const GemmShape&) const = default;
 };
 
-// c = alpha · op(a) · op(b) + beta · c with float32 accumulation, made ready to run. The code is kept and shared by all
-// products of the same shape.
+// c = alpha · op(a) · op(b) + beta · c with float32 accumulation, ready to run. All products of the same shape share
+// the cached code.
 class Gemm {
  public:
   explicit Gemm(const GemmShape& shape);  // throws Error("OUT_OF_MEMORY" or "ONEDNN")
@@ -33,10 +33,10 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  // False where this processor computes the dtypes slower than it would as float32: run must not be called then.
+  // False if this processor is slower with the dtypes than with float32: then run must not be called.
   bool supported() const;
 
-  // On the calling thread alone. Returns nullptr, or what oneDNN says has gone wrong.
+  // Runs on the calling thread only. Returns nullptr, or oneDNN's error message.
   const char* run(const void* a, const void* b, void* c) const noexcept;
 
  private:

@@ -16,7 +16,7 @@ void* Scratch::reserve(size_t bytes) {
     data_ = std::aligned_alloc(64, bytes_);
     if (!data_) {
       bytes_ = 0;
-      throw Error("OUT_OF_MEMORY", "the CPU device has no " + std::to_string(bytes) + " bytes of working memory left");
+      throw Error("OUT_OF_MEMORY", "the CPU cannot allocate " + std::to_string(bytes) + " bytes of working memory");
     }
   }
   return data_;

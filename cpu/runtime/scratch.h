@@ -5,7 +5,7 @@
 
 namespace openalpaca::cpu {
 
-// A block of memory aligned to 64 bytes that grows when more is asked of it and is then kept.
+// A block of memory aligned to 64 bytes that grows on demand and never shrinks.
 class Scratch {
  public:
   Scratch() = default;
@@ -13,7 +13,7 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  // At least this many bytes, not initialised, until the next call. Throws Error("OUT_OF_MEMORY").
+  // At least this many bytes, uninitialized, until the next call. Throws Error("OUT_OF_MEMORY").
   void* reserve(size_t bytes);
 
  private:
@@ -21,8 +21,8 @@ class Scratch {
   size_t bytes_ = 0;
 };
 
-// The calling thread's own block: a kernel on a stream's worker thread, or one OpenMP thread within it, has it to
-// itself until its next call.
+// The calling thread's block: exclusive to a kernel on a stream's worker thread, or to one OpenMP thread within it,
+// until its next call.
 void* scratch(size_t bytes);
 
 }  // namespace openalpaca::cpu

@@ -1,5 +1,5 @@
-// AdamW in one pass over a flat shard: as fast as memory. The scalars are worked out in double on the host, and the
-// steps are taken in PyTorch's order.
+// AdamW in one pass over a flat shard, limited by memory bandwidth. Scalars are computed in double on the host, and the
+// operations follow PyTorch's order.
 #include <cmath>
 
 #include "cuda/pieces.cuh"
@@ -7,14 +7,14 @@
 namespace openalpaca::cuda {
 namespace {
 
-constexpr int kN = 4;       // elements a thread: 16 bytes of float32
-constexpr int kBlocks = 6;  // a multiprocessor, by registers: for more of them the compiler would spill
+constexpr int kN = 4;       // elements per thread: 16 bytes of float32
+constexpr int kBlocks = 6;  // per multiprocessor, limited by registers: with more, the compiler would spill
 
 struct Constants {
   float decay, step_size, rest1, beta2, rest2, root_correction2, eps, grad_scale;
 };
 
-// Reads grad, master, m and v, writes master, m, v and weights: 28 bytes a parameter with bfloat16 weights and
+// Reads grad, master, m, and v; writes master, m, v, and weights: 28 bytes per parameter with bfloat16 weights and
 // gradients, 30 with float32 gradients. After a fault on the stream the gradients may be wrong, so nothing is written.
 template <class A, class G, int N>
 __global__ void __launch_bounds__(kFlatThreads, kBlocks)

@@ -1,12 +1,12 @@
 // Attention, forward: FlashAttention-2 (Dao, arXiv:2307.08691) on mma.sync.
 //
-// A block takes a tile of queries of one head and walks over the keys that they see, in tiles of kKeys, with the online
-// softmax of Milakov & Gimelshein (arXiv:1805.02867). Keys and values have one buffer each and arrive by turns: while
-// S = Q Kᵀ is computed the values are on their way, and during the softmax and O += P V the next keys are. Scores exist
-// only in registers. Each sum runs over the keys in their order, whatever the batch looks like, so that a packed
-// sequence gets the same bits as the sequence alone.
+// A block processes a tile of queries of one head and iterates over the keys that they attend to, in tiles of kKeys,
+// with the online softmax of Milakov & Gimelshein (arXiv:1805.02867). Keys and values have one buffer each, loaded
+// alternately: the values arrive during S = Q Kᵀ, and the next keys during the softmax and O += P V. Scores exist only
+// in registers. Each sum runs over the keys in order, independent of the batch, so that a packed sequence gets the same
+// bits as the sequence alone.
 //
-// Work: 2 products of D·L²/2 multiply-adds each for a head's sequence of L tokens, 2·D·L² FLOP.
+// Work: 2 products of D·L²/2 multiply-adds each per head for a sequence of L tokens, 2·D·L² FLOP.
 #include <algorithm>
 #include <cmath>
 
@@ -16,21 +16,21 @@
 namespace openalpaca::cuda {
 namespace {
 
-// What a block works on. bfloat16: a warp has 32 queries, not 16, so that what it reads of K and V serves two products;
-// with 16, reading them alone would take 128 bytes a cycle, all that shared memory has. Those 32 rows of S and O are
-// 192 registers at D = 128: 8 warps fill a multiprocessor, and two blocks of 4 hide each other's barriers. Their
-// 70 KB of shared memory each (D = 128) leave room for two on sm_80 and sm_90, and for one on sm_86 and sm_89.
-// float32: what 99 KB have room for.
+// The tile configuration. bfloat16: a warp has 32 queries, not 16, so that each read of K and V serves two products;
+// with 16, these reads alone would take 128 bytes per cycle, the full bandwidth of shared memory. Those 32 rows of S
+// and O are 192 registers at D = 128: 8 warps fill a multiprocessor, and two blocks of 4 hide each other's barriers. At
+// 70 KB of shared memory per block (D = 128), two fit on sm_80 and sm_90, and one on sm_86 and sm_89. float32: as much
+// as fits in 99 KB.
 template <class T>
 struct Cut {
   static constexpr bool kTensorCores = std::is_same_v<T, bf16>;
-  static constexpr int kWarps = 4, kRowTiles = kTensorCores ? 2 : 1;  // of 16 queries, a warp
+  static constexpr int kWarps = 4, kRowTiles = kTensorCores ? 2 : 1;  // of 16 queries, per warp
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kQueries = kWarps * 16 * kRowTiles, kKeys = kTensorCores ? 64 : 32;
 };
 
 // For each of a lane's rows: the largest score so far, and this lane's part of Σ exp2(score − max). Scores here are the
-// products q·k times `scale`, which is positive and holds a factor log2(e).
+// products q·k times `scale`, which is positive and includes the factor log2(e).
 template <int kRows>
 struct OnlineSoftmax {
   float max[kRows], sum[kRows];
@@ -43,8 +43,8 @@ struct OnlineSoftmax {
     }
   }
 
-  // Takes in more products, which become probabilities relative to the new maximum, and brings what was summed with the
-  // old one to it.
+  // Processes more products, turns them into probabilities relative to the new maximum, and rescales the earlier sums
+  // to it.
   template <int R, int N, int M>
   __device__ __forceinline__ void add(Registers<R, N>& s, float scale, Registers<R, M>& out) {
     float largest[kRows], factor[kRows];
@@ -90,17 +90,17 @@ __global__ void __launch_bounds__(Cut<T>::kThreads)
   load<kAccess, C::kQueries, C::kThreads>(q, queries, tile.first);
   load<kAccess, C::kKeys, C::kThreads>(k, keys, 0);
   for (int key = 0; key < key_end; key += C::kKeys) {
-    const bool seen = key <= last && first < tile.length;  // by any query of this warp
+    const bool seen = key <= last && first < tile.length;  // whether any query of this warp attends to it
     cp_async_commit();
     cp_async_wait<0>();
-    __syncthreads();  // the keys are there, and everybody is done with the last values
+    __syncthreads();  // the keys have arrived, and all warps have finished with the previous values
     load<kAccess, C::kKeys, C::kThreads>(v, values, key);
     Registers<C::kRowTiles, C::kKeys / 8> s;
     if (seen) add_abt(s, q.from(warp_first), k);
 
     cp_async_commit();
     cp_async_wait<0>();
-    __syncthreads();  // the values are there, and everybody is done with the keys
+    __syncthreads();  // the values have arrived, and all warps have finished with the keys
     if (key + C::kKeys < key_end) load<kAccess, C::kKeys, C::kThreads>(k, keys, key + C::kKeys);
     if (!seen) continue;
     if (negative) s.for_each([](int, int, float& x) { x = -x; });
@@ -133,7 +133,7 @@ void attention_forward(const AttentionForward& args, const Launcher& on) {
     void* const workspace = on.workspace(tile_list_bytes(count));
     const TileList tiles = cut_sequences(args.cu_seqlens, shape.tokens, C::kQueries, Work::rises, workspace, on);
     if (count == 0) return;
-    // Never 0, which would make NaN of a masked score, −∞. A negative one turns the products around instead.
+    // Never 0, which would turn a masked score, −∞, into NaN. A negative scale negates the products instead.
     const float scale = std::max(std::abs(static_cast<float>(args.scale)), 1e-30f) * kLog2E;
     with_access<kHead>(shape.d, {&args.qkv}, [&]<int kAccess>(Constant<kAccess>) {
       launch(on, attention_kernel<T, kHead, kAccess>, block_count(tiles, shape.heads), C::kThreads,

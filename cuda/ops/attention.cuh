@@ -1,4 +1,4 @@
-// The words in which attention's kernels are written, forward and backward, in both dtypes:
+// The primitives of the attention kernels, forward and backward, in both dtypes:
 //
 //   Rows           one head's rows of one sequence in device memory
 //   SharedTile     some of them in shared memory; load(tile, rows, first) fetches it
@@ -6,9 +6,9 @@
 //   s += a bᵀ      add_abt(s, a, b): both factors in shared memory
 //   o += p b       add_ab(o, p, b): p in registers
 //
-// A warp owns whole rows of every product, so a softmax needs no other warp, and what one product leaves in registers
-// is the left factor of the next without passing through memory (FlashAttention-2, Dao, arXiv:2307.08691).
-// bfloat16 multiplies on the tensor cores, float32 with fused multiply-adds in the same layout of registers.
+// A warp owns whole rows of every product, so a softmax needs no other warp, and the result of one product in registers
+// is the left factor of the next without going through memory (FlashAttention-2, Dao, arXiv:2307.08691). bfloat16
+// multiplies on the tensor cores, float32 with fused multiply-adds in the same register layout.
 #pragma once
 
 #include <cstring>
@@ -25,12 +25,12 @@ constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
 struct AttentionShape {
   int tokens, heads, kv_heads, d;
-  __host__ __device__ int group() const { return heads / kv_heads; }  // query heads of a key/value head
+  __host__ __device__ int group() const { return heads / kv_heads; }  // query heads per key/value head
   __host__ __device__ int qkv_stride() const { return (heads + 2 * kv_heads) * d; }
   __host__ __device__ int out_stride() const { return heads * d; }
 };
 
-// Throws Error("INVALID_SHAPE") for a head size that there are no kernels for.
+// Throws Error("INVALID_SHAPE") for a head size without kernels.
 inline AttentionShape attention_shape(const Tensor& qkv, int64_t heads, int64_t kv_heads, const char* op) {
   const int64_t d = qkv.shape[2];
   if (d % 2 != 0 || d > kMaxHeadSize) {
@@ -44,13 +44,14 @@ inline AttentionShape attention_shape(const Tensor& qkv, int64_t heads, int64_t 
 
 template <class T>
 struct Rows {
-  Global<T> data;  // its first element
-  int stride;      // elements from a token to the next
-  int count, d;    // tokens; elements of a row
+  Global<T> data;  // the first element
+  int stride;      // elements from one token to the next
+  int count, d;    // tokens; elements per row
   __device__ Global<T> operator[](int token) const { return data + static_cast<int64_t>(token) * stride; }
 };
 
-// `count` tokens from `start` on, of a head in [T, heads, D]; heads of qkv are the queries', the keys', the values'.
+// `count` tokens from `start` on, of one head in [T, heads, D]; the heads of qkv are those of queries, keys, and
+// values.
 template <class T>
 __device__ __forceinline__ Rows<T> rows_of(Global<T> tensor, int stride, int start, int count, int head, int d) {
   return {tensor + (static_cast<int64_t>(start) * stride + head * d), stride, count, d};
@@ -79,9 +80,9 @@ __device__ __forceinline__ void store_pair(Global<T> to, float a, float b) {
 
 template <class T, int kHead>
 struct SharedTile {
-  static constexpr int kDepth = (kHead + 15) / 16 * 16;    // a product over the head size takes steps of 16
-  static constexpr int kStride = kDepth + 16 / sizeof(T);  // an odd number of 16 bytes: 8 rows below each other
-  Shared<T> data;                                          // lie in different banks
+  static constexpr int kDepth = (kHead + 15) / 16 * 16;    // products over the head size take steps of 16
+  static constexpr int kStride = kDepth + 16 / sizeof(T);  // an odd multiple of 16 bytes: 8 consecutive
+  Shared<T> data;                                          // rows are in different banks
   __device__ SharedTile(SharedMemory& memory, int rows, const char* name)
       : data(memory.take<T>(rows * kStride, name)) {}
   __device__ explicit SharedTile(Shared<T> first) : data(first) {}
@@ -90,10 +91,10 @@ struct SharedTile {
   static constexpr int bytes(int rows) { return SharedMemory::round_up(rows * kStride * static_cast<int>(sizeof(T))); }
 };
 
-// Lanes of a warp that copy a row together: a power of two, so that a thread keeps to its columns.
+// Lanes of a warp that copy a row together: a power of two, so that a thread's columns are fixed.
 constexpr int lanes_for(int pieces) { return pieces <= 4 ? 4 : pieces <= 8 ? 8 : pieces <= 16 ? 16 : 32; }
 
-// Starts to copy kCount rows from `first` on into a tile, with zeros where there are none, kAccess bytes at a time. All
+// Starts copying kCount rows from `first` on into a tile, kAccess bytes at a time; rows past the end become zeros. All
 // kThreads threads of the block take part.
 template <int kAccess, int kCount, int kThreads, class T, int kHead>
 __device__ __forceinline__ void load(const SharedTile<T, kHead>& tile, const Rows<const T>& rows, int first) {
@@ -124,7 +125,7 @@ struct Registers {
 
   __device__ static int row(int r) { return r / 2 * 16 + r % 2 * 8 + threadIdx.x % kWarp / 4; }
 
-  // Calls f(r, column, x) for each of the lane's elements; r counts its rows, and the matrix' row is row(r).
+  // Calls f(r, column, x) for each of the lane's elements; r numbers the lane's rows, and row(r) is the matrix row.
   template <class F>
   __device__ __forceinline__ void for_each(F&& f) {
     const int first = threadIdx.x % 4 * 2;
@@ -139,8 +140,8 @@ struct Registers {
   }
 };
 
-// Sets the elements above the diagonal (column > row), or below it, of a matrix of which these are a part: the part
-// that starts at the given row and column.
+// Sets the elements above the diagonal (column > row), or below it. The registers are the part of a larger matrix that
+// starts at the given row and column.
 template <int R, int N>
 __device__ __forceinline__ void set_above_diagonal(Registers<R, N>& part, int row, int column, float to) {
   part.for_each([&](int r, int j, float& x) { x = column + j > row + part.row(r) ? to : x; });
@@ -150,20 +151,20 @@ __device__ __forceinline__ void set_below_diagonal(Registers<R, N>& part, int ro
   part.for_each([&](int r, int j, float& x) { x = column + j < row + part.row(r) ? to : x; });
 }
 
-// x *= y, element by element.
+// x *= y, elementwise.
 template <int R, int N>
 __device__ __forceinline__ void multiply(Registers<R, N>& x, const Registers<R, N>& y) {
 #pragma unroll
   for (int i = 0; i < R * N * 4; ++i) x.x[i / 4 / N][i / 4 % N][i % 4] *= y.x[i / 4 / N][i / 4 % N][i % 4];
 }
 
-// A value's sum, or maximum, over a row: over the four lanes that share it.
+// The sum, or maximum, of a value over a row: over the four lanes that share it.
 template <class Op>
 __device__ __forceinline__ float row_reduce(float x) {
   return warp_reduce<Op, 4>(x);
 }
 
-// Writes the rows from `first` on, each times its factor.
+// Writes the rows from `first` on, each multiplied by its factor.
 template <class T, int R, int N>
 __device__ __forceinline__ void store(const Rows<T>& rows, int first, const Registers<R, N>& values,
                                       const float (&factor)[2 * R]) {
@@ -195,7 +196,7 @@ template <int kHead, int R, int N>
 __device__ __forceinline__ void add_abt(Registers<R, N>& s, const SharedTile<bf16, kHead>& a,
                                         const SharedTile<bf16, kHead>& b) {
   static_assert(N % 2 == 0);
-  [[maybe_unused]] constexpr int kUnroll = R * N >= 16 && kHead <= 104 ? 4 : 8;  // at which ptxas 13.0 spills nothing
+  [[maybe_unused]] constexpr int kUnroll = R * N >= 16 && kHead <= 104 ? 4 : 8;  // without spills in ptxas 13.0
   const int lane = threadIdx.x % kWarp;
 #pragma unroll kUnroll
   for (int k = 0; k < SharedTile<bf16, kHead>::kDepth; k += 16) {
@@ -215,8 +216,8 @@ __device__ __forceinline__ void add_abt(Registers<R, N>& s, const SharedTile<bf1
   }
 }
 
-// o += p b, where b has as many rows as p has columns, and its first 8·N columns are taken. p is rounded to bfloat16:
-// the sums that a lane holds are just the ones that the instruction wants from it in its left factor.
+// o += p b, where b has as many rows as p has columns; uses its first 8·N columns. p is rounded to bfloat16: the sums
+// that a lane holds are exactly the elements that the instruction expects from it in the left factor.
 template <int kHead, int R, int K, int N>
 __device__ __forceinline__ void add_ab(Registers<R, N>& o, const Registers<R, K>& p, const SharedTile<bf16, kHead>& b) {
   static_assert(K % 2 == 0 && 8 * N <= SharedTile<bf16, kHead>::kDepth);
@@ -273,7 +274,7 @@ __device__ __forceinline__ void add_abt(Registers<R, N>& s, const SharedTile<flo
   }
 }
 
-// A column of p is handed round among the four lanes that share its rows.
+// The four lanes that share the rows of p exchange its columns.
 template <int kHead, int R, int K, int N>
 __device__ __forceinline__ void add_ab(Registers<R, N>& o, const Registers<R, K>& p,
                                        const SharedTile<float, kHead>& b) {
@@ -302,9 +303,8 @@ __device__ __forceinline__ void add_ab(Registers<R, N>& o, const Registers<R, K>
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
-// Calls f(Constant<bytes>) with an access that suits rows of d elements in all these tensors, which may be views that
-// start anywhere: the widest that the common head sizes have (16 bytes; rows of 100 bfloat16 are 200 bytes, so 8),
-// or 4.
+// Calls f(Constant<bytes>) with an access size that suits rows of d elements in all these tensors, which may be views
+// with any start: the widest for common head sizes (16 bytes; rows of 100 bfloat16 are 200 bytes, so 8), or 4.
 template <int kHead, class F>
 void with_access(int64_t d, std::initializer_list<const Tensor*> tensors, F&& f) {
   constexpr int kWide = kHead % 16 == 0 ? 16 : 8;
@@ -316,8 +316,8 @@ void with_access(int64_t d, std::initializer_list<const Tensor*> tensors, F&& f)
   f(Constant<4>{});
 }
 
-// Calls f(zero of T, Constant<kHead>) with the smallest head size that there are kernels for and that holds d. 104 is
-// OpenLLaMA-3B's 100; products over the head size round it up to 112 = 7·16, products that give it take 104 = 13·8.
+// Calls f(zero of T, Constant<kHead>) with the smallest supported head size that is at least d. 104 is for
+// OpenLLaMA-3B's 100; products over the head size round it up to 112 = 7·16, products that yield it use 104 = 13·8.
 template <class F>
 void with_head_size(DType dtype, int64_t d, F&& f) {
   if (dtype == DType::float32) {

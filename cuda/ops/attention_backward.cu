@@ -1,26 +1,27 @@
 // Attention, backward: FlashAttention-2 (Dao, arXiv:2307.08691) on mma.sync, in two kernels.
 //
-//   dq_kernel    a block has a tile of queries and walks over the keys they see: dQ, and delta on the way
-//   dkv_kernel   a block has a tile of keys and walks over the queries that see them, of all heads of its group: dK, dV
+//   dq_kernel    a block has a tile of queries and iterates over their keys: dQ, and delta along the way
+//   dkv_kernel   a block has a tile of keys and iterates over the queries that attend to them, for all heads of its
+//                group: dK, dV
 //
-// Both compute P and dS = P · (dP − delta) anew, the second one transposed, so that in both of them a warp owns whole
-// rows, and P and dS go from the registers they were summed in straight into the next product. Every sum has one owner
-// and one order: there are no atomics, no float32 dQ in memory, and the same operands give the same bits.
+// Both recompute P and dS = P · (dP − delta), the second one transposed, so that in both of them a warp owns whole
+// rows, and P and dS go directly from accumulator registers into the next product. Every sum has one owner and a fixed
+// order: there are no atomics and no float32 dQ in memory, and the same operands yield the same bits.
 //
-// The price is 7 products instead of 5 (S and dP twice); a head's sequence of L tokens takes 7·D·L² FLOP, of which
-// 5·D·L² count as useful. Making all three gradients from one S and dP means adding to dQ from many blocks: with
-// atomics, whose order is chance, or in turn, where blocks wait for each other and every tile of keys moves all of dQ
-// in float32 to memory and back.
+// The cost is 7 products instead of 5 (S and dP twice): 7·D·L² FLOP per head for a sequence of L tokens, of which
+// 5·D·L² count as useful. Computing all three gradients from one S and dP would require adding to dQ from many blocks:
+// either with atomics, whose order is nondeterministic, or in a fixed order, where blocks wait for each other and every
+// tile of keys moves all of dQ in float32 to memory and back.
 #include "cuda/ops/attention.cuh"
 #include "cuda/ops/attention_tiles.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
-// How a kernel is cut up. A block keeps two tiles of rows (Q and dO, or K and V; 16·RowTiles of them a warp) and walks
-// over two tiles of kColumns rows of the others, in one buffer or, so that the next ones arrive meanwhile, in two.
-// Where shared memory has room for that many blocks on a multiprocessor and no more, Blocks keeps ptxas from saving
-// registers for another one; 0 leaves it to ptxas.
+// The tile configuration of a kernel. A block keeps two tiles of rows (Q and dO, or K and V; 16·RowTiles rows per warp)
+// and iterates over two tiles of kColumns rows of the others, in one buffer, or in two so that the next ones load
+// during the computation. Where shared memory has room for exactly that many blocks on a multiprocessor, Blocks keeps
+// ptxas from saving registers for another one; 0 leaves it to ptxas.
 template <int Warps, int RowTiles, int Buffers, int Blocks = 0>
 struct Cut {
   static constexpr int kThreads = Warps * kWarp, kRowTiles = RowTiles, kBuffers = Buffers, kBlocks = Blocks;
@@ -32,22 +33,22 @@ constexpr int kColumns = std::is_same_v<T, bf16> ? 64 : 32;
 
 template <class T, int kHead>
 struct Cuts {
-  // dq_kernel: 32 queries a warp, so that what it reads of K and V serves two products, and 4 warps: two blocks hide
-  // each other's barriers. At D = 128 that takes 104 KB a block.
+  // dq_kernel: 32 queries per warp, so that each read of K and V serves two products, and 4 warps: two blocks hide each
+  // other's barriers. At D = 128 that takes 104 KB per block.
   using Queries = Cut<4, 2, 1>;
-  // … where two of those do not fit, from D = 100 on (sm_80: 164 KB, sm_86 and sm_89: 100 KB): 70 KB at D = 128, hence
-  // two blocks. Without that bound ptxas aims at three with 168 registers and, from 13.5 on, spills at D = 100; with it
-  // the kernel takes about 200 of the 255.
+  // … if two of those do not fit, from D = 100 on (sm_80: 164 KB, sm_86 and sm_89: 100 KB): 70 KB at D = 128, hence two
+  // blocks. Without that bound ptxas aims at three with 168 registers and, from 13.5 on, spills at D = 100; with it the
+  // kernel takes about 200 of the 255.
   using QueriesSmall = std::conditional_t<(kHead > 96), Cut<4, 1, 1, 2>, Queries>;
 
-  // dkv_kernel: dK and dV are two sums, which with 32 keys a warp are 256 registers at D = 128, so only small heads
-  // have that. The others have 16, in blocks of 8 warps, for the more keys in a block the less often Q and dO are read.
-  // 8 warps fill a multiprocessor, and no other block hides the loads, hence two buffers: 140 KB at D = 128.
+  // dkv_kernel: dK and dV are two sums, 256 registers at D = 128 with 32 keys per warp, so only small heads use 32. The
+  // others use 16, in blocks of 8 warps, since more keys in a block mean fewer reads of Q and dO. 8 warps fill a
+  // multiprocessor, and no other block hides the loads, hence two buffers: 140 KB at D = 128.
   using Keys = std::conditional_t<(kHead > 64), Cut<8, 1, 2>, Cut<4, 2, 2>>;
-  // … where that is too much for a block (sm_86, sm_89: 99 KB): 70 KB at D = 128.
+  // … if that is too much for a block (sm_86, sm_89: 99 KB): 70 KB at D = 128.
   using KeysSmall = std::conditional_t<(kHead > 80), Cut<4, 1, 1>, Keys>;
 };
-// float32: 68 KB at D = 128, whatever the chip.
+// float32: 68 KB at D = 128 on every chip.
 template <int kHead>
 struct Cuts<float, kHead> {
   using Queries = Cut<2, 1, 1>;
@@ -63,14 +64,14 @@ constexpr int shared_bytes() {
   return 2 * Tile::bytes(Cut::kRows) + 2 * Tile::bytes(Cut::kBuffers * kColumns<T>) + 2 * sums;
 }
 
-// Calls multiply(i, buffer) for i = 0 … count − 1, each after load(i, buffer) has brought its tiles.
+// Calls multiply(i, buffer) for i = 0 … count − 1, each after load(i, buffer) has fetched its tiles.
 template <int kBuffers, class Load, class Multiply>
 __device__ __forceinline__ void walk(int count, Load&& load, Multiply&& multiply) {
   load(0, 0);
   for (int i = 0; i < count; ++i) {
     cp_async_commit();
     cp_async_wait<0>();
-    __syncthreads();  // the tiles are there, and everybody is done with the ones before
+    __syncthreads();  // the tiles have arrived, and all warps have finished with the previous ones
     if (kBuffers == 2 && i + 1 < count) load(i + 1, (i + 1) % 2);
     multiply(i, i % kBuffers);
     if (kBuffers == 1) {
@@ -80,7 +81,7 @@ __device__ __forceinline__ void walk(int count, Load&& load, Multiply&& multiply
   }
 }
 
-// The sums over a row of dout · out, for each of a lane's rows.
+// The row sums of dout · out, for each of a lane's rows.
 template <int R, class T>
 __device__ __forceinline__ void row_dots(float (&dots)[2 * R], const Rows<const T>& a, const Rows<const T>& b,
                                          int first) {
@@ -110,7 +111,7 @@ template <class T, int kHead, int kAccess, class Cut>
 __global__ void __launch_bounds__(Cut::kThreads, Cut::kBlocks)
     dq_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
   constexpr int kThreads = Cut::kThreads, kKeys = kColumns<T>, R = Cut::kRowTiles;
-  constexpr int kPass = kKeys / R;  // keys that S and dP are in registers for
+  constexpr int kPass = kKeys / R;  // keys whose S and dP are in registers at a time
   const auto [tile, head] = block_work(tiles, shape.heads);
   if (tile.empty()) return;
   const auto rows = [&](int stride, Global<const T> tensor, int h) {
@@ -172,7 +173,7 @@ template <class T, int kHead, int kAccess, class Cut>
 __global__ void __launch_bounds__(Cut::kThreads, Cut::kBlocks)
     dkv_kernel(Operands<T> x, AttentionShape shape, TileList tiles) {
   constexpr int kThreads = Cut::kThreads, kQueries = kColumns<T>, R = Cut::kRowTiles;
-  constexpr int kPass = kQueries / R;  // queries that Sᵀ and dPᵀ are in registers for
+  constexpr int kPass = kQueries / R;  // queries whose Sᵀ and dPᵀ are in registers at a time
   const auto [tile, kv_head] = block_work(tiles, shape.kv_heads);
   if (tile.empty()) return;
   const auto rows = [&](auto tensor, int stride, int h) {
@@ -190,7 +191,8 @@ __global__ void __launch_bounds__(Cut::kThreads, Cut::kBlocks)
   load<kAccess, Cut::kRows, kThreads>(k, rows(x.qkv, shape.qkv_stride(), k_head), tile.first);
   load<kAccess, Cut::kRows, kThreads>(v, rows(x.qkv, shape.qkv_stride(), v_head), tile.first);
 
-  // The queries that see any of the keys begin with the tile's own tokens. One head of the group after the other.
+  // The queries that attend to any of the keys begin with the tile's own tokens. The heads of the group follow one
+  // another.
   const int query_tiles = (tile.length - tile.first + kQueries - 1) / kQueries;
   const auto load_queries = [&](int i, int buffer) {
     const int head = kv_head * shape.group() + i / query_tiles, query = tile.first + i % query_tiles * kQueries;
@@ -210,7 +212,7 @@ __global__ void __launch_bounds__(Cut::kThreads, Cut::kBlocks)
     for (int pass = 0; pass < kQueries; pass += kPass) {
       const int query = tile.first + i % query_tiles * kQueries + pass, row = buffer * kQueries + pass;
       if (query + kPass - 1 < first || query >= tile.length || first >= tile.length) continue;
-      // Past the last query all of q, dout, lse and delta is 0, and nothing is added.
+      // Past the last query, q, dout, lse, and delta are all 0, and nothing is added.
       Registers<R, kPass / 8> p, ds;
       add_abt(p, k.from(warp_first), q.from(row));
       p.for_each(
@@ -240,7 +242,7 @@ void attention_backward(const AttentionBackward& args, const Launcher& on) {
   const AttentionShape shape = attention_shape(args.qkv, args.num_heads, args.num_kv_heads, on.op);
   with_head_size(args.qkv.dtype, shape.d, [&]<class T, int kHead>(T, Constant<kHead>) {
     using C = Cuts<T, kHead>;
-    const int reserved = 1024;  // bytes of shared memory that each block takes beside its own
+    const int reserved = 1024;  // bytes of shared memory that the system reserves per block
     const int both = 2 * (shared_bytes<T, kHead, typename C::Queries>() + reserved);
     const bool two_fit = both <= on.chip.shared_per_multiprocessor;
     const bool one_fits = shared_bytes<T, kHead, typename C::Keys>() <= on.chip.shared_per_block;

@@ -1,12 +1,12 @@
-// Attention of one new token a sequence to its key/value cache, split over the cache's length (Flash-Decoding, Dao et
-// al. 2023). Nothing is reused but a cache row, by the query heads that share it: the work is to read the cache once,
-// at the speed of memory.
+// Attention of one new token per sequence over its key/value cache, split along the cache's length (Flash-Decoding, Dao
+// et al. 2023). The only reuse is of a cache row by the query heads that share it: the cost is one pass over the cache
+// at memory speed.
 //
-// A block takes a chunk of kChunk positions of one key/value head, and a chunk is what its threads hold in registers:
-// each loads all of its keys and values at once, before it uses the first. Then the query heads that share them go by,
-// one after another. Each chunk has a softmax of its own; a second kernel puts the chunks of a head together in their
-// order. The chunks do not depend on the batch, so a sequence decodes to the same bits alone and in company; they are
-// launched for the whole cache, for positions are known on the device alone, and those behind a sequence's end return.
+// A block processes a chunk of kChunk positions of one key/value head, which its threads hold in registers: each thread
+// loads all of its keys and values before it uses the first. The query heads that share them are then processed one
+// after another. Each chunk has its own softmax; a second kernel combines a head's chunks in order. The chunks do not
+// depend on the batch, so a sequence decodes to the same bits alone and in a batch; they are launched for the whole
+// cache, since positions are known only on the device, and chunks past a sequence's end return.
 #include <string>
 
 #include "core/device.h"
@@ -18,28 +18,28 @@ namespace {
 constexpr int kMaxHeadSize = 128;
 constexpr int kWarps = 4;
 constexpr int kTeam = 8;       // lanes that share a position: 8 · 16 bytes are a row of 64 bfloat16
-constexpr int kPositions = 4;  // of a team, in registers
+constexpr int kPositions = 4;  // per team, in registers
 constexpr int kTeams = kWarp / kTeam;
 constexpr int kChunk = kWarps * kTeams * kPositions;
-constexpr int kElements = kMaxHeadSize / kTeam;  // of a row, in a lane
-constexpr int kMaxHeads = 8;                     // query heads of a block: its shared memory has their parts
+constexpr int kElements = kMaxHeadSize / kTeam;  // of a row, per lane
+constexpr int kMaxHeads = 8;                     // query heads per block: its shared memory holds their parts
 constexpr int kMergeWarps = 8;
 constexpr float kLog2E = 1.44269504f;
 
-// What a block, or a warp of one, has of a query head: the largest score (times log2(e)), Σ exp2(score − max), and
-// Σ exp2(score − max) · value, a number a column.
+// A block's, or one of its warps', result for a query head: the largest score (scaled by log2(e)), Σ exp2(score − max),
+// and Σ exp2(score − max) · value per column.
 struct Parts {
   Global<float> max, sum, out;  // [B, H, chunks], the same, [B, H, chunks, D]
 };
 
 struct Shape {
   int heads, kv_heads, d, length, chunks;
-  float scale;  // times log2(e)
+  float scale;  // includes the factor log2(e)
 };
 
 // ---- rows in a team -------------------------------------------------------------------------------------------------
 
-// Lane l of a team has the accesses l, l + 8, … of N numbers each, which are neighbours for the memory.
+// Lane l of a team has the accesses l, l + 8, … of N numbers each, so that a team's accesses are adjacent in memory.
 template <int N>
 __device__ __forceinline__ int column_of(int lane, int i) {
   return (i / N * kTeam + lane) * N + i % N;
@@ -49,7 +49,7 @@ template <class T, int N>
 struct Row {
   Vec<T, N> pieces[kElements / N];
 
-  // Zeros where there is nothing: their products are none.
+  // Zeros if there is no row, so that it contributes nothing.
   __device__ __forceinline__ void load_row(Global<const T> row, int lane, int d, bool valid) {
 #pragma unroll
     for (int i = 0; i < kElements / N; ++i) {
@@ -63,7 +63,7 @@ struct Row {
 
 __device__ __forceinline__ float sum_team(float x) { return warp_reduce<Sum, kTeam>(x); }
 
-// Over the lanes with the same place in each team of the warp.
+// Over the lanes with the same position in each team of the warp.
 template <class Op>
 __device__ __forceinline__ float across_teams(float x) {
 #pragma unroll
@@ -71,7 +71,7 @@ __device__ __forceinline__ float across_teams(float x) {
   return x;
 }
 
-// exp2(x − max), where a max of −∞ is that of no scores at all.
+// exp2(x − max), or 0 if max is −∞, which means no scores.
 __device__ __forceinline__ float weight(float x, float max) { return max == -INFINITY ? 0 : exp2_approx(x - max); }
 
 // ---- a chunk --------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
   __syncthreads();
 
-  // The warps' parts together.
+  // Combines the warps' parts.
   for (int i = threadIdx.x; i < heads * d; i += blockDim.x) {
     const int h = i / d, column = i % d;
     const auto part = warps + h * kWarps * row;
@@ -174,9 +174,9 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-// ---- the chunks of a head together ----------------------------------------------------------------------------------
+// ---- combining the chunks of a head ---------------------------------------------------------------------------------
 
-// A block has a head; its warps take turns over the chunks, for many loads to be under way.
+// A block has a head; its warps alternate over the chunks, to keep many loads in flight.
 template <class T>
 __global__ void __launch_bounds__(kMergeWarps* kWarp)
     merge_chunks(Global<T> out, Parts parts, Global<const int> positions, Shape shape) {
@@ -220,8 +220,8 @@ __global__ void __launch_bounds__(kMergeWarps* kWarp)
   }
 }
 
-// Numbers in an access: the most, up to 16 bytes, that the head size and the addresses allow. A row of 100 bfloat16 is
-// 200 bytes, a multiple of 8.
+// Elements per access: as many, up to 16 bytes, as the head size and the addresses allow. A row of 100 bfloat16 is 200
+// bytes, a multiple of 8.
 template <class T>
 int choose_access(const AttentionDecode& args) {
   const uintptr_t addresses = reinterpret_cast<uintptr_t>(args.qkv.raw()) |
@@ -236,7 +236,7 @@ template <class T, int N>
 void launch_chunks(const AttentionDecode& args, const Parts& parts, const Shape& shape, const Launcher& on) {
   const int64_t batch = args.qkv.shape[0], group = shape.heads / shape.kv_heads;
   const int heads = group < kMaxHeads ? static_cast<int>(group) : kMaxHeads;
-  // The heads of a position are neighbours in the cache, so they come first; the chunks that return at once come last.
+  // The heads of a position are adjacent in the cache, so they come first; chunks that return immediately come last.
   const dim3 grid(static_cast<unsigned>(shape.kv_heads * ceil_div(group, kMaxHeads)), shape.chunks,
                   static_cast<unsigned>(batch));
   launch(on, attend_chunk<T, N>, grid, kWarps * kWarp,
@@ -245,7 +245,7 @@ void launch_chunks(const AttentionDecode& args, const Parts& parts, const Shape&
          global<const int>(args.positions), global<Fault>(on.fault, 1), on.op_index, shape);
 }
 
-// Workspace for the parts of several chunks; none for one, which writes the result.
+// Workspace for the parts of several chunks; none for a single one, which writes the result.
 Parts make_parts(int64_t rows, int64_t d, const Launcher& on) {
   const size_t count = rows;
   float* memory = count ? static_cast<float*>(on.workspace(count * (d + 2) * sizeof(float))) : nullptr;

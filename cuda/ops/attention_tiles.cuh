@@ -1,9 +1,9 @@
-// Cuts packed sequences into the tiles that attention's blocks work on.
+// Divides packed sequences into the tiles that attention's blocks process.
 //
-// The lengths lie on the device, so a kernel of one block makes the list: one entry for `rows` tokens of one sequence,
-// the ones with most work first, so that the last blocks to run are short. The launch needs a number of blocks that
-// does not depend on the lengths: N sequences of T tokens have at most T / rows + N tiles, and entries that are left
-// over are empty. A wrong cu_seqlens is reported, and leaves all of them empty.
+// The lengths are on the device, so a single-block kernel builds the list: one entry per `rows` tokens of a sequence,
+// in order of decreasing work, so that the last blocks to run are short. The launch needs a number of blocks that does
+// not depend on the lengths: N sequences of T tokens have at most T / rows + N tiles, and unused entries are empty. An
+// invalid cu_seqlens is reported, and leaves all entries empty.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +14,12 @@ namespace openalpaca::cuda {
 
 struct AttentionTile {
   int start, length;  // of its sequence: the first token in the batch, the number of tokens
-  int first;          // its own first token in the sequence
+  int first;          // the tile's first token in the sequence
   __device__ bool empty() const { return length == 0; }
 };
 
-// How much work is in a tile, causally: queries see all tokens before them, keys are seen by all tokens after them.
+// How the causal work per tile changes along a sequence: queries attend to all earlier tokens, keys are attended to by
+// later ones.
 enum class Work { rises, falls };
 
 struct TileList {
@@ -29,14 +30,14 @@ struct TileList {
 namespace {
 
 constexpr int kCutThreads = 256;
-constexpr int kLevels = kCutThreads;  // of work that the order tells apart
+constexpr int kLevels = kCutThreads;  // levels of work that the order distinguishes
 
 struct Cutter {
   Global<const int32_t> cu_seqlens;
   int sequences, tokens, rows;
   Work work;
 
-  // Sequence s has the places from here on; some of them remain without a tile.
+  // The first slot of sequence s; some of its slots remain without a tile.
   __device__ int first_place(int s) const { return cu_seqlens[s] / rows + s; }
 
   __device__ AttentionTile tile(int place) const {
@@ -59,15 +60,15 @@ struct Cutter {
   }
 };
 
-// Writes list[0 … count) of four numbers each. A cu_seqlens without any element is reported as an element 0 that is 0,
-// which no other mistake looks like.
+// Writes list[0 … count) with four numbers each. A cu_seqlens without elements is reported as an element 0 with value
+// 0, which no other error produces.
 __global__ void __launch_bounds__(kCutThreads)
     cut_sequences_kernel(Global<int32_t> list, int count, Cutter cut, int32_t op, Global<Fault> fault) {
   const int thread = threadIdx.x, elements = cut.sequences + 1;
   SharedMemory memory;
-  const auto wrong = memory.take<int32_t>(1, "wrong");            // whether anything is
-  const auto tiles = memory.take<int32_t>(kLevels + 1, "tiles");  // of each level; then of it and higher ones
-  const auto placed = memory.take<int32_t>(kLevels, "placed");    // how many of them have their entry
+  const auto wrong = memory.take<int32_t>(1, "wrong");            // whether any element is
+  const auto tiles = memory.take<int32_t>(kLevels + 1, "tiles");  // per level; then from the level up
+  const auto placed = memory.take<int32_t>(kLevels, "placed");    // how many of them have an entry
   tiles[thread] = 0;
   placed[thread] = 0;
   if (thread == 0) {
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(kCutThreads)
     __syncthreads();
   }
 
-  // The order within a level is chance, and no result depends on it.
+  // The order within a level is nondeterministic; no result depends on it.
   for (int place = thread; place < places; place += kCutThreads) {
     const AttentionTile tile = cut.tile(place);
     if (tile.empty()) continue;
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(kCutThreads)
 
 int most_tiles(int64_t tokens, const Tensor& cu_seqlens, int rows) {
   const int64_t sequences = cu_seqlens.shape[0] > 0 ? cu_seqlens.shape[0] - 1 : 0;
-  return static_cast<int>(std::min(tokens, tokens / rows + sequences));  // none is without a token
+  return static_cast<int>(std::min(tokens, tokens / rows + sequences));  // every tile has at least one token
 }
 
 // Bytes of workspace for a list; a multiple of 16.
@@ -136,13 +137,13 @@ TileList cut_sequences(const Tensor& cu_seqlens, int64_t tokens, int rows, Work 
   return {global<const int32_t>(workspace, numbers), count};
 }
 
-// ---- from blocks to tiles -------------------------------------------------------------------------------------------
+// ---- mapping blocks to tiles ----------------------------------------------------------------------------------------
 
-// So many heads are worked on at a time, the longest tiles of all of them first: a head's keys and values are read by
-// each of its tiles and should still be in the second-level cache then (8 heads of 8192 tokens at D = 100: 26 MB).
+// The number of heads processed at a time, longest tiles first: all tiles of a head read its keys and values, which
+// should then still be in the second-level cache (8 heads of 8192 tokens at D = 100: 26 MB).
 constexpr int kHeadsTogether = 8;
 
-// A number that is the same in all lanes of a warp, in a form that tells the compiler so.
+// Returns a number that is the same in all lanes of a warp, in a form from which the compiler can deduce that.
 __device__ __forceinline__ int uniform(int x) { return __shfl_sync(kAllLanes, x, 0); }
 
 struct BlockWork {

@@ -1,19 +1,19 @@
-// Softmax, loss, accuracy and gradient of the logits. A block takes a row, and keeps it in registers between its two
-// passes: logits are read once and their gradient is written once. 512 threads with eight pieces of 16 bytes hold a
-// vocabulary of 32768 in bfloat16 and leave room for a second block, which moves memory while this one computes. The
-// part of a row that registers leave is read again.
+// Softmax, loss, accuracy, and gradient of the logits. A block processes a row, and keeps it in registers between its
+// two passes: logits are read once and their gradient is written once. 512 threads with eight pieces of 16 bytes hold a
+// vocabulary of 32768 in bfloat16 and leave registers for a second block, which overlaps its memory accesses with this
+// block's computation. The part of a row that does not fit is read again.
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
-constexpr int kPieces = 8;  // of a row, a thread
+constexpr int kPieces = 8;  // of a row, per thread
 constexpr int kMostThreads = 1024;
 template <bool kWide>
-constexpr int kKept = kWide ? kPieces : 0;  // a row that must be read by elements is not kept
+constexpr int kKept = kWide ? kPieces : 0;  // a row that is read element by element is not kept
 constexpr float kLog2e = 1.4426950408889634f;
 
-// Calls f(piece, its first column) for this thread's pieces: those that it keeps, then the rest of the row from memory.
+// Calls f(piece, its first column) for this thread's pieces: the kept ones first, then the rest of the row from memory.
 template <class T, bool kWide, class F>
 __device__ __forceinline__ void for_my_pieces(const Piece<T> (&kept)[kPieces], Global<const T> row, int columns,
                                               F&& f) {
@@ -24,9 +24,9 @@ __device__ __forceinline__ void for_my_pieces(const Piece<T> (&kept)[kPieces], G
   }
 }
 
-// Reads the logits, writes their gradient: 4 bytes an element in bfloat16; nothing is read of a row that is ignored.
-// The first pass is an online softmax (Milakov & Gimelshein 2018, arXiv:1805.02867): a thread's sum is relative to the
-// largest logit that it has seen so far, so that it can be taken while later pieces are still on their way.
+// Reads the logits and writes their gradient: 4 bytes per element in bfloat16; ignored rows are not read. The first
+// pass is an online softmax (Milakov & Gimelshein 2018, arXiv:1805.02867): a thread's sum is relative to the largest
+// logit so far, so it can be updated while later pieces are still loading.
 template <class T, bool kWide>
 __global__ void __launch_bounds__(kMostThreads)
     cross_entropy_kernel(Global<T> logits, Global<float> losses, Global<int32_t> correct, Global<const int32_t> labels,

@@ -1,21 +1,21 @@
-// Rows of a table by number, and gradients added back to them.
+// Table lookup of rows by id, and accumulation of their gradients.
 //
-// Backward, tokens with the same id add to the same row, in their order. So that this needs no atomics and always gives
-// the same bits, the tokens are first sorted by id; then the block of each run of equal ids adds its rows, one after
-// the other, in float32, and writes the sum once. The sort counts, for each token, the tokens that come before it: T²
-// cheap comparisons, spread over the whole chip, are done in a few microseconds for the 8192 tokens of a chunk, where a
-// sort of many steps would wait for each of them. Longer batches are taken chunk by chunk.
+// In the backward pass, tokens with the same id add to the same row, in order. To avoid atomics and stay deterministic,
+// tokens are first sorted by id; then one block per run of equal ids adds its rows sequentially in float32, and writes
+// the sum once. The sort counts, for each token, the tokens that precede it: T² cheap comparisons, spread over the
+// whole chip, take a few microseconds for the 8192 tokens of a chunk, whereas a multi-step sort would wait at every
+// step. Longer batches are processed in chunks.
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
 constexpr int kSortThreads = 256;
-constexpr int kTokensPerWarp = 4;  // for each id that is read, so many comparisons
+constexpr int kTokensPerWarp = 4;  // comparisons per id that is read
 constexpr int kChunk = 8192;       // a multiple of kTokensPerWarp
-constexpr int kInFlight = 8;       // rows of a run, read before the first is added
+constexpr int kInFlight = 8;       // rows of a run that are read before the first is added
 
-// Reads and writes each row: 4 bytes an element in bfloat16. E is any type of the element's size.
+// Reads and writes each row: 4 bytes per element in bfloat16. E is any type of the element's size.
 template <class E, int N>
 __global__ void gather(Global<E> out, Global<const int32_t> ids, Global<const E> w, int columns, int vocabulary,
                        Global<Fault> fault, int op) {
@@ -28,9 +28,8 @@ __global__ void gather(Global<E> out, Global<const int32_t> ids, Global<const E>
   if (column < columns) store<N>(out + (t * columns + column), load<N>(w + (int64_t{id} * columns + column)));
 }
 
-// For each chunk of tokens: order[place] is the token that comes place-th by (id, token), and sorted_ids[place] its id.
-// Reports ids outside the vocabulary. A warp finds the places of a few tokens; each lane compares with a 32nd of the
-// chunk.
+// For each chunk of tokens: order[place] is the place-th token by (id, token), and sorted_ids[place] its id. Reports
+// ids outside the vocabulary. A warp finds the places of a few tokens; each lane compares with a 32nd of the chunk.
 __global__ void __launch_bounds__(kSortThreads)
     sort_by_id(Global<int32_t> order, Global<int32_t> sorted_ids, Global<const int32_t> ids, int64_t tokens,
                int vocabulary, Global<Fault> fault, int op) {
@@ -39,7 +38,7 @@ __global__ void __launch_bounds__(kSortThreads)
   const int64_t first = warp * kTokensPerWarp, chunk = first / kChunk * kChunk;
   const int size = static_cast<int>(min(int64_t{kChunk}, tokens - chunk)), mine = static_cast<int>(first - chunk);
   int id[kTokensPerWarp];
-  float place[kTokensPerWarp] = {};  // whole numbers below 2^24 are exact
+  float place[kTokensPerWarp] = {};  // integers below 2^24 are exact
 #pragma unroll
   for (int j = 0; j < kTokensPerWarp; ++j) id[j] = mine + j < size ? ids[first + j] : 0;
 #pragma unroll 4
@@ -60,13 +59,13 @@ __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
-// For a chunk of sorted tokens: reads dout, and reads and writes the rows of dw that occur: 2 bytes an element of dout
-// in bfloat16, and 8 an element of such a row in float32. Adds nothing if an id was reported.
+// For a chunk of sorted tokens: reads dout, and reads and writes the rows of dw that occur: 2 bytes per element of dout
+// in bfloat16, and 8 per element of such a row in float32. Adds nothing if an id was reported.
 template <class G, class A, int N>
 __global__ void add_runs(Global<G> dw, Global<const A> dout, Global<const int32_t> order,
                          Global<const int32_t> sorted_ids, int size, int columns, Global<const Fault> fault) {
   const int run = static_cast<int>(blockIdx.x), id = sorted_ids[run], column = my_column<N>();
-  if (run > 0 && sorted_ids[run - 1] == id) return;  // begins further left
+  if (run > 0 && sorted_ids[run - 1] == id) return;  // the run starts earlier
   if (fault[0].op != 0 || column >= columns) return;
   const Global<G> to = dw + (int64_t{id} * columns + column);
   Vec<float, N> sum = to_floats(load<N>(to));

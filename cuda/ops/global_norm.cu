@@ -1,5 +1,5 @@
-// The sum of squares of a flat shard. A block sums a chunk in float32, no thread more than 64 elements; then one block
-// adds the chunks' sums in double. Both orders depend on n alone, so the bits are the same on every chip.
+// The sum of squares of a flat shard. A block sums a chunk in float32, with at most 64 elements per thread; then one
+// block adds the chunks' sums in double. Both orders depend only on n, so the bits are the same on every chip.
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
@@ -9,7 +9,7 @@ constexpr int kThreads = 256;
 constexpr int kChunk = 16384;
 constexpr int kAddThreads = 1024;
 
-// Reads x: 4 bytes an element in float32, 2 in bfloat16.
+// Reads x: 4 bytes per element in float32, 2 in bfloat16.
 template <class T, bool kWide>
 __global__ void __launch_bounds__(kThreads) sum_chunks(Global<float> sums, Global<const T> x, int64_t n) {
   constexpr int kN = kVector<T>;

@@ -1,14 +1,14 @@
-// Writing to the key/value cache: a block copies a token's keys and values, which lie behind each other in qkv.
+// Writing to the key/value cache: a block copies a token's keys and values, which are contiguous in qkv.
 #include "cuda/kernel.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kSequenceRule = 0, kPositionRule = 1;  // of report(): which of the two arguments is wrong
+constexpr int kSequenceRule = 0, kPositionRule = 1;  // of report(): which of the two arguments is invalid
 
-// Whether a token after t goes to the same place. Then t is passed over, for the later token to stay, whichever block
-// comes first. While tokens are few, or a prompt's, this costs nothing beside the copy: each block has only to look.
+// Whether a token after t writes to the same position. Then t is skipped, so that the later token wins regardless of
+// the order of the blocks. With few tokens, or those of a prompt, this costs little compared with the copy.
 __device__ bool is_overwritten(Global<const int> sequences, Global<const int> positions, int t, int tokens,
                                Shared<float> scratch) {
   const int sequence = sequences[t], position = positions[t];
@@ -19,7 +19,7 @@ __device__ bool is_overwritten(Global<const int> sequences, Global<const int> po
   return block_reduce<Max>(found ? 1.f : 0.f, scratch) > 0;
 }
 
-// width: the numbers in a token's keys. Accesses are of N numbers.
+// width: the number of elements in a token's keys. Accesses are of N elements.
 template <class T, int N>
 __global__ void write_cache(Global<T> k_cache, Global<T> v_cache, Global<const T> qkv, Global<const int> sequences,
                             Global<const int> positions, Global<Fault> fault, int op, int tokens, int batch, int length,

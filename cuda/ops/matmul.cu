@@ -1,4 +1,4 @@
-// Matrix products. A few rows of input are matvec's (one reading of the weights is all it takes), the rest cuBLASLt's.
+// Matrix products: matvec for a few rows of input (limited by one pass over the weights), cuBLASLt for the rest.
 #include "cuda/kernel.cuh"
 #include "cuda/ops/matvec.h"
 #include "cuda/runtime/cublaslt.h"
@@ -8,15 +8,18 @@ namespace {
 
 enum class Method { matvec, cublaslt };
 
-// Which kernel computes a product c [m, n] over k:
-//   few rows, a · bᵀ     every chip    matvec      the layout of a linear layer: rows of weights are read from end to
-//   end all others           every chip    cublaslt    its tensor core kernels for the chip
+// Chooses the kernel for a product c [m, n] over k:
+// clang-format off
+//   operands           chips   kernel     reason
+//   few rows, a · bᵀ   all     matvec     the layout of a linear layer: reads whole rows of weights in order
+//   all others         all     cublaslt   has tensor core kernels for each chip
+// clang-format on
 Method choose(const Chip&, const MatMul& args, int64_t m) {
   const bool linear_layer = !args.transpose_a && args.transpose_b;
   return linear_layer && m <= kMaxMatVecRows ? Method::matvec : Method::cublaslt;
 }
 
-// c = product + beta · c; without a product, c = beta · c. Where beta is 0, c is not read: it may hold anything.
+// c = product + beta · c; without a product, c = beta · c. If beta is 0, c is not read: its contents may be undefined.
 template <class C, bool kHasProduct>
 __global__ void add_scaled(Global<C> c, Global<const float> product, int64_t count, float beta) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -53,7 +56,7 @@ void multiply(const MatMul& args, int64_t m, int64_t n, int64_t k, const Launche
   if (args.a.dtype == DType::bfloat16 || args.c.dtype == DType::float32) {
     return cublaslt_multiply(product, on.workspace(kProductWorkspace), on);
   }
-  // float32 into bfloat16, which cuBLASLt does not have, is rounded from a float32 result.
+  // float32 into bfloat16, which cuBLASLt does not support, is rounded from a float32 result.
   char* workspace = static_cast<char*>(on.workspace(kProductWorkspace + m * n * sizeof(float)));
   float* rounded_later = reinterpret_cast<float*>(workspace + kProductWorkspace);
   product.c = rounded_later;

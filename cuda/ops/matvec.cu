@@ -1,11 +1,11 @@
 // c = alpha · a · bᵀ + beta · c with a few rows of input a [m, k] and weights b [n, k]. Every weight is read once, and
-// reading them is all that takes time, so the kernels are made for having many loads under way: a block takes few rows
-// of weights and its warps take turns along k, kUnroll loads of 16 bytes ahead of their use.
+// these reads dominate, so the kernels keep many loads in flight: a block has few rows of weights, and its warps
+// alternate along k, with kUnroll loads of 16 bytes ahead of their use.
 //
-// bfloat16 goes through the tensor cores even for one row of input, for then nothing but the loads costs instructions:
-// no conversions, no products of each weight with each row. An mma has room for 16 rows of input; missing ones are 0.
+// bfloat16 uses the tensor cores even for one row of input, so that only the loads cost instructions: no conversions,
+// no products of each weight with each row. An mma takes 16 rows of input; missing ones are 0.
 //
-// An element of c is summed in an order that depends on n and k alone: a sequence decodes to the same bits alone and in
+// An element of c is summed in an order that depends only on n and k: a sequence decodes to the same bits alone and in
 // a batch.
 #include "cuda/kernel.cuh"
 #include "cuda/ops/matvec.h"
@@ -13,10 +13,10 @@
 namespace openalpaca::cuda {
 namespace {
 
-constexpr int kUnroll = 4;  // loads of weights that a lane has under way
+constexpr int kUnroll = 4;  // weight loads in flight per lane
 
-// Adds up what the warps of a block have summed, in their order, and writes its piece of c: m rows of kWidth columns
-// from `column` on. `sums` is [warps, kRows, kWidth].
+// Adds the sums of a block's warps in order, and writes its piece of c: m rows of kWidth columns from `column` on.
+// `sums` is [warps, kRows, kWidth].
 template <int kRows, int kWidth, class C>
 __device__ void finish(Global<C> c, Shared<float> sums, int m, int64_t column, int64_t n, float alpha, float beta) {
   const int warps = blockDim.x / kWarp;
@@ -32,15 +32,15 @@ __device__ void finish(Global<C> c, Shared<float> sums, int m, int64_t column, i
 
 // ---- bfloat16: tensor cores -----------------------------------------------------------------------------------------
 
-constexpr int kColumns = 8;  // rows of weights, which are columns of c, in a block: those of one mma
-constexpr int kStep = 32;    // numbers along k that a warp takes at a time: 8 in each of the four lanes of a row
+constexpr int kColumns = 8;  // rows of weights per block, which are columns of c: those of one mma
+constexpr int kStep = 32;    // elements along k per step of a warp: 8 in each of the four lanes of a row
 
 struct Eight {
   uint32_t pairs[4];
 };
 
-// Eight neighbours of a row of k numbers from `at` on, by accesses of N; zeros behind the end. Weights are read once,
-// and would only drive the input out of the first-level cache.
+// Loads eight adjacent elements of a row of k elements from `at` on, in accesses of N, with zeros past the end. Weights
+// are read only once, and would evict the input from the first-level cache.
 template <int N, bool kOnce>
 __device__ __forceinline__ Eight load_eight(Global<const bf16> row, int64_t at, int64_t k, bool valid) {
   Vec<bf16, 8> values = {};
@@ -57,8 +57,8 @@ __device__ __forceinline__ Eight load_eight(Global<const bf16> row, int64_t at, 
   return eight;
 }
 
-// The weights are the mma's 16×8 operand and the input its 16×16. Which number along k stands where in the operands is
-// all the same as long as both agree, so a lane loads eight neighbours at once and spends them on two mma.
+// The weights are the mma's 16×8 operand and the input its 16×16 one. The order along k within the operands does not
+// matter if both agree, so a lane loads eight adjacent elements at once and uses them in two mma.
 template <int N, bool kTwoTiles, class C>
 __global__ void matvec_bf16(Global<C> c, Global<const bf16> a, Global<const bf16> b, int m, int64_t n, int64_t k,
                             float alpha, float beta) {
@@ -108,7 +108,7 @@ __global__ void matvec_bf16(Global<C> c, Global<const bf16> a, Global<const bf16
 
 // ---- float32 --------------------------------------------------------------------------------------------------------
 
-// A block has one row of weights, and all its threads go along it.
+// A block has one row of weights, and all its threads iterate along it.
 template <int N, int M, class C>
 __global__ void matvec_f32(Global<C> c, Global<const float> a, Global<const float> b, int m, int64_t n, int64_t k,
                            float alpha, float beta) {
@@ -149,11 +149,11 @@ __global__ void matvec_f32(Global<C> c, Global<const float> a, Global<const floa
 
 // ---- choices --------------------------------------------------------------------------------------------------------
 
-// Warps of a block, which share its sums along k. To keep HBM busy, a multiprocessor of an A100 or H100 wants about
-// 24 KB under way, and a warp has 2 KB (kUnroll · 16 bytes · 32 lanes):
-//   few blocks, as for 3200 columns (3 blocks a multiprocessor)      8 warps: 24 · 2 KB
-//   many blocks (16 and more), as for the vocabulary                 4 warps: fewer sums to put together at the end
-// Rows too short to give each warp a step get fewer.
+// Warps per block, which share its sums along k. To keep HBM busy, a multiprocessor of an A100 or H100 needs 24 KB or
+// so in flight, and a warp has 2 KB (kUnroll · 16 bytes · 32 lanes):
+//   few blocks, as for 3200 columns (3 blocks per multiprocessor)    8 warps: 24 · 2 KB
+//   many blocks (16 or more), as for the vocabulary                  4 warps: fewer sums to combine at the end
+// Rows too short to give each warp a step use fewer.
 int choose_warps(const Chip& chip, int64_t blocks, int64_t steps) {
   const int warps = blocks >= 16 * chip.multiprocessors ? 4 : 8;
   return steps < warps ? static_cast<int>(steps) : warps;

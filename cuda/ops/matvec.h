@@ -1,11 +1,11 @@
-// The product of a linear layer with few rows of input, as in decoding; see matvec.cu.
+// The product of a linear layer with few input rows, as in decoding; see matvec.cu.
 #pragma once
 
 #include "cuda/runtime/launcher.h"
 
 namespace openalpaca::cuda {
 
-// Rows of input that matvec takes: those of one mma's operand.
+// The maximum number of input rows of matvec: those of one mma operand.
 constexpr int64_t kMaxMatVecRows = 16;
 
 // c = alpha · a · bᵀ + beta · c for a [m, k] with 0 < m ≤ kMaxMatVecRows and b [n, k], k > 0.

@@ -1,11 +1,11 @@
-// Fill and cast: as fast as memory.
+// Fill and cast, limited by memory bandwidth.
 #include "core/device.h"
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
-// Writes the element's size.
+// Writes each element once.
 template <class T, int N, class V>
 __global__ void __launch_bounds__(kFlatThreads) fill_kernel(Global<T> x, int64_t n, V value) {
   T element;
@@ -30,7 +30,7 @@ void fill_with(const Tensor& x, V value, const Launcher& on) {
   });
 }
 
-// Reads and writes each element: 6 bytes from float32 to bfloat16 or back. To the same type it copies the bits.
+// Reads and writes each element: 6 bytes from float32 to bfloat16 or back. Same-type casts copy the bits.
 template <class S, class D, int N>
 __global__ void __launch_bounds__(kFlatThreads) cast_kernel(Global<D> dst, Global<const S> src, int64_t n) {
   for_my_elements<N>(n, [&](int64_t i, auto width) {
@@ -74,8 +74,7 @@ void fill(const Fill& args, const Launcher& on) {
 void cast(const Cast& args, const Launcher& on) {
   const DType from = args.src.dtype, to = args.dst.dtype;
   if (from != to && (from == DType::int32 || to == DType::int32)) {
-    throw Error("UNSUPPORTED_DTYPE",
-                std::string(on.op) + ": int32 converts to no other dtype, and no other dtype to int32");
+    throw Error("UNSUPPORTED_DTYPE", std::string(on.op) + ": int32 cannot be cast to or from another dtype");
   }
   if (args.src.numel() == 0) return;
   if (from == DType::int32) return cast_from_to<int32_t, int32_t>(args, on);

@@ -1,14 +1,15 @@
-// Normal draws for new weights: four at a time from one Philox counter, by Box and Muller's transform. Element i
-// depends on the seed, the tensor's stream and i alone, as on the CPU.
+// Normal random numbers for new weights: four from each Philox counter, by the Box–Muller transform. Element i depends
+// only on the seed, the tensor's stream, and i, as on the CPU.
 #include "core/philox.h"
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
-constexpr int kDraws = 4;  // of a counter
+constexpr int kDraws = 4;  // per counter
 
-// Writes x. Two logarithms, roots, sines and cosines cost more than the memory; it runs once, for new weights.
+// Writes x. The logarithms, roots, sines, and cosines cost more than the memory accesses, but it runs only once, for
+// new weights.
 template <class T, bool kWide>
 __global__ void __launch_bounds__(kFlatThreads)
     random_normal_kernel(Global<T> x, int64_t n, float std, uint64_t seed, uint64_t stream_id) {

@@ -1,21 +1,22 @@
-// Root-mean-square normalisation. A block takes a row and keeps it in registers, so that memory is read once: thread i
-// has the 16-byte pieces i, i + blockDim, … What registers leave of a very wide row is read again.
+// Root-mean-square normalization. A block processes a row and keeps it in registers, so that memory is read once:
+// thread i has the 16-byte pieces i, i + blockDim, … The part of a very wide row that does not fit is read again.
 //
-// The gradient of w is a sum over all tokens. In the backward pass a block walks a strip of rows and keeps the sums of
-// its columns in registers, too; a second kernel adds the strips' sums in their order. So no atomics are needed, and
-// the bits are the same on every run and every chip: how rows are cut into strips depends on their number alone.
+// The gradient of w is a sum over all tokens. In the backward pass a block iterates over a strip of rows and keeps its
+// column sums in registers, too; a second kernel adds the strips' sums in order. So no atomics are needed, and the bits
+// are the same on every run and every chip: the strips depend only on the number of rows.
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int kForwardPieces = 2;   // of a row, a thread: 16384 columns of bfloat16 fit in a block's registers
-constexpr int kBackwardPieces = 1;  // beside which a thread keeps the next row's, and its columns' sums
-constexpr int kStrips = 256;        // at most: about two a multiprocessor, whose sums are 3 % of 8192 rows in bfloat16
+constexpr int kForwardPieces = 2;   // of a row, per thread: 16384 columns of bfloat16 fit in a block's registers
+constexpr int kBackwardPieces = 1;  // a thread also keeps the next row's pieces and its column sums
+constexpr int kStrips = 256;        // at most: about two per multiprocessor; their sums are 3 % of 8192 bfloat16 rows
 constexpr int kAddColumns = 32, kAddGroups = 16;
 
-// Reads x (and delta), writes (sum and) y: 4 bytes an element in bfloat16, 8 with the addition. w comes from the cache.
+// Reads x (and delta), writes (sum and) y: 4 bytes per element in bfloat16, 8 with the addition. w comes from the
+// cache.
 template <class T, bool kWhole, bool kAdd>
 __global__ void __launch_bounds__(kMostThreads)
     normalise(Global<T> y, Global<float> rstd, Global<T> sum, Global<const T> x, Global<const T> delta,
@@ -37,7 +38,7 @@ __global__ void __launch_bounds__(kMostThreads)
     const Vec<float, kN> changes = to_floats(change);
 #pragma unroll
     for (int k = 0; k < kN; ++k) values[k] += changes[k];
-    piece = from_floats<T>(values);  // the norm is that of the rounded sum
+    piece = from_floats<T>(values);  // normalizes the rounded sum
     store_piece<T, kWhole>(sum + start, column, columns, piece);
   };
   Piece<T> pieces[kRoom], changes[kRoom], weights[kRoom];
@@ -78,8 +79,8 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-// Reads dy, x and dx, writes dx: 8 bytes an element in bfloat16. partial_dw[strip] is what the strip adds to dw. The
-// next row's dy and x are fetched before the threads wait for each other's part of this row's sum.
+// Reads dy, x, and dx, writes dx: 8 bytes per element in bfloat16. partial_dw[strip] is the strip's contribution to dw.
+// The next row's dy and x are fetched before the threads wait for each other's part of this row's sum.
 template <class T, bool kWhole>
 __global__ void __launch_bounds__(kMostThreads)
     normalise_backward(Global<T> dx, Global<float> partial_dw, Global<const T> dy, Global<const T> x, Global<const T> w,
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(kMostThreads)
     }
     const float mean = block_reduce<Sum>(dot, scratch) * scale / static_cast<float>(columns);
 
-    // Adds to dx, and calls add_dw(k, a, b) for each column of the piece, whose share of dw is a · b.
+    // Adds to dx, and calls add_dw(k, a, b) for each column of the piece, whose contribution to dw is a · b.
     const auto write = [&](const Piece<T>& gradient, const Piece<T>& weight, const Piece<T>& input,
                            const Piece<T>& residual, int column, auto&& add_dw) {
       const Vec<float, kN> g = to_floats(gradient), w = to_floats(weight), x = to_floats(input);
@@ -164,8 +165,8 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-// dw += the strips' sums, in order. A warp takes 32 columns of some of the strips, so that their reads are in flight
-// together; the first warp adds up what the warps have.
+// dw += the strips' sums, in order. A warp processes 32 columns of some of the strips, so that their reads are in
+// flight together; the first warp adds the warps' sums.
 template <class G>
 __global__ void __launch_bounds__(kAddColumns* kAddGroups)
     add_strips(Global<G> dw, Global<const float> partial_dw, int strips, int columns) {
@@ -188,7 +189,7 @@ __global__ void __launch_bounds__(kAddColumns* kAddGroups)
   }
 }
 
-// Whether rows can be kept, in pieces that are accessed at once.
+// Whether rows can be kept, in pieces that are each accessed at once.
 template <class T>
 bool whole(int64_t columns, int pieces, std::initializer_list<Tensor> tensors) {
   return columns <= int64_t{kMostThreads} * pieces * kVector<T> && aligned(kVector<T>, columns, tensors);

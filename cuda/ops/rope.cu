@@ -1,24 +1,24 @@
-// Rotary position embedding (Su et al., arXiv:2104.09864) in the half-split form of Hugging Face, in place on the query
-// and key heads of the packed projections. Sine and cosine come from tables, so θ and its scaling are the model's
-// affair.
+// Rotary position embedding (Su et al., arXiv:2104.09864) in Hugging Face's half-split form, in place on the query and
+// key heads of the packed projections. Sines and cosines come from tables, so θ and its scaling are up to the model.
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
-constexpr int kHeads = 4;          // of a thread, all read before the first is written
-constexpr int kMostThreads = 512;  // of a block
+constexpr int kHeads = 4;          // per thread, all read before the first is written
+constexpr int kMostThreads = 512;  // per block
 
-// A block is a token: threadIdx.x goes over the first half of a head and takes along the same columns of the second,
-// threadIdx.y over the heads. The angles are read once for all heads of a thread. Reads and writes each rotated element
-// once: 4 bytes in bfloat16. A head's half starts at a multiple of N elements: 8 for head sizes like 64 and 128, but 2
-// for 100, whose halves are 100 bytes; accesses of 4 bytes still fill whole sectors, as a warp takes neighbours.
+// A block is a token: threadIdx.x iterates over the first half of a head and also processes the same columns of the
+// second, threadIdx.y over the heads. The angles are read once for all heads of a thread. Reads and writes each rotated
+// element once: 4 bytes in bfloat16. A head's half starts at a multiple of N elements: 8 for head sizes such as 64 and
+// 128, but 2 for 100, whose halves are 100 bytes; accesses of 4 bytes still fill whole sectors, since a warp's are
+// adjacent.
 template <class T, int N>
 __global__ void __launch_bounds__(kMostThreads)
     rotate_kernel(Global<T> qkv, Global<const float> cosines, Global<const float> sines,
                   Global<const int32_t> positions, int heads, int rotated, int half, int table, float direction,
                   Global<Fault> fault, int op) {
-  constexpr int kAngles = N < 4 ? N : 4;  // in an access
+  constexpr int kAngles = N < 4 ? N : 4;  // per access
   const int64_t t = blockIdx.x;
   const int position = positions[t];
   if (position < 0 || position >= table) {
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-// direction −1 turns back.
+// A direction of −1 rotates back.
 void rotate(const RopeForward& args, float direction, const Launcher& on) {
   const int64_t tokens = args.qkv.shape[0], half = args.cos.shape[1];
   const int64_t rotated = args.num_heads + args.num_kv_heads, heads = rotated + args.num_kv_heads;

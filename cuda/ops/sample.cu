@@ -1,28 +1,38 @@
-// The choice of the next token, as Transformers' processors make it, without sorting the vocabulary: a block has a
-// sequence and keeps all of its numbers in scratch, which stays in the caches.
+// Samples the next token, with the semantics of Transformers' logits processors, without sorting the vocabulary: a
+// block has a sequence and keeps all its numbers in scratch memory, which stays in the caches.
 //
-// What top_k and top_p ask for is a threshold: the highest one that leaves k tokens, or a share p of the probability. A
-// float32 has 32 bits, so it is found exactly by sixteen sums over the vocabulary that settle two bits each. A search
-// that counts in bins (radix select) takes fewer rounds, but the bins of a few common exponents would be fought for.
+// top_k and top_p each require a threshold: the highest one that keeps k tokens, or a share p of the probability. A
+// float32 has 32 bits, so sixteen sums over the vocabulary that settle two bits each find it exactly. A search that
+// counts in bins (radix select) takes fewer rounds, but threads would contend for the bins of a few common exponents.
 #include "core/philox.h"
 #include "cuda/kernel.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
-constexpr int kTokenRule = 0, kFiniteRule = 1;  // of report(): what is wrong
+constexpr int kTokenRule = 0, kFiniteRule = 1;  // of report(): the kind of error
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
-constexpr int kCandidates = 3;  // thresholds of a round: those that settle two bits
+constexpr int kCandidates = 3;  // thresholds per round: those that settle two bits
 
+// The settings of one sequence.
 struct Settings {
-  float temperature, repetition_penalty;
-  double top_p;
-  int64_t top_k;
+  float temperature, repetition_penalty, top_p;
+  int top_k;
   uint64_t seed;
 };
 
-// What the threads of a block tell each other by.
+// The settings of all sequences.
+struct Batch {
+  Global<const float> temperature, repetition_penalty, top_p;
+  Global<const int> top_k, seeds;
+  __device__ Settings operator[](int64_t b) const {
+    return {temperature[b], repetition_penalty[b], top_p[b], top_k[b],
+            static_cast<uint32_t>(seeds[2 * b]) | static_cast<uint64_t>(static_cast<uint32_t>(seeds[2 * b + 1])) << 32};
+  }
+};
+
+// Shared memory through which a block's threads communicate.
 struct Board {
   Shared<float> sums;  // [kCandidates, kMaxWarps]
   Shared<int> found;   // one
@@ -41,7 +51,7 @@ __device__ void sum_block(float (&x)[K], const Board& board) {
 #pragma unroll
   for (int k = 0; k < K; ++k) x[k] = warp_reduce<Sum>(x[k]);
   if (warps == 1) return;
-  __syncthreads();  // the board may hold the last sums
+  __syncthreads();  // the board may still hold the previous sums
   if (lane == 0) {
 #pragma unroll
     for (int k = 0; k < K; ++k) board.sums[k * kMaxWarps + warp] = x[k];
@@ -60,12 +70,12 @@ __device__ float sum_all(int n, const Board& board, Value value) {
   return sum[0];
 }
 
-// The number at a place in the order of all float32 (the negative ones have their bits reversed in it). Past the
-// infinities lie NaN, which no logit reaches.
+// The number at a given rank in the total order of float32 (in which the bits of negative numbers are inverted). Past
+// the infinities it is NaN, which excludes every logit.
 __device__ float at_order(uint32_t order) { return __uint_as_float(order & 0x80000000 ? order & 0x7fffffff : ~order); }
 
-// The highest threshold such that the logits that reach it have a mass of at least `target`; −∞ if all of them have
-// less.
+// The highest threshold such that the logits at or above it have a mass of at least `target`; −∞ if the total mass is
+// smaller.
 template <class Mass>
 __device__ float highest_threshold(int n, Global<const float> logits, const Board& board, float target, Mass mass) {
   uint32_t order = 0;
@@ -94,8 +104,8 @@ __device__ float highest_threshold(int n, Global<const float> logits, const Boar
   return found == found ? found : -INFINITY;
 }
 
-// The first i at which the running sum of values exceeds limit(their total); where rounding lets none do so, the last i
-// that has a value. Each warp sums a part of [0, n); the one in whose part the limit lies then walks through it.
+// The first i at which the running sum of values exceeds limit(their total); if rounding lets none do so, the last i
+// with a nonzero value. Each warp sums a part of [0, n); the one whose part contains the limit then scans it.
 template <class Limit, class Value>
 __device__ int first_exceeding(int n, const Board& board, Limit limit, Value value) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
@@ -149,8 +159,8 @@ __device__ int first_exceeding(int n, const Board& board, Limit limit, Value val
 
 // ---- the steps ------------------------------------------------------------------------------------------------------
 
-// scores = logits / temperature, after the penalty. Returns the largest; NaN where the logits are not finite, and −∞
-// where a token of the history, which it reports, is outside the vocabulary.
+// scores = logits / temperature, after the penalty. Returns the largest; NaN if the logits are not finite, and −∞ if a
+// token of the history is outside the vocabulary, which it reports.
 template <class T>
 __device__ float score(Global<float> scores, Global<const T> logits, int n, Global<const int> history, int position,
                        const Settings& settings, Global<Fault> fault, int op, const Board& board) {
@@ -170,7 +180,7 @@ __device__ float score(Global<float> scores, Global<const T> logits, int n, Glob
         bad[1] = 1;
         continue;
       }
-      const float x = to_float(logits[token]);  // as it was given: once, however often the token occurs
+      const float x = to_float(logits[token]);  // the original logit: once per token, however often it occurs
       scores[token] = (x < 0 ? x * penalty : x / penalty) / divisor;
     }
   }
@@ -182,8 +192,8 @@ __device__ float score(Global<float> scores, Global<const T> logits, int n, Glob
   return bad[1] > 0 ? -INFINITY : bad[0] > 0 || isinf(largest) ? NAN : largest;
 }
 
-// Clears the masses of all but the smallest set of the largest scores that has a share p of the mass. Of equal scores
-// the later tokens are kept, as a stable sort leaves them.
+// Zeros the masses of all but the smallest set of the largest scores that has a share p of the mass. Among equal scores
+// the later tokens are kept, as with a stable sort.
 __device__ void keep_top_p(Global<float> masses, Global<const float> scores, int n, float largest, double p,
                            const Board& board) {
   const auto mass = [&](int i) { return masses[i]; };
@@ -192,7 +202,7 @@ __device__ void keep_top_p(Global<float> masses, Global<const float> scores, int
   const auto is_tie = [&](int i) { return scores[i] == threshold ? 1.f : 0.f; };
   const float above = sum_all(n, board, [&](int i) { return scores[i] > threshold ? masses[i] : 0.f; });
   const float ties = sum_all(n, board, is_tie);
-  // Of the ties, as many as the share wants, and at least one token in all.
+  // Of the ties, keep as many as the share requires, and at least one token in all.
   const double tie = expf(threshold - largest);
   const double wanted = tie > 0 ? ceil((static_cast<double>(target) - above) / tie) : ties;
   const double kept = fmin(fmax(wanted, above == 0 ? 1.0 : 0.0), ties);
@@ -226,7 +236,7 @@ __device__ int draw(Global<float> masses, Global<const float> scores, int n, flo
 template <class T>
 __global__ void __launch_bounds__(kMaxThreads, 1)
     sample_kernel(Global<int> ids, Global<int> positions, Global<int> history, Global<const T> logits,
-                  Global<const int> sequence_seeds, Global<float> scratch, Settings settings, int n, int length,
+                  Global<const int> sequence_seeds, Global<float> scratch, Batch batch, int n, int length,
                   Global<Fault> fault, int op) {
   SharedMemory memory;
   const Board board(memory);
@@ -234,6 +244,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const int position = positions[b];
   if (position < 0 || position >= length - 1) return;
 
+  const Settings settings = batch[b];
   const Global<float> scores = scratch + b * 2 * n, masses = scores + n;
   const float largest = score(scores, logits + b * n, n, history + b * length, position, settings, fault, op, board);
   if (largest == -INFINITY) return;
@@ -255,7 +266,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
 }
 
-// Eight numbers and more a thread.
+// At least eight elements per thread.
 int choose_threads(int64_t n) {
   const int64_t warps = ceil_div(n, 8 * kWarp);
   return static_cast<int>(warps < kMaxWarps ? warps : kMaxWarps) * kWarp;
@@ -266,8 +277,9 @@ int choose_threads(int64_t n) {
 void sample(const Sample& args, const Launcher& on) {
   const int64_t batch = args.logits.shape[0], n = args.logits.shape[1];
   if (batch == 0) return;
-  const Settings settings = {static_cast<float>(args.temperature), static_cast<float>(args.repetition_penalty),
-                             args.top_p, args.top_k, static_cast<uint64_t>(args.seed)};
+  const Batch settings = {global<const float>(args.temperature), global<const float>(args.repetition_penalty),
+                          global<const float>(args.top_p), global<const int>(args.top_k),
+                          global<const int>(args.seeds)};
   with_float(args.logits.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(on, sample_kernel<T>, static_cast<unsigned>(batch), choose_threads(n > 0 ? n : 1), Board::kBytes,

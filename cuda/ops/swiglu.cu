@@ -1,14 +1,14 @@
-// The gated activation of the feed-forward network, elementwise: as fast as memory. A thread takes the same 16 bytes'
-// worth of columns from the gates and the ups.
+// The gated activation of the feed-forward network, elementwise: limited by memory bandwidth. A thread processes the
+// same 16 bytes of columns from the gates and the ups.
 #include "cuda/pieces.cuh"
 
 namespace openalpaca::cuda {
 namespace {
 
-// The quick division is good to two units in the last place. __expf would not do: its error grows with |x|.
+// The fast division is accurate to two units in the last place. __expf would not do: its error grows with |x|.
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
-// Reads gate and up, writes h: 6 bytes an h in bfloat16.
+// Reads gate and up, writes h: 6 bytes per h in bfloat16.
 template <class T, int N>
 __global__ void swiglu_kernel(Global<T> h, Global<const T> gate_up, int columns) {
   const int column = my_column<N>();
@@ -22,8 +22,8 @@ __global__ void swiglu_kernel(Global<T> h, Global<const T> gate_up, int columns)
   store<N>(h + (row * columns + column), from_floats<T>(product));
 }
 
-// Reads gate, up and dh, writes the two gradients in place: 10 bytes a dh in bfloat16. With s = sigmoid(gate):
-// d silu(gate) / d gate = s + gate · s · (1 − s).
+// Reads gate, up, and dh, writes the two gradients in place: 10 bytes per dh in bfloat16. With s = sigmoid(gate): d
+// silu(gate) / d gate = s + gate · s · (1 − s).
 template <class T, int N>
 __global__ void swiglu_backward_kernel(Global<T> gate_up, Global<const T> dh, int columns) {
   const int column = my_column<N>();

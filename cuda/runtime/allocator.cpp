@@ -11,12 +11,12 @@ namespace openalpaca::cuda {
 namespace {
 
 constexpr size_t kAlignment = 256, kSlab = 2 << 20, kLargestInSlab = 1 << 20;
-// CUDA gives memory in pages of this size.
+// The page size of CUDA's allocations.
 constexpr size_t kPage = 2 << 20;
 
-// The next of 1, 1 1/8, … 1 7/8 times a power of two, in units of the alignment: an eighth is lost at most. From 16 MiB
-// on, where an eighth is more than a page, whole pages: such blocks are parameters and activations, made once, and a
-// large model fills the GPU with them.
+// Rounds up to the next of 1, 1 1/8, … 1 7/8 times a power of two, in units of the alignment: wastes at most an eighth.
+// From 16 MiB on, where an eighth is more than a page, rounds to whole pages: such blocks are parameters and
+// activations, allocated once, and a large model fills the GPU with them.
 size_t round_up(size_t bytes) {
   const size_t least = std::max(bytes, kAlignment);
   size_t step = kAlignment;
@@ -60,7 +60,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, const std::function<v
   return std::make_shared<Block>(shared_from_this(), memory, bytes, size);
 }
 
-// nullptr if there is none.
+// Returns nullptr if there is none.
 void* Allocator::take(size_t size) {
   const std::lock_guard lock(mutex_);
   if (auto& blocks = free_[size]; !blocks.empty()) {
@@ -102,14 +102,14 @@ void* Allocator::raw_allocate(size_t bytes) {
   check(cudaSetDevice(ordinal_), "allocate");
   const cudaError_t status = kind_ == Kind::device ? cudaMalloc(&memory, bytes) : cudaMallocHost(&memory, bytes);
   if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // this one is handled
+    cudaGetLastError();  // clear the error: it is handled here
     return nullptr;
   }
   check(status, "allocate");
   return memory;
 }
 
-// Errors do not matter any more: the process ends, or the device is lost.
+// Errors no longer matter: the process is ending, or the device is lost.
 void Allocator::raw_free(void* memory) {
   if (cudaSetDevice(ordinal_) != cudaSuccess) return;
   if ((kind_ == Kind::device ? cudaFree(memory) : cudaFreeHost(memory)) != cudaSuccess) cudaGetLastError();
@@ -132,11 +132,11 @@ size_t Allocator::kept() const {
 
 void Allocator::fail(size_t bytes) const {
   if (kind_ == Kind::host) {
-    throw Error("OUT_OF_MEMORY", "the system has no " + mebibytes(bytes) + " of page-locked memory left to give");
+    throw Error("OUT_OF_MEMORY", "the system cannot allocate " + mebibytes(bytes) + " of page-locked memory");
   }
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "allocate");
-  throw Error("OUT_OF_MEMORY", "the GPU has no " + mebibytes(bytes) + " left to give: " + mebibytes(free) + " of its " +
+  throw Error("OUT_OF_MEMORY", "the GPU cannot allocate " + mebibytes(bytes) + ": " + mebibytes(free) + " of its " +
                                    mebibytes(total) + " are free, and this process uses " + mebibytes(used_) +
                                    "; use a smaller model, max_tokens_per_micro_batch or max_length, or more GPUs");
 }

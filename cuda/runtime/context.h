@@ -1,4 +1,4 @@
-// What a CUDA device gives its streams, and what they are made of.
+// The state that a CUDA device shares with its streams, and the classes that they use.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,7 +18,7 @@ struct Context {
   int ordinal = 0;
   Chip chip;
   std::shared_ptr<Allocator> device_memory, host_memory;
-  std::function<void()> reclaim;  // waits for what is enqueued and lets go of its memory
+  std::function<void()> reclaim;  // waits for enqueued work and releases its memory
 
   std::shared_ptr<Storage> allocate(size_t bytes) const { return device_memory->allocate(bytes, reclaim); }
   void activate(const char* what) const { check(cudaSetDevice(ordinal), what); }
@@ -34,7 +34,7 @@ class CudaEvent : public Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// The first error that threads of the host, rather than CUDA, have found in a stream's work between two notifies.
+// The first error between two notifies that host threads, rather than CUDA, have found in a stream's work.
 class HostErrors {
  public:
   void add(std::exception_ptr error) {

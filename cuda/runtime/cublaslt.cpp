@@ -1,9 +1,9 @@
-// cuBLASLt's matrices are column-major. A row-major matrix is a column-major one transposed, so it is asked for
-// cᵀ = op(b)ᵀ · op(a)ᵀ: the operands change places, and what is marked as transposed stays so.
+// cuBLASLt's matrices are column-major. A row-major matrix is the transpose of a column-major one, so the request is cᵀ
+// = op(b)ᵀ · op(a)ᵀ: the operands are swapped, and their transpose flags stay the same.
 //
-// Which of its kernels to use, cuBLASLt estimates from the shapes (its heuristic). That takes longer than a small
-// product, so the answer is kept. Products are deterministic: the same shapes get the same kernel, and sums that are
-// split are added up in float32 in a fixed order.
+// cuBLASLt's heuristic chooses a kernel from the shapes. That takes longer than a small product, so its choice is
+// cached. Products are deterministic: the same shapes use the same kernel, and split sums are added in float32 in a
+// fixed order.
 #include "cuda/runtime/cublaslt.h"
 
 #include <cublasLt.h>
@@ -38,7 +38,7 @@ const LibraryNames kNames = {
   X(cublasLtMatrixLayoutCreate)           \
   X(cublasLtMatrixLayoutDestroy)
 
-// The functions that we call, with the types of their declarations.
+// The cuBLASLt functions in use, with their declared types.
 struct Functions {
 #define OPENALPACA_MEMBER(name) decltype(&::name) name;
   OPENALPACA_CUBLASLT(OPENALPACA_MEMBER)
@@ -52,7 +52,7 @@ struct Functions {
   }
 };
 
-// Opened once; where that fails, the next call tries again.
+// Opened once; after a failure, the next call tries again.
 const Functions& lt() {
   static const Functions functions;
   return functions;
@@ -63,7 +63,7 @@ void check_lt(cublasStatus_t status, const Launcher& on, const char* what) {
   throw Error("CUBLASLT", std::string(on.op) + ": " + what + " failed: " + lt().cublasLtGetStatusString(status));
 }
 
-// A matrix as it is stored, for the heuristic: it is told what the address is a multiple of.
+// The address's alignment in bytes (at most 256), for cuBLASLt's heuristic.
 uint32_t alignment(const void* p) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(p), lowest_bit = address & -address;
   return static_cast<uint32_t>(lowest_bit == 0 || lowest_bit > 256 ? 256 : lowest_bit);
@@ -71,11 +71,11 @@ uint32_t alignment(const void* p) {
 
 cudaDataType_t type_of(DType dtype) { return dtype == DType::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; }
 
-// The descriptions of one product and the kernel that was chosen for it.
+// The descriptors of one product and the kernel chosen for it.
 class Plan {
  public:
   Plan(cublasLtHandle_t handle, const Product& p, const Launcher& on) {
-    // COMPUTE_32F has no TF32 in it: training in float32 is training in float32.
+    // COMPUTE_32F does not use TF32: float32 training is true float32.
     check_lt(lt().cublasLtMatmulDescCreate(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F), on, "cublasLtMatmulDescCreate");
     set_transposed(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b, on);
     set_transposed(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a, on);
@@ -106,7 +106,7 @@ class Plan {
              "cublasLtMatmulDescSetAttribute");
   }
 
-  // Of a stored row-major matrix, whose rows are cuBLASLt's columns.
+  // For a stored row-major matrix, whose rows are cuBLASLt's columns.
   static cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t columns, const Launcher& on) {
     cublasLtMatrixLayout_t layout = nullptr;
     check_lt(lt().cublasLtMatrixLayoutCreate(&layout, type_of(dtype), columns, rows, columns), on,
@@ -125,7 +125,7 @@ class Plan {
                "cublasLtMatmulPreferenceSetAttribute");
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kProductWorkspace});
-    // Parts of a sum wait in the workspace, in float32: adding them up in c would round each to c's dtype.
+    // Partial sums are kept in the workspace in float32: accumulating in c would round each to c's dtype.
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(p.b));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(p.a));
@@ -150,7 +150,7 @@ class Plan {
   cublasLtMatmulAlgo_t algorithm_;
 };
 
-// What a choice depends on.
+// The inputs of the heuristic.
 using Key = std::tuple<int64_t, int64_t, int64_t, DType, DType, bool, bool, std::array<uint32_t, 3>>;
 
 Key key_of(const Product& p) {
@@ -158,7 +158,7 @@ Key key_of(const Product& p) {
           p.ab_dtype, p.transpose_a, p.transpose_b, {alignment(p.a), alignment(p.b), alignment(p.c)}};
 }
 
-// The plans of one GPU. They live as long as the process: when it ends, CUDA may be gone before them.
+// The plans of one GPU. They are never destroyed: at process exit CUDA may be gone before them.
 struct Plans {
   cublasLtHandle_t handle = nullptr;
   std::map<Key, Plan> plans;

@@ -52,21 +52,21 @@ int count_devices() {
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
     cudaGetLastError();
     throw Error("NO_CUDA_DRIVER",
-                "no NVIDIA driver was found: libcuda.so.1 cannot be loaded. Where there is an NVIDIA GPU, install its "
+                "no NVIDIA driver was found: libcuda.so.1 cannot be loaded. If there is an NVIDIA GPU, install its "
                 "driver; in a container, start it with access to the GPU (docker run --gpus all)");
   }
   check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorInsufficientDriver) {
     cudaGetLastError();
-    throw Error("CUDA_DRIVER_TOO_OLD", "the NVIDIA driver is made for CUDA " + version_text(driver) +
+    throw Error("CUDA_DRIVER_TOO_OLD", "the NVIDIA driver supports CUDA " + version_text(driver) +
                                            ", and this build needs CUDA " + version_text(runtime / 1000 * 1000) +
                                            ": install a newer driver, or build with an older CUDA");
   }
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
     cudaGetLastError();
     throw Error("NO_CUDA_DEVICE",
-                "there is an NVIDIA driver, but no GPU that it shows to this process: look at nvidia-smi, and at "
+                "the NVIDIA driver shows no GPU to this process: check nvidia-smi, and "
                 "CUDA_VISIBLE_DEVICES if it is set");
   }
   check(status, "cudaGetDeviceCount");
@@ -103,7 +103,7 @@ class CudaDevice : public Device {
     context_->host_memory = std::make_shared<Allocator>(Allocator::Kind::host, ordinal);
     context_->reclaim = [this] { reclaim(); };
   }
-  // Storages may outlive the device, and streams: they must not come back to it.
+  // Storages and streams may outlive the device and must not call back into it.
   ~CudaDevice() override { context_->reclaim = {}; }
 
   const char* type() const override { return kType; }
@@ -139,7 +139,7 @@ class CudaDevice : public Device {
     return make_nccl(context_, rank, size, timeout);
 #else
     throw Error("UNSUPPORTED",
-                "NCCL is not in this build: nccl.h was not found when it was made. Type: node scripts/fetch-cuda.mjs, "
+                "NCCL is not in this build: nccl.h was not found at build time. Run node scripts/fetch-cuda.mjs "
                 "and build again; or use --backend gloo, which is slower");
 #endif
   }

@@ -1,4 +1,4 @@
-// What CUDA's error codes mean to a user.
+// Maps CUDA's error codes to the project's errors.
 #include <string>
 
 #include "core/device.h"
@@ -7,7 +7,7 @@
 namespace openalpaca::cuda {
 namespace {
 
-// Errors after which CUDA does nothing more in this process.
+// Errors after which CUDA rejects all further work of this process.
 bool is_lost(cudaError_t status) {
   switch (status) {
     case cudaErrorDevicesUnavailable:
@@ -33,18 +33,18 @@ bool is_lost(cudaError_t status) {
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // told here; it is not to be found by the next call as well
+  cudaGetLastError();  // clear the error: it is reported here and must not fail the next call
   const std::string message =
       std::string(what) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")";
   if (is_lost(status)) {
     throw Error("DEVICE_LOST", message +
-                                   "; the GPU does nothing more for this process, so start it again, from the last "
-                                   "checkpoint if it was training. If that repeats, dmesg and nvidia-smi tell of "
+                                   "; CUDA accepts no more work from this process: restart it, from the last "
+                                   "checkpoint if it was training. If the error recurs, check dmesg and nvidia-smi for "
                                    "hardware errors");
   }
   if (status == cudaErrorMemoryAllocation) throw Error("OUT_OF_MEMORY", message);
   if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion) {
-    throw Error("UNSUPPORTED_CHIP", message + "; this build has no code for the GPU");
+    throw Error("UNSUPPORTED_CHIP", message + "; this build has no kernels for the GPU");
   }
   throw Error("CUDA_ERROR", message);
 }

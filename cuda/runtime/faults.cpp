@@ -14,7 +14,7 @@ constexpr const char* kOps[] = {
 #undef OPENALPACA_NAME
 };
 
-// What the indices of an op's rules 0 and 1 are called.
+// The names of the indices that an op's rules 0 and 1 check.
 struct Indices {
   const char* op;
   const char* names[2];
@@ -37,11 +37,11 @@ Error describe(const Fault& fault) {
   const auto is = [&](const char* name) { return std::strcmp(op, name) == 0; };
   if (is(AttentionForward::name) || is(AttentionBackward::name)) {
     const bool start = where >> 33 == 0 && rule == 0;
-    if (start && static_cast<int32_t>(where) == 0) {  // a first element of 0 is right: there is none
+    if (start && static_cast<int32_t>(where) == 0) {  // a first element of 0 is valid: here it means that there is none
       return Error("INVALID_SEQUENCES", prefix + "cu_seqlens must have at least one element, a 0");
     }
     const std::string must = start       ? "start at 0"
-                             : rule == 0 ? "not fall from one element to the next"
+                             : rule == 0 ? "not decrease"
                                          : "end at the number of tokens, " + limit;
     return Error("INVALID_SEQUENCES", prefix + "cu_seqlens must " + must + ", but element " + index + " is " + value);
   }

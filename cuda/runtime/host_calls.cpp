@@ -7,8 +7,8 @@
 namespace openalpaca::cuda {
 namespace {
 
-// cuStreamWaitValue32 of the driver, which the runtime has no form of. The stream waits until *address has reached
-// `value`, on a circle of 2³² numbers.
+// The driver's cuStreamWaitValue32, which has no runtime API equivalent. The stream waits until *address has reached
+// `value`, modulo 2³².
 using WaitValue = int (*)(cudaStream_t, unsigned long long address, uint32_t value, unsigned flags);
 constexpr unsigned kReached = 0;  // CU_STREAM_WAIT_VALUE_GEQ
 
@@ -21,7 +21,7 @@ WaitValue find_wait_value(const char* name) {
   constexpr const char* kSymbol = "cuStreamWaitValue32";
   void* address = nullptr;
 #if CUDART_VERSION >= 12050
-  constexpr unsigned kSince = 12000;  // the version of CUDA from which on it has this form
+  constexpr unsigned kSince = 12000;  // the CUDA version that introduced this form
   const cudaError_t status = cudaGetDriverEntryPointByVersion(kSymbol, &address, kSince, cudaEnableDefault, nullptr);
 #else
   const cudaError_t status = cudaGetDriverEntryPoint(kSymbol, &address, cudaEnableDefault, nullptr);
@@ -82,7 +82,7 @@ void HostCalls::run(const Call& call) {
 }
 
 void HostCalls::loop() {
-  cudaSetDevice(context_->ordinal);  // a setting of the calling thread; if it fails, so does what follows
+  cudaSetDevice(context_->ordinal);  // a per-thread setting; if it fails, so do the calls below
   for (;;) {
     Call call;
     {
@@ -93,7 +93,7 @@ void HostCalls::loop() {
       queue_.pop_front();
     }
     run(call);
-    // After what the function has written.
+    // Publishes the function's writes.
     std::atomic_ref(*static_cast<uint32_t*>(flag_->data())).store(call.number, std::memory_order_release);
   }
 }

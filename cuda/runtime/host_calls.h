@@ -1,18 +1,16 @@
-// Functions of the host in a stream's turn, which may take their time: collectives over the network.
+// Host functions in stream order that may block: collectives over the network.
 //
-// CUDA has cudaLaunchHostFunc, and it will not do for them. CUDA may run the host functions of all streams on one
-// thread, and reads and uploads end in one: a collective that waits for other ranks would hold up every `await` of the
-// program, in it what the other ranks may be waiting for. So a stream that makes such calls has a thread of its own.
-// The thread waits for an event, runs the function and raises a flag in page-locked memory, and the stream waits for
-// the flag by cuStreamWaitValue32, which the GPU does without a kernel: neither a multiprocessor nor CUDA's thread is
-// held.
+// cudaLaunchHostFunc is not suitable: CUDA may run the host functions of all streams on one thread, and reads and
+// uploads end in one, so a collective that waits for other ranks would delay every `await` of the program, including
+// work that the other ranks may be waiting for. So a stream that makes such calls has its own thread. The thread waits
+// for an event, runs the function, and sets a flag in page-locked memory; the stream waits for the flag with
+// cuStreamWaitValue32, which the GPU does without a kernel: it blocks neither a multiprocessor nor CUDA's thread.
 //
-// Ranks cannot wait for each other in a circle. Let collective k be the first that never ends. On a rank that has not
-// enqueued it, all collectives before k have ended, so no stream waits for another rank, all that is enqueued ends, and
-// the program comes to k. On a rank that has, the work before k ends for the same reason, and the thread runs k. This
-// stays true where CUDA makes a call of the program wait for all streams, as cudaFree may: such a call comes before or
-// after the same collective on every rank. It takes what core/communicator.h asks for: the same calls in the same
-// order.
+// Ranks cannot deadlock. Suppose that collective k is the first that never ends. On a rank that has not enqueued it,
+// all collectives before k have ended, so no stream waits for another rank, all enqueued work ends, and the program
+// reaches k. On a rank that has, the work before k ends for the same reason, and the thread runs k. This holds even
+// where CUDA makes a call of the program wait for all streams, as cudaFree may: such a call comes before or after the
+// same collective on every rank. It relies on the requirement of core/communicator.h: the same calls in the same order.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -31,11 +29,11 @@ namespace openalpaca::cuda {
 class HostCalls {
  public:
   explicit HostCalls(std::shared_ptr<const Context> context);
-  // Runs what is enqueued first: the stream waits for it.
+  // Runs the enqueued calls first: the stream waits for them.
   ~HostCalls();
 
-  // What the function throws goes to `errors`, and so does what the device has found before; then, or where there is an
-  // error already, it is passed over. Throws Error("UNSUPPORTED") where the driver has no such waiting.
+  // An exception from the function is added to `errors`, as is an earlier error of the device. If there is an error
+  // already, the function is skipped. Throws Error("UNSUPPORTED") if the driver does not support such waits.
   void enqueue(cudaStream_t stream, const char* name, std::function<void()> function,
                std::shared_ptr<HostErrors> errors);
 
@@ -45,7 +43,7 @@ class HostCalls {
     std::function<void()> function;
     std::shared_ptr<HostErrors> errors;
     std::shared_ptr<CudaEvent> begin;
-    uint32_t number;  // of the flag, when it has ended
+    uint32_t number;  // the flag's value once the call has ended
   };
   void loop();
   static void run(const Call& call);
@@ -57,7 +55,7 @@ class HostCalls {
   std::condition_variable changed_;
   std::deque<Call> queue_;
   bool stopping_ = false;
-  std::thread thread_;  // last: starts when the rest is ready
+  std::thread thread_;  // last: starts after the other members are initialized
 };
 
 }  // namespace openalpaca::cuda

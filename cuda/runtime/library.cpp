@@ -24,7 +24,7 @@ std::vector<std::string> split(const std::string& paths) {
   return parts;
 }
 
-// The folder of the file that this code is in.
+// The directory of the file that contains this code.
 std::string own_folder() {
   Dl_info info;
   if (!dladdr(reinterpret_cast<const void*>(&own_folder), &info) || !info.dli_fname) return "";
@@ -33,7 +33,7 @@ std::string own_folder() {
   return slash == std::string::npos ? "" : file.substr(0, slash);
 }
 
-// The folders to try; "" stands for the loader's own search.
+// The directories to try; "" stands for the loader's own search.
 std::vector<std::string> places(const LibraryNames& names) {
   std::vector<std::string> all;
   for (const std::string& path : split(environment("OPENALPACA_CUDA_LIBRARIES"))) {
@@ -66,9 +66,8 @@ void* open_library(const LibraryNames& names) {
   }
   throw Error("LIBRARY_NOT_FOUND",
               std::string(names.what) + " (" + names.files[0] + ") was not found in " + looked + refused +
-                  ". Install the CUDA toolkit's libraries, or type: pip install " + names.package +
-                  ", and name the folder that holds it, or the site-packages, in OPENALPACA_CUDA_LIBRARIES" +
-                  names.otherwise);
+                  ". Install the CUDA toolkit's libraries, or run pip install " + names.package +
+                  " and set OPENALPACA_CUDA_LIBRARIES to its directory or to site-packages" + names.otherwise);
 }
 
 void* find_function(void* library, const LibraryNames& names, const char* function) {

@@ -1,5 +1,5 @@
-// A graph that is being recorded does not know on which stream it will run, so its kernels report to a fault word of
-// its own, which goes to the stream's after each launch.
+// The stream of a graph is unknown while it is recorded, so its kernels report to the graph's own fault word, which is
+// moved to the stream's after each launch.
 #include "cuda/kernel.cuh"
 #include "cuda/runtime/faults.h"
 

@@ -10,9 +10,9 @@
 namespace openalpaca::cuda {
 namespace {
 
-// Large copies are cut into pieces of this size: long enough that starting one costs nothing beside it.
+// Large copies are split into pieces of this size, long enough that the startup cost is negligible.
 constexpr size_t kBounce = 4 << 20;
-// A stream that nobody waits for lets go of its memory after so many storages.
+// Without a notify, a stream releases its memory after this many storages.
 constexpr size_t kMostKept = 4096;
 
 // Lists the tensors of an op.
@@ -31,7 +31,7 @@ struct Tensors {
   void same_length(const char*, const Tensor&, const char*, const Tensor&) {}
 };
 
-// A copy between two places of the host in the stream's turn, unless something went wrong before.
+// A host-to-host copy in stream order, unless an error occurred before.
 struct HostCopy {
   void* to;
   const void* from;
@@ -86,7 +86,7 @@ void Watcher::stop() {
 }
 
 void Watcher::loop() {
-  cudaSetDevice(context_->ordinal);  // a setting of the calling thread; if it fails, so does what follows
+  cudaSetDevice(context_->ordinal);  // a per-thread setting; if it fails, so do the calls below
   for (;;) {
     Passing passing;
     {
@@ -129,7 +129,7 @@ CudaStream::CudaStream(std::shared_ptr<const Context> context) : context_(std::m
   check(cudaMemsetAsync(fault_->data(), 0, sizeof(Fault), stream_), "stream");
 }
 
-// Ends what is enqueued first: callers may be waiting for it.
+// Finishes the enqueued work first: callers may be waiting for it.
 CudaStream::~CudaStream() {
   if (abandoned_) return;  // the process is ending
   if (capture_) {
@@ -147,12 +147,12 @@ void CudaStream::abandon() {
   if (abandoned_) return;
   abandoned_ = true;
   cudaSetDevice(context_->ordinal);
-  cudaStreamSynchronize(stream_);  // what a GPU has in its queue cannot be taken back
+  cudaStreamSynchronize(stream_);  // work in the GPU's queue cannot be canceled
   watcher_.stop();
   host_calls_.reset();
 }
 
-// Their numbers in fault words.
+// Op numbers in fault words.
 enum : int32_t {
   no_op,
 #define OPENALPACA_NUMBER(Args, function) number_of_##function,
@@ -176,7 +176,7 @@ void CudaStream::enqueue(int32_t op_index, const Args& args, void (*launcher)(co
     void* fault = (capture_ ? capture_->fault : fault_)->data();
     launcher(args,
              {Args::name, op_index, stream_, context_->chip, fault, [this](size_t bytes) { return workspace(bytes); }});
-    // To make room for its working memory, all that was kept may have been waited for and let go.
+    // Allocating workspace may have waited for all retained storages and released them.
     if (!capture_ && kept_.empty()) keep_operands();
   });
   if (kept_.size() > kMostKept && !capture_) flush({});
@@ -224,7 +224,7 @@ void* CudaStream::bounce() {
 // ---- copies ---------------------------------------------------------------------------------------------------------
 
 // From pageable memory CUDA would wait for the stream before it returns. So the pieces go through page-locked memory,
-// each copied there when the stream has come to it.
+// each copied there when the stream reaches it.
 void CudaStream::write(const Tensor& destination, const void* source) {
   refuse_capture("write from memory of the caller");
   guarded([&] {
@@ -242,7 +242,7 @@ void CudaStream::write(const Tensor& destination, const void* source) {
   });
 }
 
-// Small: copied to page-locked memory now.
+// Small: copied to page-locked memory immediately.
 void CudaStream::write(const Tensor& destination, std::shared_ptr<std::vector<uint8_t>> source) {
   guarded([&] {
     const size_t bytes = destination.bytes();
@@ -260,7 +260,7 @@ void CudaStream::read(void* destination, const Tensor& source) {
   guarded([&] {
     if (source.bytes() == 0) return;
     keep(source.storage);
-    // After a fault the destination stays as it was.
+    // After a fault the destination remains unchanged.
     auto fault = context_->host_memory->allocate(sizeof(Fault));
     check(cudaMemcpyAsync(fault->data(), fault_->data(), sizeof(Fault), cudaMemcpyDeviceToHost, stream_), "read");
     for (size_t at = 0; at < source.bytes(); at += kBounce) {
@@ -275,7 +275,7 @@ void CudaStream::read(void* destination, const Tensor& source) {
   });
 }
 
-// Calls come one after the other, so that one piece of memory serves them all.
+// Calls run one after another, so they share one buffer.
 const std::shared_ptr<Storage>& CudaStream::staging(size_t bytes) {
   if (!staging_ || staging_->bytes() < bytes) {
     keep(std::move(staging_));
@@ -343,9 +343,9 @@ void CudaStream::begin_capture() {
   auto graph = std::make_shared<CudaGraph>();
   graph->fault = context_->allocate(sizeof(Fault));
   check(cudaMemsetAsync(graph->fault->data(), 0, sizeof(Fault), stream_), "capture");
-  // The memset must have passed before the graph runs, on whatever stream.
+  // The memset must complete before the graph runs, on whatever stream.
   check(cudaStreamSynchronize(stream_), "capture");
-  // Relaxed: an op may allocate its working memory while it is recorded.
+  // Relaxed: an op may allocate workspace while it is recorded.
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "capture");
   capture_ = std::move(graph);
 }
@@ -378,7 +378,7 @@ void CudaStream::notify(std::function<void(std::exception_ptr)> callback) {
   flush(std::move(callback));
 }
 
-// Hands what was enqueued to the watcher. With a callback, the fault word is read and cleared, in the stream's turn.
+// Hands the enqueued work to the watcher. With a callback, the fault word is read and cleared in stream order.
 void CudaStream::flush(std::function<void(std::exception_ptr)> callback) {
   Passing passing;
   try {

@@ -1,14 +1,14 @@
-// Streams, events and graphs of the CUDA runtime.
+// Streams, events, and graphs of the CUDA runtime.
 //
-// A call enqueues and returns. What waits is a thread per stream, the watcher: notify() records an event behind the
-// work and hands it over, with everything that the work since the last time must keep alive; the watcher waits for the
-// event, looks at the fault word, lets go and calls back. (A callback enqueued by cudaLaunchHostFunc would be simpler,
-// but CUDA does not call it when the device is lost, which is when somebody should hear of it.)
+// Calls enqueue and return. One thread per stream, the watcher, waits: notify() records an event after the work and
+// hands it over, with everything that the work since the last time must keep alive; the watcher waits for the event,
+// checks the fault word, releases the memory, and calls back. (A callback enqueued by cudaLaunchHostFunc would be
+// simpler, but CUDA does not run it after the device is lost, which is exactly when the error must be reported.)
 //
-// Memory. Whatever an enqueued op names must not be given to another before the op has run. `kept_` therefore holds the
-// storages of all ops since the last event that was handed to the watcher. So a Storage's last reference goes either
-// before anything was enqueued on it, or when the watcher has seen everything pass that was; and when it goes, the
-// block is free for any stream. A graph holds the storages of its ops, and a launch holds the graph.
+// Memory: an enqueued op's operands must not be reused before the op has run. `kept_` therefore holds the storages of
+// all ops since the last event that was handed to the watcher. So a Storage's last reference is dropped either before
+// any work on it was enqueued, or after the watcher has seen all of that work complete; at that point the block is free
+// for any stream. A graph holds the storages of its ops, and a launch holds the graph.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -29,8 +29,8 @@
 
 namespace openalpaca::cuda {
 
-// Device memory of one stream or graph for its ops: the pieces that it has grown out of are kept by `keep`, because ops
-// that are enqueued or recorded use them.
+// Device memory of one stream or graph for its ops. When it grows, `keep` retains the previous pieces, since enqueued
+// or recorded ops use them.
 struct Workspace {
   std::shared_ptr<Storage> storage;
 };
@@ -41,17 +41,17 @@ class CudaGraph : public Graph {
 
   cudaGraphExec_t executable = nullptr;
   std::shared_ptr<Storage> fault;  // the graph's own fault word: it may be launched on any stream
-  Workspace workspace;             // and its own working memory, for the same reason
+  Workspace workspace;             // the graph's own, for the same reason
   std::vector<std::shared_ptr<void>> kept;
 };
 
-// Work on its way, up to an event, and what has to happen when it has passed.
+// Work in flight, up to an event, and the actions for its completion.
 struct Passing {
-  std::shared_ptr<CudaEvent> event;  // nullptr where recording it failed
+  std::shared_ptr<CudaEvent> event;  // nullptr if recording it failed
   std::vector<std::shared_ptr<void>> kept;
   std::shared_ptr<Storage> fault;  // a page-locked copy of the fault word, or nullptr
   std::shared_ptr<HostErrors> host_errors;
-  std::exception_ptr error;  // of the enqueueing itself
+  std::exception_ptr error;  // from enqueueing itself
   std::function<void(std::exception_ptr)> callback;
 };
 
@@ -61,9 +61,9 @@ class Watcher {
   ~Watcher() { stop(); }
 
   void watch(Passing passing);
-  // Until all that was handed over has passed.
+  // Waits until all handed-over work has completed.
   void drain();
-  // drain, and then no more.
+  // Drains, then ends the thread.
   void stop();
 
  private:
@@ -71,7 +71,7 @@ class Watcher {
   void pass(Passing& passing);
 
   const std::shared_ptr<const Context> context_;
-  std::exception_ptr error_;  // of work that nobody has asked after yet; of the watcher's thread alone
+  std::exception_ptr error_;  // not reported yet; accessed only by the watcher's thread
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Passing> queue_;
@@ -102,14 +102,14 @@ class CudaStream : public Stream, public NativeStream {
   void abandon() override;
   void check_notifiable() const override { refuse_capture("synchronize"); }
 
-  // Waits for what is enqueued, if it can, and lets go of its memory.
+  // Waits for enqueued work, if possible, and releases its memory.
   void reclaim();
 
  private:
   template <class Args>
   void enqueue(int32_t op_index, const Args& args, void (*launcher)(const Args&, const Launcher&));
-  // Runs a function that makes CUDA calls. An error in them is told by the next notify, as an op's own is, and what
-  // follows until then is passed over; in a capture it is thrown.
+  // Runs a function that makes CUDA calls. Like an op's error, an error in them is reported by the next notify, and all
+  // work until then is skipped; in a capture it is thrown.
   template <class F>
   void guarded(F&& function);
   void refuse_capture(const char* what) const;
@@ -124,14 +124,14 @@ class CudaStream : public Stream, public NativeStream {
   std::shared_ptr<Storage> fault_;  // one Fault, in device memory
   Workspace workspace_;
   std::shared_ptr<Storage> bounce_;   // page-locked memory that large copies go through
-  std::shared_ptr<Storage> staging_;  // and that which holds the operands of calls
+  std::shared_ptr<Storage> staging_;  // page-locked memory for the operands of calls
   std::shared_ptr<CudaGraph> capture_;
   std::exception_ptr error_;
   std::vector<std::shared_ptr<void>> kept_;
   std::shared_ptr<HostErrors> host_errors_ = std::make_shared<HostErrors>();  // since the last notify
   std::unordered_set<const void*> is_kept_;
   bool abandoned_ = false;
-  std::unique_ptr<HostCalls> host_calls_;  // since the first call
+  std::unique_ptr<HostCalls> host_calls_;  // created by the first call
   Watcher watcher_;
 };
 

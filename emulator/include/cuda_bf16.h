@@ -1,4 +1,4 @@
-// The emulator's twin of CUDA's header: the type and the conversions that the project uses.
+// Emulator counterpart of CUDA's header: the type and the conversions that the project uses.
 #pragma once
 
 #include "cuda_runtime.h"
@@ -11,7 +11,7 @@ struct alignas(4) __nv_bfloat162 {
 };
 
 inline float __bfloat162float(__nv_bfloat16 x) { return __uint_as_float(uint32_t{x.bits} << 16); }
-// To nearest even; every NaN becomes the same one.
+// Rounds to nearest even; all NaNs become the same one.
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   const uint32_t bits = __float_as_uint(x);
   if ((bits & 0x7fffffff) > 0x7f800000) return {0x7fff};

@@ -1,4 +1,4 @@
-// The emulator's twin of CUDA's header: the type and the conversions that the project uses.
+// Emulator counterpart of CUDA's header: the type and the conversions that the project uses.
 #pragma once
 
 #include "cuda_runtime.h"

@@ -1,5 +1,5 @@
-// The emulator's twin of CUDA's header: found before the real one, so that .cu files compile as plain C++. Holds what
-// the project uses of the language; runtime.h has the runtime functions.
+// Emulator counterpart of CUDA's header: found before the real one, so that .cu files compile as plain C++. Defines the
+// language features that the project uses; runtime.h has the runtime functions.
 #pragma once
 
 #include <math.h>
@@ -44,8 +44,7 @@ constexpr uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 constexpr uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
 constexpr uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
-// ---- barriers, shuffles, votes: all lanes of the warp, or all threads of the block, from one place in the source
-// ------
+// ---- barriers, shuffles, votes: all lanes of the warp, or all threads of the block, from one line of the source -----
 
 #define OPENALPACA_PLACE ::openalpaca::emulator::Place place = ::openalpaca::emulator::Place::current()
 
@@ -54,13 +53,13 @@ inline void __syncthreads(OPENALPACA_PLACE) { ::openalpaca::emulator::barrier(pl
 namespace openalpaca::emulator {
 
 inline void check_mask(const char* what, unsigned mask) {
-  if (mask != 0xffffffff) fail(std::string(what) + ": the emulator knows the mask of all lanes alone");
+  if (mask != 0xffffffff) fail(std::string(what) + ": the emulator supports only the mask of all lanes");
 }
 
 template <class T>
 struct Exchange {
   T value;
-  int source;  // the lane whose value this one gets
+  int source;  // the lane to read from
   T result;
 };
 
@@ -96,7 +95,7 @@ inline void __syncwarp(unsigned mask = 0xffffffff, OPENALPACA_PLACE) {
   ::openalpaca::emulator::check_mask("__syncwarp", mask);
   ::openalpaca::emulator::sync_warp(place);
 }
-// `width` lanes form a group; a source outside of the group is the lane itself.
+// `width` lanes form a group; a source outside of the group means the lane itself.
 template <class T>
 inline T __shfl_sync(unsigned mask, T value, int source, int width = 32, OPENALPACA_PLACE) {
   const int lane = ::openalpaca::emulator::current->lane;
@@ -130,7 +129,7 @@ inline int __any_sync(unsigned mask, int predicate, OPENALPACA_PLACE) {
 inline int __all_sync(unsigned mask, int predicate, OPENALPACA_PLACE) {
   return ::openalpaca::emulator::vote("__all_sync", mask, predicate != 0, place) == 0xffffffff;
 }
-// The block's: as __syncthreads, with a count of the threads where the predicate holds.
+// Like __syncthreads for the block, and counts the threads whose predicate is true.
 inline int __syncthreads_count(int predicate, OPENALPACA_PLACE) {
   return ::openalpaca::emulator::barrier_count(predicate != 0, place);
 }

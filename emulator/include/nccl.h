@@ -1,4 +1,4 @@
-// The emulator's twin of NCCL's header: what collectives/nccl.cpp uses of it, with NCCL's names and numbers.
+// Emulator counterpart of NCCL's header: the part that collectives/nccl.cpp uses, with NCCL's names and numbers.
 #pragma once
 
 #include <cuda_runtime.h>

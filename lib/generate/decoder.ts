@@ -17,6 +17,7 @@ import * as ops from '../ops.js'
 import type { UnitWeights } from '../parallel/units.js'
 import type { Tensor } from '../tensor.js'
 import type { Sampling } from './options.js'
+import { samplingTensors } from './sampling-tensors.js'
 
 /** Tokens launched ahead of the one that is read. */
 const lookahead = 2
@@ -33,6 +34,7 @@ export class Decoder implements Disposable {
     'ids' | 'positions' | 'history' | 'sequenceSeeds' | 'sequences' | 'scratch' | 'logits',
     Tensor
   >
+  private readonly settings: ReturnType<typeof samplingTensors>
   private readonly context: Context
   private readonly temporary: Tensor[] = []
 
@@ -71,8 +73,13 @@ export class Decoder implements Disposable {
       sequenceSeeds: integers(this.batch),
       sequences: integers(this.batch),
       scratch: this.keep(device.tensor('float32', [this.batch, 2 * config.vocabSize])),
-      logits: this.keep(device.tensor(dtype, [this.batch, config.vocabSize])),
+      logits: this.keep(device.tensor('float32', [this.batch, config.vocabSize])),
     }
+    this.settings = samplingTensors(
+      device,
+      prompts.map(() => sampling),
+    )
+    for (const tensor of Object.values(this.settings)) this.keep(tensor)
   }
 
   /** The maximum number of sequences per decoder. */
@@ -155,10 +162,10 @@ export class Decoder implements Disposable {
     stream.write(state.sequences, Int32Array.from(prompts.keys()))
     stream.write(
       state.sequenceSeeds,
-      Int32Array.from(prompts, (prompt, b) => this.earlierTwins(prompt, b)),
+      Int32Array.from(prompts, (prompt, b) => this.duplicateIndex(prompt, b)),
     )
     const lastRows = Int32Array.from(ends.slice(1), (end) => end - 1)
-    this.withHead(() => this.draw(this.head.logits(context, activations, lastRows)))
+    this.withHead(() => this.draw(this.head.logits(context, activations, lastRows, state.logits)))
   }
 
   /** Whether the weights are sharded over ranks. */
@@ -206,20 +213,7 @@ export class Decoder implements Disposable {
         ops.fill(stream, { x, value: Number.NEGATIVE_INFINITY })
       }
     }
-    const { temperature, topP, topK, repetitionPenalty, seed } = this.sampling
-    ops.sample(stream, {
-      ids,
-      positions,
-      history,
-      logits,
-      sequenceSeeds,
-      scratch,
-      temperature,
-      topP,
-      repetitionPenalty,
-      topK,
-      seed,
-    })
+    ops.sample(stream, { ids, positions, history, logits, sequenceSeeds, scratch, ...this.settings })
     if (this.together) this.parameters.group.broadcastBits(stream, ids)
   }
 
@@ -229,7 +223,7 @@ export class Decoder implements Disposable {
   }
 
   /** Numbers equal prompts in a batch, so that each gets a different text; a unique prompt samples as if alone. */
-  private earlierTwins(prompt: readonly number[], index: number): number {
+  private duplicateIndex(prompt: readonly number[], index: number): number {
     const key = prompt.join()
     return this.prompts.slice(0, index).filter((other) => other.join() === key).length
   }

@@ -76,9 +76,13 @@ export class LmHead implements Disposable {
     return tensors.reduce((sum, { byteLength }) => sum + byteLength, 0)
   }
 
-  /** Logits of some rows of the batch, [rows.length, V], valid until the next call; at most `chunk` rows. */
-  logits(context: Context, activations: Activations, rows: Int32Array): Tensor {
-    const { sum, delta, y, rstd, logits, rows: index } = this.views(rows.length)
+  /**
+   * Writes the logits of some rows of the batch, at most `chunk`, into out[rows.length, V].
+   * @returns out
+   */
+  logits(context: Context, activations: Activations, rows: Int32Array, out?: Tensor): Tensor {
+    const { sum, delta, y, rstd, logits: own, rows: index } = this.views(rows.length)
+    const logits = out ?? own
     const { stream, config, layers } = context
     const { residualMid } = activations.blocks[config.numHiddenLayers - 1]
     stream.write(index, rows)

@@ -1,12 +1,12 @@
-// Replaces what glibc has from 2.29 on, in an addon that is to load with 2.28, the oldest that Node.js itself runs with
-// (scripts/portable.mjs). Hidden: only this addon's calls come here, those of its static libraries too.
+// Replaces functions that glibc added after 2.28, in an addon that must load with 2.28, the oldest version that Node.js
+// itself supports (scripts/portable.mjs). Hidden: only calls from this addon and its static libraries come here.
 
 #include <pthread.h>
 #include <time.h>
 
 extern "C" {
 
-// The newer versions differ in how they set errno, which nobody reads here.
+// The newer versions set errno differently, but no caller here reads it.
 #define OLDER(name, parameters, arguments)                  \
   __asm__(".symver older_" #name "," #name "@GLIBC_2.2.5"); \
   double older_##name parameters;                           \
@@ -19,11 +19,11 @@ OLDER(pow, (double x, double y), (x, y))
 
 #undef OLDER
 
-// glibc 2.32; where it is true, the compiler's libstdc++ leaves out what only threads need.
+// glibc 2.32; if it is true, the compiler's libstdc++ skips work that only threads need.
 __attribute__((visibility("hidden"))) extern const char __libc_single_threaded = false;
 
-// glibc 2.30; std::condition_variable waits with it for std::chrono::steady_clock. Where the wall clock is set
-// meanwhile, it returns too early, after which its callers look at their clock and wait again, or too late.
+// glibc 2.30; std::condition_variable waits with it for std::chrono::steady_clock. If the wall clock is set during the
+// wait, it returns too early, and its callers check their clock and wait again, or too late.
 __attribute__((visibility("hidden"))) int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex,
                                                                  clockid_t clock, const timespec* deadline) {
   timespec now, wall;

@@ -27,11 +27,11 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     logits: f32(2, 7),
     sequenceSeeds: i32(2),
     scratch: f32(2, 14),
-    temperature: 1,
-    topP: 1,
-    repetitionPenalty: 1,
-    topK: 0,
-    seed: 0,
+    temperature: f32(2),
+    topP: f32(2),
+    repetitionPenalty: f32(2),
+    topK: i32(2),
+    seeds: i32(2, 2),
   })
   const gone = () => {
     const tensor = f32(2, 8)
@@ -113,7 +113,7 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     ],
     ['no heads', () => ropeWith({ numHeads: 0 }), 'rope_forward: num_heads must be positive, got 0'],
     ['half a head', () => ropeWith({ numKvHeads: 0.5 }), 'rope_forward: num_kv_heads must be an integer, got 0.500000'],
-    ['a fraction for a count', () => sampleWith({ topK: 1.5 }), 'sample: top_k must be an integer, got 1.500000'],
+    ['a seed of one word', () => sampleWith({ seeds: i32(2, 1) }), 'sample: seeds must have shape [B, 2], got [2, 1]'],
     [
       'too little working memory',
       () => sampleWith({ scratch: f32(2, 13) }),
@@ -124,11 +124,15 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     expect(call).toThrow(expect.objectContaining({ message }))
   })
 
-  it.each(['topK', 'seed'])('given %s = NaN or ±∞ throws and does not wrap it around', (name) => {
-    for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 2 ** 70]) {
-      expect(() => sampleWith({ [name]: value })).toThrow(RangeError)
-    }
-  })
+  it.each(['seed', 'streamId'])(
+    'throws a RangeError for %s = NaN, ±∞, or 2^70, and does not wrap it around',
+    (name) => {
+      for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 2 ** 70]) {
+        const args = { x: f32(4), std: 1, seed: 0, streamId: 0, [name]: value }
+        expect(() => ops.randomNormal(stream, args)).toThrow(RangeError)
+      }
+    },
+  )
 
   it('given key/value heads that do not divide its query heads throws a RangeError', () => {
     const attention = (numHeads: number, numKvHeads: number) =>
@@ -157,10 +161,10 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     const other = new Device(device.type, native.deviceOpen(device.type))
     const foreign: Tensor = other.tensor('float32', [2, 8])
     expect(() => normWith({ x: foreign })).toThrow(
-      new TypeError(`rmsnorm_forward: x lies on another device (${device.type}) than the stream (${device.type})`),
+      new TypeError(`rmsnorm_forward: x is on another device (${device.type}) than the stream (${device.type})`),
     )
     const elsewhere = (name: string) =>
-      expect.objectContaining({ message: expect.stringMatching(`^${name}: tensor lies on another device`) })
+      expect.objectContaining({ message: expect.stringMatching(`^${name}: tensor is on another device`) })
     expect(() => stream.write(foreign, new Float32Array(16))).toThrow(elsewhere('write'))
     expect(() => stream.upload(foreign, new Float32Array(16))).toThrow(elsewhere('upload'))
     expect(() => stream.read(foreign, new Float32Array(16))).toThrow(elsewhere('read'))

@@ -57,9 +57,9 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
   })
 
   it.each([
-    [3, 2, 'bytes 8 to 20 do not lie in a tensor of 16 bytes'],
-    [5, 0, 'bytes 0 to 20 do not lie in a tensor of 16 bytes'],
-    [1, -1, 'bytes -4 to 0 do not lie in a tensor of 16 bytes'],
+    [3, 2, 'bytes 8 to 20 are outside of a tensor of 16 bytes'],
+    [5, 0, 'bytes 0 to 20 are outside of a tensor of 16 bytes'],
+    [1, -1, 'bytes -4 to 0 are outside of a tensor of 16 bytes'],
   ])('of four elements has no view of %i from element %i', (length, offset, what) => {
     const tensor = device.tensor('float32', [4])
     expect(() => tensor.view([length], offset)).toThrow(new RangeError(`tensorView: ${what}`))

@@ -261,7 +261,7 @@ describe.each(devices)('attention on $name', ({ device }) => {
 
   it.each([
     { cuSeqlens: [1, 6], message: 'cu_seqlens must start at 0, but element 0 is 1' },
-    { cuSeqlens: [0, 4, 3, 6], message: 'cu_seqlens must not fall from one element to the next, but element 2 is 3' },
+    { cuSeqlens: [0, 4, 3, 6], message: 'cu_seqlens must not decrease, but element 2 is 3' },
     { cuSeqlens: [0, 5], message: 'cu_seqlens must end at the number of tokens, 6, but element 1 is 5' },
     { cuSeqlens: [0, 7], message: 'cu_seqlens must end at the number of tokens, 6, but element 1 is 7' },
     { cuSeqlens: [], message: 'cu_seqlens must have at least one element, a 0' },

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { samplingTensors } from '../../lib/generate/sampling-tensors.js'
 import * as ops from '../../lib/ops.js'
 import { devices } from '../support/devices.js'
 import { type FloatDType, floatDTypes, Random } from '../support/numbers.js'
@@ -60,7 +61,11 @@ describe.each(devices)('sample on $name', ({ device }) => {
   const stream = device.stream
 
   /** The state of a batch, as in a generation loop. */
-  function prepare({ dtype = 'float32', logits, histories, sequenceSeeds, seed = 0 }: Batch, room = 2) {
+  function prepare(
+    { dtype = 'float32', logits, histories, sequenceSeeds, seed = 0 }: Batch,
+    settings: Settings | Settings[],
+    room = 2,
+  ) {
     const size = logits.length
     const vocabulary = logits[0].length
     const past = histories ?? logits.map(() => [0])
@@ -79,13 +84,16 @@ describe.each(devices)('sample on $name', ({ device }) => {
       logits: tensorOf(device, dtype, [size, vocabulary], scores),
       sequenceSeeds: tensorOf(device, 'int32', [size], sequenceSeeds ?? logits.map((_, i) => i)),
       scratch: resultOf(device, 'float32', [size, 2 * vocabulary]),
-      seed,
+      ...samplingTensors(
+        device,
+        logits.map((_, i) => ({ ...(Array.isArray(settings) ? settings[i] : settings), seed })),
+      ),
     }
   }
 
-  async function draw(batch: Batch, settings: Settings): Promise<number[]> {
-    const args = prepare(batch)
-    ops.sample(stream, { ...args, ...settings })
+  async function draw(batch: Batch, settings: Settings | Settings[]): Promise<number[]> {
+    const args = prepare(batch, settings)
+    ops.sample(stream, args)
     return Array.from(await args.ids.toArray())
   }
 
@@ -148,10 +156,10 @@ describe.each(devices)('sample on $name', ({ device }) => {
   it('sample advances positions, returns the ids, and appends them to the histories', async () => {
     const random = new Random(12)
     const logits = Array.from({ length: 3 }, () => random.normals('float32', 20))
-    const args = prepare({ logits, histories: [[4, 5, 6], [7], [8, 9]] }, 5)
+    const args = prepare({ logits, histories: [[4, 5, 6], [7], [8, 9]] }, plain, 5)
     const expected: number[][] = [[4, 5, 6], [7], [8, 9]]
     for (let step = 0; step < 3; step++) {
-      ops.sample(stream, { ...args, ...plain })
+      ops.sample(stream, args)
       const ids = await args.ids.toArray()
       expected.forEach((tokens, i) => void tokens.push(ids[i]))
       expect(Array.from(await args.positions.toArray())).toEqual(expected.map((tokens) => tokens.length - 1))
@@ -162,12 +170,12 @@ describe.each(devices)('sample on $name', ({ device }) => {
 
   it('sample leaves a finished sequence unchanged, whatever its logits', async () => {
     const nothing = Array(10).fill(Number.NaN)
-    const args = prepare({ logits: [nothing, Array.from({ length: 10 }, (_, i) => i), nothing] }, 1)
+    const args = prepare({ logits: [nothing, Array.from({ length: 10 }, (_, i) => i), nothing] }, greedy, 1)
     stream.write(args.ids, Int32Array.of(91, 92, 93))
     stream.write(args.positions, Int32Array.of(1, 0, -5)) // the last of two positions, the first, and none
     const history = Array.from(await args.history.toArray())
     history[3] = 9
-    ops.sample(stream, { ...args, ...greedy })
+    ops.sample(stream, args)
     expect(Array.from(await args.ids.toArray())).toEqual([91, 9, 93])
     expect(Array.from(await args.positions.toArray())).toEqual([1, 1, -5])
     expect(Array.from(await args.history.toArray())).toEqual(history)
@@ -196,6 +204,24 @@ describe.each(devices)('sample on $name', ({ device }) => {
     }
   })
 
+  it('sample uses the settings of each sequence', async () => {
+    const random = new Random(14)
+    const logits = Array.from({ length: 24 }, () => random.normals('float32', 60))
+    const histories = logits.map((_, i) => random.integers(1 + (i % 5), 60))
+    const sequenceSeeds = logits.map((_, i) => i)
+    const settings = logits.map((_, i) => ({
+      temperature: [0, 0.5, 1, 2][i % 4],
+      topK: [0, 3, 40][i % 3],
+      topP: [1, 0.5, 0.9][(i >> 1) % 3],
+      repetitionPenalty: [1, 1.3][(i >> 2) % 2],
+    }))
+    const together = await draw({ logits, histories, sequenceSeeds, seed: 7 }, settings)
+    for (let i = 0; i < logits.length; i++) {
+      const alone = { logits: [logits[i]], histories: [histories[i]], sequenceSeeds: [i], seed: 7 }
+      expect(await draw(alone, settings[i])).toEqual([together[i]])
+    }
+  })
+
   it('sample draws different tokens for another seed, sequence seed, or position', async () => {
     const logits = Array.from({ length: 60 }, () => new Float64Array(1000)) // all equally likely
     const ones = logits.map(() => 1)
@@ -214,8 +240,8 @@ describe.each(devices)('sample on $name', ({ device }) => {
   it('sample draws independently at each position', async () => {
     const probabilities = [0.4, 0.3, 0.2, 0.1]
     const row = probabilities.map(Math.log)
-    const args = prepare({ logits: Array.from({ length: 20 }, () => row) }, 400)
-    for (let step = 0; step < 400; step++) ops.sample(stream, { ...args, ...plain })
+    const args = prepare({ logits: Array.from({ length: 20 }, () => row) }, plain, 400)
+    for (let step = 0; step < 400; step++) ops.sample(stream, args)
     const history = await args.history.toArray()
     const counts = new Float64Array(4)
     const pairs = new Float64Array(16)

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest'
+import { samplingTensors } from '../../lib/generate/sampling-tensors.js'
 import * as ops from '../../lib/ops.js'
 import type { Tensor } from '../../lib/tensor.js'
 import { expectSameBits } from '../support/closeness.js'
@@ -137,11 +138,10 @@ describe.each(devices)('on $name', ({ device }) => {
         logits: drawn(dtype, [5, 30_011]),
         sequenceSeeds: tensorOf(device, 'int32', [5], [1, 2, 3, 4, 5]),
         scratch: resultOf(device, 'float32', [5, 60_022]),
-        temperature: 1.2,
-        topP: 0.95,
-        topK: 900,
-        repetitionPenalty: 1.1,
-        seed: 6,
+        ...samplingTensors(
+          device,
+          Array(5).fill({ temperature: 1.2, topP: 0.95, topK: 900, repetitionPenalty: 1.1, seed: 6 }),
+        ),
       })
       return [ids]
     },

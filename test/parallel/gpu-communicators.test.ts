@@ -8,7 +8,7 @@ import { withLocalRanks } from '../support/local-ranks.js'
 import { slowWork } from '../support/slow-work.js'
 import { tensorOf } from '../support/tensors.js'
 
-// collectives/nccl.cpp as it is, with a twin of libnccl.so.2 between emulated GPUs (emulator/nccl.cpp).
+// collectives/nccl.cpp unchanged, with a fake libnccl.so.2 between emulated GPUs (emulator/nccl.cpp).
 const build = path.join(__dirname, '../../build')
 const variables = ['OPENALPACA_CUDA_LIBRARIES', 'OPENALPACA_NCCL_TWIN', 'OPENALPACA_EMULATOR_GPU']
 const before = Object.fromEntries(variables.map((name) => [name, process.env[name]]))
@@ -43,7 +43,7 @@ describe('NCCL', () => {
   })
 
   it('tells its version among the libraries of the device', () => {
-    expect(emulated.libraries.NCCL).toBe('1.23.45') // the twin's
+    expect(emulated.libraries.NCCL).toBe('1.23.45') // the fake's
   })
 
   it.each(['float32', 'bfloat16'] as const)('gathers, adds and copies %s', async (dtype) => {
@@ -142,7 +142,7 @@ describe('NCCL', () => {
       communicator.barrier(stream)
       expect(await failure(stream.synchronize())).toEqual({
         code: 'RANK_LOST',
-        message: 'barrier: remote process exited or there was a network error (told by the twin)',
+        message: 'barrier: remote process exited or there was a network error (from the fake NCCL)',
       })
     })
   })
@@ -153,7 +153,7 @@ describe('NCCL', () => {
       communicator.barrier(stream)
       expect(await failure(stream.synchronize())).toEqual({
         code: 'NCCL_ERROR',
-        message: 'barrier: invalid argument (told by the twin)',
+        message: 'barrier: invalid argument (from the fake NCCL)',
       })
     })
   })
