@@ -16,32 +16,36 @@ const GGUF_TYPES = { float32: 'F32', float16: 'F16', bfloat16: 'BF16', q8_0: 'Q8
   GgufModelType
 >
 
-/** Number formats to convert to; `q8_0` is for GGUF alone. */
+/** Number formats to convert to; `q8_0` is only available for GGUF. */
 export type ConvertDType = keyof typeof GGUF_TYPES
 
-/** What a model is converted to. */
+/** Options of a conversion. */
 export interface ConvertOptions {
-  /** `gguf`: one file for llama.cpp and what is built on it. Else a Hugging Face directory with weights of that form. */
+  /**
+   * `gguf`: one file for llama.cpp and programs built on it. Else a Hugging Face directory with weights in that format.
+   */
   to: 'gguf' | WeightFormat
-  /** The model's own when left out. */
+  /** Defaults to the model's dtype. */
   dtype?: ConvertDType
   /** For a directory: bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
-  /** Makes values that `dtype` cannot hold an error, and nothing is written then; they are counted when left out. */
+  /** Makes values that `dtype` cannot hold an error, and nothing is written then; by default they are only counted. */
   strict?: boolean
-  /** For people, in a GGUF file; the directory's name when left out. */
+  /** A display name for a GGUF file; defaults to the directory's name. */
   name?: string
-  /** For GGUF: bytes of the model that were read, and all of them. */
+  /** For GGUF: bytes of the model read so far, and total bytes. */
   onProgress?: (bytesRead: number, total: number) => void
-  /** Aborted: what was begun is removed, and the promise rejects. */
+  /** When aborted, partial output is removed, and the promise rejects. */
   signal?: AbortSignal
 }
 
 /**
- * Writes a model directory anew, in another format or number format. The weights pass through in pieces, so memory does
- * not depend on the size of the model; the output is there as a whole or not at all, and the source stays as it is.
+ * Converts a model directory to another format or number format. The weights are streamed in pieces, so memory does not
+ * depend on the size of the model; the output appears completely or not at all, and the source is unchanged.
  * @param output a `.gguf` file, or a new directory
- * @throws {ConfigError} {CheckpointError} {TokenizerError} for a source that cannot be read, or has no form there
+ * @throws {ConfigError} for a config that cannot be read, or has no equivalent in the format
+ * @throws {CheckpointError} for weights that cannot be read, or have no equivalent in the format
+ * @throws {TokenizerError} for a tokenizer that cannot be read, or has no equivalent in the format
  * @throws {NonFiniteError} with `strict`, for values that `dtype` cannot hold
  */
 export async function convertModel(
@@ -80,14 +84,14 @@ async function convertToGguf(directory: string, output: string, options: Convert
   }
 }
 
-/** What the files of a model disagree about. A directory is converted with any config and tokenizer, or none. */
+/** Disagreements between the files of a model. A directory is converted with any config and tokenizer, or none. */
 async function notesOf(directory: string): Promise<string[]> {
   const config = await readConfig(directory).catch(() => undefined)
   const tokenizer = await LlamaTokenizer.fromPretrained(directory).catch(() => undefined)
   return config ? specialTokenNotes(config, tokenizer).map((note) => `${directory}: ${note}`) : []
 }
 
-/** The type of most bytes among the weights. */
+/** The type with the most bytes among the weights. */
 function mainType(weights: WeightSource, directory: string): GgufModelType {
   const bytes = new Map<string, number>()
   for (const { dtype, bytes: size } of weights.tensors.values()) bytes.set(dtype, (bytes.get(dtype) ?? 0) + size)

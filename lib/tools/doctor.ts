@@ -1,4 +1,4 @@
-/** What a machine offers to this package, and what it lacks: for `openalpaca doctor` and for bug reports. */
+/** Reports a machine's capabilities and problems: for `openalpaca doctor` and for bug reports. */
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -9,18 +9,20 @@ import { hubSettings } from '../hub/settings.js'
 import { oldestNode, packageRoot, packageVersion } from '../version.js'
 
 export interface Problem {
-  /** What is wrong. */
+  /** The problem. */
   what: string
-  /** The command, or the step, that mends it. */
+  /** The command or step that fixes it. */
   mend: string
 }
 
 export interface Diagnosis {
   package: {
     version: string
-    /** Whether the addon came with the package or was compiled in a clone; or that there is none for this system. */
+    /**
+     * Whether the addon came with the package or was compiled in a clone; `missing` if there is none for this system.
+     */
     addon: 'prebuilt' | 'compiled' | 'missing'
-    /** The chips of the prebuilt addon's CUDA kernels; null where it has none or is not a prebuilt one. */
+    /** The chips of the prebuilt addon's CUDA kernels; null if it has none or is not prebuilt. */
     cuda: string | null
     /** The libraries that came with a prebuilt addon, with their versions. */
     libraries: Record<string, string>
@@ -32,24 +34,24 @@ export interface Diagnosis {
   memory: { total: number; free: number }
   backends: Backend[]
   nvidia: {
-    /** The kernel driver's version; null where there is none. */
+    /** The kernel driver's version; null if there is none. */
     driver: string | null
-    /** GPUs that the driver knows. */
+    /** GPUs that the driver reports. */
     gpus: string[]
-    /** Whether the machine has an NVIDIA GPU at all, whatever the driver says. */
+    /** Whether the machine has an NVIDIA GPU at all, even without a driver. */
     onBus: boolean
   }
   cache: { path: string; free: number | null }
-  /** Variables of the environment that change what the package does. */
+  /** Environment variables that affect the package. */
   environment: Record<string, string>
   problems: Problem[]
 }
 
-/** Of a clone; the package has none of it. */
+/** Only in a clone; the package does not include it. */
 const scripts = path.join(packageRoot, 'scripts')
 const setUp = path.join(scripts, 'setup.mjs')
 
-/** Looks at everything that running on this machine depends on. Throws nothing: what fails is a problem of the result. */
+/** Checks everything that this package depends on. Never throws: failures become problems of the result. */
 export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Diagnosis> {
   const problems: Problem[] = []
   const environment = relevantVariables(env) // before the addon is loaded, which sets one itself
@@ -82,7 +84,7 @@ export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Di
   }
 }
 
-/** The devices, and whether the CPU computes what it should. */
+/** The devices, and whether the CPU computes correctly. */
 async function findBackends(problems: Problem[]): Promise<Backend[]> {
   let found: Backend[] = []
   try {
@@ -108,7 +110,7 @@ async function addonProblems({ code, message, cause }: Error & { code?: string }
   return [{ what: message, mend }]
 }
 
-/** What the set-up of a clone needs from the system, and does not find; a package is never set up. */
+/** System tools that setting up a clone needs but cannot find; a package needs no setup. */
 async function missingTools(): Promise<Problem[]> {
   if (!existsSync(setUp)) return []
   const { missing, nameAll, howToInstall } = await import(pathToFileURL(path.join(scripts, 'toolchain.mjs')).href)
@@ -117,7 +119,7 @@ async function missingTools(): Promise<Problem[]> {
   return [{ what: `compiling the addon needs ${nameAll(lacking)}`, mend: howToInstall(lacking) }]
 }
 
-/** The commands, by the code of what keeps a GPU from being used; its message says the rest. */
+/** The fixes, by the code of the reason that a GPU is unusable; the error's message has the details. */
 const gpuRemedies: Record<string, string> = {
   NO_CUDA_DRIVER:
     'sudo ubuntu-drivers install (Ubuntu), sudo apt-get install nvidia-driver (Debian), or docker run --gpus all',
@@ -127,7 +129,7 @@ const gpuRemedies: Record<string, string> = {
   DEVICE_UNAVAILABLE: 'node scripts/fetch-cuda.mjs && OPENALPACA_CUDA=ON npm run setup, in a clone',
 }
 
-/** What keeps GPUs that are there from being used, alone or together. */
+/** Why GPUs that are present cannot be used, alone or together. */
 export function gpuProblems(backends: Backend[], nvidia: Diagnosis['nvidia']): Problem[] {
   const cuda = backends.find(({ device }) => device === 'cuda')
   if (!cuda) return []
@@ -155,7 +157,7 @@ export function gpuProblems(backends: Backend[], nvidia: Diagnosis['nvidia']): P
   }
 }
 
-/** A product whose result is known, on the CPU. */
+/** Checks a matrix product with a known result, on the CPU. */
 async function checkArithmetic(): Promise<void> {
   const { openDevice } = await import('../device.js')
   const { matmul } = await import('../ops.js')
@@ -190,7 +192,7 @@ function describePackage(): Diagnosis['package'] {
   return { version, addon: 'prebuilt', cuda: build.cuda, libraries }
 }
 
-/** What scripts/prebuild.mjs writes. */
+/** Written by scripts/prebuild.mjs. */
 interface PrebuildManifest {
   cuda: string | null
   libraries: { name: string; version: string }[]
@@ -213,7 +215,7 @@ function findNvidia(): Diagnosis['nvidia'] {
   return { driver, gpus, onBus }
 }
 
-/** Where models from the Hub are kept, and whether they can be. */
+/** The cache of models from the Hub, and whether it is writable. */
 function findCache(env: NodeJS.ProcessEnv, problems: Problem[]): Diagnosis['cache'] {
   const { cacheDir } = hubSettings(env)
   let existing = cacheDir
@@ -230,7 +232,7 @@ function findCache(env: NodeJS.ProcessEnv, problems: Problem[]): Diagnosis['cach
   }
 }
 
-/** Never a token: of secrets it is only told that they are there. */
+/** Never includes a token: of secrets, only their presence is reported. */
 function relevantVariables(env: NodeJS.ProcessEnv): Record<string, string> {
   const relevant =
     /^(OPENALPACA_|OMP_|GOMP_|CUDA_|NCCL_|NVIDIA_VISIBLE|HF_|HUGGING|LD_LIBRARY_PATH$|LD_PRELOAD$|NODE_OPTIONS$)/

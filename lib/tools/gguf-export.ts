@@ -1,6 +1,4 @@
-/**
- * A LLaMA as a GGUF file: names, metadata and the order of rows as llama.cpp's convert_hf_to_gguf.py makes them.
- */
+/** Exports a LLaMA as a GGUF file: names, metadata and row order as in llama.cpp's convert_hf_to_gguf.py. */
 import { CheckpointError, ConfigError } from '../errors.js'
 import { formatCount } from '../format.js'
 import { type CastDType, type CastLosses, castChunks, isCastable } from '../formats/cast.js'
@@ -20,7 +18,7 @@ import type { Parameter } from '../parallel/units.js'
 import { ggufTokenizer } from '../tokenizer/gguf.js'
 import type { LlamaTokenizer } from '../tokenizer/tokenizer.js'
 
-/** How the matrices are stored; vectors are float32 always. */
+/** Types of the matrices; vectors are always float32. */
 export const GGUF_MODEL_TYPES = ['F32', 'F16', 'BF16', 'Q8_0'] as const
 export type GgufModelType = (typeof GGUF_MODEL_TYPES)[number]
 
@@ -40,24 +38,24 @@ export interface GgufModel {
   weights: WeightSource
   tokenizer: LlamaTokenizer
   type: GgufModelType
-  /** For people, in `general.name`. */
+  /** A display name, in `general.name`. */
   name: string
   /** Counts values that the type cannot hold. */
   overflows?: Overflows
-  /** Makes such values an error, and writes nothing then. */
+  /** Makes such values an error, and nothing is written then. */
   strict?: boolean
   onProgress?: (bytesRead: number, total: number) => void
   signal?: AbortSignal
 }
 
 /**
- * Writes a model as one GGUF file that llama.cpp and what is built on it can run; no more than a few pieces of it are in
- * memory. Rows that are not whole blocks of 32 are stored as F16 where Q8_0 is asked for, as llama.cpp does it.
+ * Writes a model as one GGUF file that llama.cpp and programs built on it can run, with only a few pieces in memory.
+ * For Q8_0, rows that are not complete blocks of 32 are stored as F16, as in llama.cpp.
  * @param where names the weights in errors
  * @returns the size of the file in bytes
- * @throws {CheckpointError} for a tensor that is missing or not of floating point, or a disk that is full
- * @throws {NonFiniteError} for values that the type cannot hold, where that is to be an error
- * @throws {TokenizerError} for a tokenizer that GGUF has no form for
+ * @throws {CheckpointError} for a tensor that is missing or not floating-point, or a full disk
+ * @throws {NonFiniteError} with `strict`, for values that the type cannot hold
+ * @throws {TokenizerError} for a tokenizer that GGUF cannot represent
  */
 export async function writeGgufModel(path: string, model: GgufModel, where: string): Promise<number> {
   const { config, weights, type, overflows = new Overflows(), strict, onProgress, signal } = model
@@ -116,8 +114,8 @@ function architecture({ config, type, name }: GgufModel): Map<string, GgufValue>
 }
 
 /**
- * The scaling of RoPE as llama.cpp has it; Llama 3.1's is a tensor, and the dynamic one, which llama.cpp lacks, changes
- * nothing within the context.
+ * The RoPE scaling in llama.cpp's form; Llama 3.1's is a tensor, and the dynamic one, which llama.cpp lacks, has no
+ * effect within the context.
  * @throws {ConfigError} for a ramp that llama.cpp has no key for
  */
 function ropeScaling(scaling: RopeScaling | null): [string, GgufValue][] {
@@ -129,7 +127,7 @@ function ropeScaling(scaling: RopeScaling | null): [string, GgufValue][] {
   ]
   if (scaling.type === 'linear') return common
   if (!scaling.truncate) throw new ConfigError('GGUF has no form for YaRN with "truncate": false')
-  // llama.cpp multiplies by its own default.
+  // llama.cpp multiplies by its default.
   const attention = scaling.attentionFactor / (1 + 0.1 * Math.log(scaling.factor))
   const isDefault = Math.abs(attention - 1) < 1e-6
   return [
@@ -141,7 +139,7 @@ function ropeScaling(scaling: RopeScaling | null): [string, GgufValue][] {
   ]
 }
 
-/** Llama 3.1's scaling as llama.cpp takes it: what each pair's frequency is divided by. */
+/** Llama 3.1's scaling in llama.cpp's form: the divisor of each pair's frequency. */
 function ropeFactors(config: LlamaConfig): GgufTensorToWrite[] {
   if (config.ropeScaling?.type !== 'llama3') return []
   const plain = inverseFrequencies({ ...config, ropeScaling: null })
@@ -169,7 +167,7 @@ const OTHER_NAMES: Readonly<Record<string, string>> = {
   lm_head: 'output',
 }
 
-/** llama.cpp's name of a tensor: `blk.3.attn_q.weight` of `model.layers.3.self_attn.q_proj.weight`. */
+/** llama.cpp's name of a tensor: `blk.3.attn_q.weight` for `model.layers.3.self_attn.q_proj.weight`. */
 export function ggufName(name: string): string {
   const stem = name.replace(/\.weight$/, '')
   const [, block, part] = /^model\.layers\.(\d+)\.(.+)$/.exec(stem) ?? []
@@ -224,8 +222,8 @@ async function* quantized(floats: AsyncIterable<Uint8Array>, losses: CastLosses)
 }
 
 /**
- * The rows of a query or key projection, head by head, in llama.cpp's order: its RoPE turns neighbouring dimensions
- * where Hugging Face's turns the two halves, so row i of the first half comes before row i of the second.
+ * The rows of a query or key projection, head by head, in llama.cpp's order: its RoPE rotates adjacent dimensions where
+ * Hugging Face's rotates the two halves, so row i of the first half comes before row i of the second.
  */
 async function* interleavedHeads(weights: WeightSource, info: TensorInfo, headDim: number): AsyncGenerator<Uint8Array> {
   const row = info.shape[1]! * DTYPE_BYTES[info.dtype]

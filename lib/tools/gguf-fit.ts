@@ -4,9 +4,9 @@ import { layoutOf } from '../model/layout.js'
 import { ggufName } from './gguf-export.js'
 
 /**
- * The config of a LLaMA in a GGUF file; undefined for another architecture, a mixture of experts, and what is no model
- * of its own, such as an adapter or one of several parts.
- * @throws {ConfigError} when a size is missing or impossible
+ * The config of a LLaMA in a GGUF file; undefined for another architecture, a mixture of experts, or an incomplete
+ * model, such as an adapter or one of several parts.
+ * @throws {ConfigError} for a missing or invalid size
  */
 export function ggufConfig({ metadata, tensors }: GgufSource, where: string): ConfigJson | undefined {
   const isModel = (metadata.get('general.type') ?? 'model') === 'model'
@@ -28,11 +28,14 @@ export function ggufConfig({ metadata, tensors }: GgufSource, where: string): Co
     tie_word_embeddings: !tensors.has(ggufName('lm_head.weight')),
   }
   const config = { architectures: ['LlamaForCausalLM'], model_type: 'llama', ...stored } as ConfigJson
-  parseConfig(config, where) // which checks it
+  parseConfig(config, where) // validates it
   return config
 }
 
-/** What a GGUF file lacks of the LLaMA that its metadata describes: one sentence each, none for a fit. */
+/**
+ * Mismatches between a GGUF file's tensors and the LLaMA that its metadata describes: one sentence each; empty if they
+ * fit.
+ */
 export function ggufMisfits(config: ConfigJson, { tensors }: GgufSource, where: string): string[] {
   const parameters = layoutOf(parseConfig(config, where)).units.flatMap((unit) => unit.parameters)
   return parameters.flatMap(({ name, shape }) => {

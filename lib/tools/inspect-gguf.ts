@@ -5,14 +5,14 @@ import { type GgufMetadataValue, type GgufSource, readGguf } from '../formats/gg
 import { GGUF_MAGIC } from '../formats/gguf/gguf-format.js'
 import { type InspectedTensor, type Inspection, totalsOf } from './inspection.js'
 
-/** Lists with more elements are told by their length. */
+/** Longer lists are reported by their length. */
 const LONGEST_LIST = 16
 const MOST_MISFITS = 5
 
-/** Whether a file is GGUF by its name or, as Ollama keeps them, by its first bytes alone. */
+/** Whether a file is GGUF by its name or, as in Ollama's storage, only by its first bytes. */
 export async function isGguf(file: string): Promise<boolean> {
   if (file.endsWith('.gguf')) return true
-  const handle = await open(file).catch(() => undefined) // opening it again tells why not
+  const handle = await open(file).catch(() => undefined) // opening it again reports why not
   try {
     const start = Buffer.alloc(4)
     await handle?.read(start, 0, 4, 0)
@@ -23,8 +23,8 @@ export async function isGguf(file: string): Promise<boolean> {
 }
 
 /**
- * Looks at a GGUF file: architecture, tensors, types and tokenizer, and for a LLaMA whether all its tensors are there.
- * The form has no checksums.
+ * Inspects a GGUF file: architecture, tensors, types and tokenizer, and for a LLaMA whether it is complete. The format
+ * has no checksums.
  */
 export async function inspectGguf(file: string): Promise<Inspection> {
   const files = [{ name: path.basename(file), bytes: (await stat(file)).size }]
@@ -61,7 +61,7 @@ export async function inspectGguf(file: string): Promise<Inspection> {
 }
 
 async function compareWithMetadata(source: GgufSource, file: string): Promise<Pick<Inspection, 'config' | 'problems'>> {
-  // Loaded late: what knows a model's layout knows the addon too.
+  // Loaded late: modules with a model's layout load the addon.
   const { ggufConfig, ggufMisfits } = await import('./gguf-fit.js')
   try {
     const config = ggufConfig(source, file)
@@ -81,7 +81,7 @@ function tokenizerOf({ metadata }: GgufSource, file: string): Inspection['tokeni
   return { file, vocabSize: tokens.length, ...(model !== undefined && { model }) }
 }
 
-/** Lists that go with the tokens must be as long as they are. */
+/** Lists parallel to the tokens must have the same length. */
 function tokenizerProblems({ metadata }: GgufSource): string[] {
   const tokens = lengthOf(metadata.get('tokenizer.ggml.tokens'))
   return ['tokenizer.ggml.scores', 'tokenizer.ggml.token_type'].flatMap((key) => {
@@ -98,7 +98,7 @@ function lengthOf(value: GgufMetadataValue | undefined): number | undefined {
   return typeof value === 'object' ? value.length : undefined
 }
 
-/** Metadata as JSON can have it. */
+/** Metadata in a form that JSON can represent. */
 function shortened(metadata: GgufSource['metadata']): Record<string, unknown> {
   const short = (value: GgufMetadataValue): unknown => {
     if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value)

@@ -29,27 +29,27 @@ import { describeSurplus, type LlamaTokenizer } from '../tokenizer/tokenizer.js'
 import { inspectGguf, isGguf } from './inspect-gguf.js'
 import { type InspectedTensor, type Inspection, totalsOf } from './inspection.js'
 
-/** What `inspect` looks at. */
+/** Options of `inspect`. */
 export interface InspectOptions {
-  /** Read all of a file that has checksums and compare them; true when left out. */
+  /** Read all of a file that has checksums and compare them; defaults to true. */
   checksums?: boolean
 }
 
-/** What the parts of an inspection find. */
+/** The findings of one part of the inspection. */
 type Findings = Pick<Inspection, 'kind' | 'checksums' | 'training'> & {
   fileNames: string[]
   directory: string
-  /** Why this is nothing that can be used, whatever its files hold. */
+  /** Why it is unusable, regardless of the contents of its files. */
   problem?: string
   open(): Promise<WeightSource>
-  /** Compares checksums, and gives what is wrong. */
+  /** Compares checksums, and returns the problems. */
   verify(): Promise<string[]>
 }
 
 /**
- * Looks at a weight file, a GGUF file, a model directory, or a training checkpoint, ours or DeepSpeed's: reads what
- * describes the tensors and, where the form has checksums, everything. What is wrong with it is listed, not thrown.
- * @throws CheckpointError when there is nothing there, or nothing that is known
+ * Inspects a weight file, a GGUF file, a model directory, or a training checkpoint of this package or DeepSpeed: reads
+ * the descriptions of the tensors and, if the format has checksums, everything. Problems are listed, not thrown.
+ * @throws {CheckpointError} for a path that does not exist or is not recognized
  */
 export async function inspect(where: string, { checksums = true }: InspectOptions = {}): Promise<Inspection> {
   const stats = await stat(where).catch((error) => {
@@ -157,7 +157,7 @@ function peftAdapter(directory: string, names: string[]): Findings {
 
 async function modelDirectory(directory: string): Promise<Findings> {
   const found = await findModelFiles(directory).catch((error) => {
-    if (error instanceof CheckpointError) return undefined // opening tells it, as a problem
+    if (error instanceof CheckpointError) return undefined // opening it reports this, as a problem
     throw error
   })
   const fileNames = [...(found?.files ?? [])]
@@ -174,7 +174,7 @@ async function modelDirectory(directory: string): Promise<Findings> {
   }
 }
 
-/** A mismatch is a warning for torch, which can be told to write no checksums; then they are 0 and not looked at. */
+/** A mismatch is a warning for torch, which can be configured to write no checksums; they are then 0 and skipped. */
 async function damagedEntries(file: string): Promise<string[]> {
   return (await findDamagedEntries(file)).map((name) => `${file}: the checksum of ${name} does not match its bytes`)
 }
@@ -233,7 +233,7 @@ async function deepSpeed(directory: string): Promise<Findings> {
   return findings
 }
 
-/** The tensors, and the config with what they say about it. */
+/** The tensors, and the config compared with them. */
 async function listTensors(
   { open, kind }: Findings,
   stored: LlamaConfig | undefined,
@@ -285,7 +285,7 @@ function compareWithTokenizer(
   }
 }
 
-/** Keys of a config.json that say what is not so. */
+/** Keys of a config.json that no longer apply. */
 function leftOvers({ json }: LlamaConfig, tensors: readonly InspectedTensor[]): string[] {
   const key = QUANTIZATION_KEYS.find((key) => key in json)
   if (key === undefined || !tensors.every(({ dtype }) => isCastable(dtype as WeightDType))) return []
@@ -294,7 +294,7 @@ function leftOvers({ json }: LlamaConfig, tensors: readonly InspectedTensor[]): 
   ]
 }
 
-/** Files in a directory that "git lfs pull" is yet to fetch: one sentence each. */
+/** Files in a directory that "git lfs pull" has yet to fetch: one sentence each. */
 async function findLfsPointers(directory: string): Promise<string[]> {
   const problems: string[] = []
   for (const name of (await readdir(directory)).sort()) {
@@ -308,7 +308,7 @@ async function findLfsPointers(directory: string): Promise<string[]> {
 
 async function compareWithConfig(config: LlamaConfig, tensors: InspectedTensor[], where: string): Promise<string[]> {
   const file = path.join(where, 'config.json')
-  // Loaded late: what knows a model's layout knows the addon too.
+  // Loaded late: modules with a model's layout load the addon.
   const { misfits, unusableTypes } = await import('../model/fit.js')
   const problems = [...misfits(config, tensors), ...unusableTypes(config, tensors, where)]
   const shown = problems.slice(0, 5)

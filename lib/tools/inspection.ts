@@ -3,7 +3,7 @@ import { isRotaryBuffer } from '../formats/names.js'
 import { countElements, type WeightDType } from '../io/weight-source.js'
 import type { ConfigJson } from '../model/config.js'
 
-/** What `inspect` takes a path for. */
+/** The recognized kinds of path. */
 export type InspectedKind =
   | 'weight file'
   | 'model directory'
@@ -12,11 +12,11 @@ export type InspectedKind =
   | 'DeepSpeed checkpoint'
   | 'GGUF file'
 
-/** A tensor as it is stored. */
+/** A tensor as stored. */
 export interface InspectedTensor {
-  /** As in the file, or of a sharded checkpoint its name in the model. */
+  /** As in the file; in a sharded checkpoint, its name in the model. */
   name: string
-  /** Under PyTorch's name, or in a GGUF file under ggml's, such as `Q8_0`. */
+  /** PyTorch's name, or ggml's in a GGUF file, such as `Q8_0`. */
   dtype: WeightDType | GgufTensorType
   /** Row-major; `[]` is a scalar. */
   shape: readonly number[]
@@ -26,23 +26,23 @@ export interface InspectedTensor {
   sameAs?: string
 }
 
-/** What a file or a directory holds. */
+/** The contents of a file or a directory. */
 export interface Inspection {
-  /** The file or directory, as it was given. */
+  /** The file or directory, as given. */
   path: string
-  /** What it was taken for. */
+  /** Its recognized kind. */
   kind: InspectedKind
-  /** The weight files with their bytes on the disk. */
+  /** The weight files with their bytes on disk. */
   files: { name: string; bytes: number }[]
-  /** In the order of the files; a sharded checkpoint's as they are when they are put together. */
+  /** In file order; for a sharded checkpoint, the assembled tensors. */
   tensors: InspectedTensor[]
-  /** Elements of all tensors, tied ones and the buffers of old checkpoints not counted. */
+  /** Elements of all tensors, excluding tied ones and the buffers of old checkpoints. */
   parameters: number
   /** Elements by type. */
   dtypes: Record<string, number>
   /** Bytes of all tensors, tied ones counted once. */
   bytes: number
-  /** config.json, where there is one; what a GGUF file of a LLaMA says in its place. */
+  /** config.json, if there is one; for a GGUF file of a LLaMA, its equivalent. */
   config?: ConfigJson
   /** Of tokenizer.model or of a GGUF file, where there is one; `model` is llama.cpp's name for its kind. */
   tokenizer?: { file: string; vocabSize: number; model?: string }
@@ -50,17 +50,17 @@ export interface Inspection {
   training?: { step?: number; ranks: number; form?: string }
   /** What a GGUF file says of itself; of lists with more than 16 elements only how many they have. */
   gguf?: { version: number; architecture: string; metadata: Record<string, unknown> }
-  /** What the check of checksums was made with; null where the form has none, or they were not asked for. */
+  /** The algorithm of the verified checksums; null if the format has none, or they were not requested. */
   checksums: 'SHA-256' | 'CRC-32' | null
-  /** Whatever is missing, damaged or does not fit, one sentence each. */
+  /** Missing, damaged or mismatched parts, one sentence each. */
   problems: string[]
-  /** What is unusual and does no harm, one sentence each. */
+  /** Unusual but harmless facts, one sentence each. */
   notes: string[]
-  /** Whether there is no problem. */
+  /** Whether there are no problems. */
   whole: boolean
 }
 
-/** The sums over a list of tensors. */
+/** The totals over a list of tensors. */
 export function totalsOf(tensors: readonly InspectedTensor[]): Pick<Inspection, 'parameters' | 'dtypes' | 'bytes'> {
   const apart = tensors.filter(({ sameAs }) => sameAs === undefined)
   const dtypes: Record<string, number> = {}

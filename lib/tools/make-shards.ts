@@ -11,57 +11,57 @@ import { hasOwnOutput, OUTPUT, ownOutputWarning } from '../formats/ties.js'
 import { tensorsToWrite } from '../formats/transform.js'
 import { planWeights } from '../formats/weight-writer.js'
 
-/** What `makeShards` splits, and into what. */
+/** Options of `makeShards`. */
 export interface MakeShardsOptions {
   /** A Hugging Face model directory. */
   modelPath: string
-  /** The directory to write; `<modelPath>-shards` when left out. It must not hold anything yet. */
+  /** The directory to write; defaults to `<modelPath>-shards`. It must be empty or missing. */
   output?: string
-  /** Put the shards into `modelPath` itself, in the place of its weights, which are removed. */
+  /** Write the shards into `modelPath` itself and remove its previous weights. */
   replace?: boolean
   /** Bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
-  /** That of the directory's weights when left out. */
+  /** Defaults to the format of the directory's weights. */
   format?: WeightFormat
-  /** Of tensors of floating point; their own when left out. */
+  /** Type of floating-point tensors; defaults to each tensor's type. */
   dtype?: CastDType
-  /** Makes values that `dtype` cannot hold an error; they are counted when left out. */
+  /** Makes values that `dtype` cannot hold an error; by default they are only counted. */
   strict?: boolean
-  /** Aborted: what was begun is removed, and the promise rejects. */
+  /** When aborted, partial output is removed, and the promise rejects. */
   signal?: AbortSignal
 }
 
-/** What a conversion lost and found. */
+/** Losses and warnings of a conversion. */
 export interface ConversionFindings {
-  /** Finite values that the new type cannot hold, and that became infinite or not a number. */
+  /** Finite values that the new type cannot hold, and that became infinite or NaN. */
   overflows: number
   /** The same by tensor. */
   overflowing: Record<string, number>
-  /** What is unusual about the source or was lost, one sentence each. */
+  /** Unusual facts about the source, and losses, one sentence each. */
   warnings: string[]
 }
 
-/** What was written. */
+/** The output of a conversion. */
 export interface ConvertedWeights extends ConversionFindings {
   /** The directory or file that was written. */
   output: string
-  /** Of the weight files, in the order of the shards. */
+  /** The weight files, in shard order. */
   files: ShardPlan['files']
   /** Bytes of all tensors. */
   totalSize: number
   /** Tensors whose names were not Hugging Face's. */
   renamed: number
-  /** What their names had too many or too few, as a sentence; left out where none was renamed. */
+  /** The added or removed name parts, as a sentence; missing if none was renamed. */
   renaming?: string
 }
 
 /**
- * Splits the weights of a model directory as Hugging Face does, converting format and type on the way. Everything is
- * written under another name, read back and compared, and then takes its final name; the sources are only removed with
- * `replace`, after that. Memory is that of a few pieces, unless a torch file holds large transposed views.
- * @throws CheckpointError when the model cannot be read, or the output not be written; nothing has changed then
- * @throws NonFiniteError with `strict`, for values that `dtype` cannot hold; nothing has changed then
- * @throws RangeError for a shard size that cannot be understood
+ * Splits the weights of a model directory as Hugging Face does, with optional conversion of format and type. Everything
+ * is written under another name, read back and compared, and then renamed; only `replace` removes the sources, after
+ * that. Memory: a few pieces, unless a torch file holds large transposed views.
+ * @throws {CheckpointError} for a model that cannot be read, or output that cannot be written; nothing has changed then
+ * @throws {NonFiniteError} with `strict`, for values that `dtype` cannot hold; nothing has changed then
+ * @throws {RangeError} for an invalid shard size
  */
 export async function makeShards(options: MakeShardsOptions): Promise<ConvertedWeights> {
   const { modelPath, replace = false, dtype, strict, signal } = options
@@ -114,7 +114,7 @@ export function findingsOf(
   }
 }
 
-/** @throws CheckpointError when something is there already */
+/** @throws {CheckpointError} for a path that already exists */
 export async function refuseOccupied(output: string): Promise<void> {
   const stats = await stat(output).catch(() => undefined)
   if (!stats) return
@@ -122,7 +122,7 @@ export async function refuseOccupied(output: string): Promise<void> {
   throw new CheckpointError(`${output} already exists; choose another output, or remove it`)
 }
 
-/** Whether the config says that the output projection is the embedding. */
+/** Whether the config ties the output projection to the embedding. */
 export function tiesOutput(companions: readonly CompanionFile[], where: string): boolean {
   return configOf(companions, where)?.tie_word_embeddings === true
 }

@@ -16,15 +16,15 @@ import { type RunSummary, renderCurveSvg, summarizeRun } from '../train/report/i
 import { packageVersion } from '../version.js'
 
 export interface ModelCardOptions {
-  /** The training log's directory. @default `logs` in the model's directory, where there is a log */
+  /** The training log's directory. @default `logs` in the model's directory, if it has a log */
   logPath?: string
-  /** A licence as the Hub names them: `apache-2.0`. */
+  /** A license in the Hub's notation: `apache-2.0`. */
   license?: string
   /** Data sets on the Hub: `databricks/databricks-dolly-15k`. */
   datasets?: readonly string[]
   /** ISO 639 codes. @default en */
   languages?: readonly string[]
-  /** The model that was trained further, as the Hub names it. @default the recipe's, where that is a name on the Hub */
+  /** The base model's name on the Hub. @default the recipe's, if that is a name on the Hub */
   baseModel?: string
   /** @default the directory's name */
   name?: string
@@ -34,10 +34,10 @@ const cardFile = 'README.md'
 const curveFile = 'training-curve.svg'
 
 /**
- * Writes README.md, the model card, into a model directory, and the training curve beside it. A README.md that was
- * written by someone else, or changed since, stays as it is.
+ * Writes README.md, the model card, and the training curve into a model directory. A README.md from another source, or
+ * one edited since, is kept.
  * @returns whether it was written
- * @throws {ConfigError} for a directory that holds no model
+ * @throws {ConfigError} for a directory without a model
  */
 export async function writeModelCard(directory: string, options: ModelCardOptions = {}): Promise<boolean> {
   const file = path.join(directory, cardFile)
@@ -59,7 +59,7 @@ function replaceFile(file: string, text: string): Promise<void> {
   return writeFileAtomically(file, (temporary) => writeFile(temporary, text))
 }
 
-// The card carries a checksum of itself, so that what a person has changed in it is told from what was written here.
+// The card contains its own checksum, which distinguishes an edited card from a generated one.
 const signature = /^<!-- openalpaca-native wrote this model card \(([0-9a-f]{16})\)[^\n]* -->\n/m
 
 function checksum(card: string): string {
@@ -91,7 +91,7 @@ function frontMatter(run: RunSummary | undefined, options: ModelCardOptions): st
   return `---\n${stringify(metadata)}---\n\n`
 }
 
-/** The recipe's model, where it is on the Hub. */
+/** The recipe's model, if it is on the Hub. */
 function hubName(recipe: Recipe | undefined): string | undefined {
   const { model_path: modelPath } = recipe ?? {}
   return modelPath === undefined || existsSync(modelPath) ? undefined : parseModelName(modelPath)?.name
@@ -165,7 +165,7 @@ ${fenced(formatPrompt({ instruction: '{instruction}' }))}
 For llama.cpp and Ollama, \`npx openalpaca-native convert --model_path . --output model.gguf --dtype q8_0\`.`
 }
 
-/** Strings of JSON are strings of Python. */
+/** JSON strings are valid Python strings. */
 const pythonProgram = `from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
@@ -187,7 +187,7 @@ function modelFacts(config: LlamaConfig): [string, string][] {
   ]
 }
 
-/** The settings needed to repeat the training; paths and settings of this machine are left out. */
+/** The settings needed to repeat the training, without this machine's paths and settings. */
 function trainingFacts({ start }: RunSummary): [string, string][] {
   const { device, versions } = start
   const ofMachine =
@@ -210,7 +210,7 @@ function table(rows: readonly [string, string][]): string {
   return ['| | |', '| --- | --- |', ...rows.map(([key, value]) => `| ${cell(key)} | ${cell(value)} |`)].join('\n')
 }
 
-/** A block of text as it is, within a fence that is longer than any in it. */
+/** A verbatim block of text, within a fence that is longer than any in it. */
 function fenced(text: string, language = 'text'): string {
   const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map(([run]) => run.length))
   const fence = '`'.repeat(longest + 1)

@@ -7,37 +7,38 @@ import { answerError, hubFetch, networkReason } from '../hub/request.js'
 import { type HubSettings, hubSettings } from '../hub/settings.js'
 import { readConfig } from '../model/config.js'
 
-/** How a model is uploaded. */
+/** Options of an upload. */
 export interface UploadOptions extends Partial<Omit<HubSettings, 'cacheDir'>> {
-  /** Makes a new repository a private one; one that exists stays as it is. */
+  /** Makes a new repository private; an existing one is unchanged. */
   private?: boolean
-  /** The branch to commit to, which is made where it is missing. @default main */
+  /** The branch to commit to, created if missing. @default main */
   revision?: string
   /** The title of the commit. */
   message?: string
-  /** Bytes that were sent, and those of all files; files that are on the Hub already are jumped over. */
+  /** Bytes sent, and total bytes of all files; skips files that are already on the Hub. */
   onProgress?: (sent: number, total: number) => void
-  /** Milliseconds before the first further try. */
+  /** Milliseconds before the first retry. */
   retryDelay?: number
-  /** Aborted: nothing shows on the Hub, unless the commit was made already. */
+  /** When aborted, nothing appears on the Hub unless the commit was already made. */
   signal?: AbortSignal
 }
 
-/** What was uploaded. */
+/** The result of an upload. */
 export interface UploadResult {
   /** The commit's page. */
   url: string
-  /** Their names. */
+  /** Names of the uploaded files. */
   files: string[]
 }
 
 /**
- * Uploads a model directory as one commit: its files, without hidden ones and without what lies in directories, such as
- * checkpoints and logs. A repository that doesn't exist is made. What is on the Hub already is not sent again, so a
- * second try goes on where the first was interrupted; until the commit at the end, nothing shows.
+ * Uploads a model directory as one commit: its files, without hidden ones and subdirectories such as checkpoints and
+ * logs. Creates the repository if it doesn't exist. Files that are already on the Hub are not sent again, so a second
+ * try resumes an interrupted one; nothing appears until the commit at the end.
  * @param repo `owner/name`
- * @throws ConfigError, CheckpointError for a directory that is not a whole model
- * @throws HubError when the Hub refuses, or cannot be reached
+ * @throws {ConfigError} for a directory without a valid config
+ * @throws {CheckpointError} for an incomplete model
+ * @throws {HubError} for an upload that the Hub rejects, or an unreachable Hub
  */
 export async function uploadModel(directory: string, repo: string, options: UploadOptions = {}): Promise<UploadResult> {
   const settings = { ...hubSettings(), ...options }
@@ -92,7 +93,7 @@ function post(url: string, body: object, send: typeof fetch): Promise<Response> 
   return send(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
 }
 
-/** Makes a repository, unless there is one. */
+/** Creates a repository, unless it exists. */
 async function createRepository(repo: string, isPrivate: boolean, endpoint: string, send: typeof fetch): Promise<void> {
   const [organization, name] = repo.split('/')
   const body = { type: 'model', name, organization, private: isPrivate }
@@ -105,7 +106,7 @@ async function createRepository(repo: string, isPrivate: boolean, endpoint: stri
       401,
     )
   }
-  // A token may have the right to write to a repository, and none to make others.
+  // A token may be allowed to write to a repository, but not to create one.
   const existing = response.status === 403 && (await send(`${endpoint}/api/models/${repo}`)).ok
   if (!existing) throw await answerError(response, repo, endpoint)
 }
@@ -141,7 +142,7 @@ async function commitFiles(files: Commit): Promise<string> {
     }
     return response
   }
-  // Loaded when needed: no other command has to wait for it.
+  // Loaded on demand, so that other commands start faster.
   const { commit } = await import('@huggingface/hub')
   const result = await commit({
     repo,
@@ -151,9 +152,9 @@ async function commitFiles(files: Commit): Promise<string> {
     branch: revision,
     title: message,
     hubUrl: endpoint,
-    useXet: false, // Git LFS, which every Hub speaks
+    useXet: false, // Git LFS, which every Hub supports
     abortSignal: signal,
-    fetch: counting, // with the token: the library knows no tokens but the public Hub's
+    fetch: counting, // adds the token: the library only accepts tokens of the public Hub
   })
   onProgress?.(total, total)
   return result!.commit.url

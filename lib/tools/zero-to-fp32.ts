@@ -20,31 +20,31 @@ import type { WeightSource } from '../io/weight-source.js'
 import type { ConfigJson } from '../model/config.js'
 import { type ConvertedWeights, findingsOf, refuseOccupied, tiesOutput } from './make-shards.js'
 
-/** What `zeroToFp32` puts together, and into what. */
+/** Options of `zeroToFp32`. */
 export interface ZeroToFp32Options {
-  /** A training checkpoint of this package, or one of DeepSpeed: ZeRO stage 0 to 3, or universal. */
+  /** A training checkpoint of this package or of DeepSpeed: ZeRO stage 0 to 3, or universal. */
   checkpoint: string
-  /** A `.bin`, `.pt` or `.safetensors` file; anything else is a directory in Hugging Face's form. */
+  /** A `.bin`, `.pt` or `.safetensors` file; any other name is a Hugging Face directory. */
   output: string
-  /** Of what is written; float32 when left out. */
+  /** Type of the output; defaults to float32. */
   dtype?: CastDType
-  /** A model directory whose config and tokenizer go to an output directory; the checkpoint's own when left out. */
+  /** A model directory whose config and tokenizer are copied to an output directory; defaults to the checkpoint's. */
   modelPath?: string
-  /** Of an output directory: bytes, or a text such as `5GB` (the default). */
+  /** For an output directory: bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
-  /** Of an output directory; safetensors when left out. */
+  /** For an output directory; defaults to safetensors. */
   format?: WeightFormat
-  /** Makes values that `dtype` cannot hold an error; they are counted when left out. */
+  /** Makes values that `dtype` cannot hold an error; by default they are only counted. */
   strict?: boolean
-  /** Aborted: what was begun is removed, and the promise rejects. */
+  /** When aborted, partial output is removed, and the promise rejects. */
   signal?: AbortSignal
 }
 
 /**
- * Puts the parts that ranks have saved of a model together. A file gets the names that the checkpoint has, as
- * DeepSpeed's own script gives them; a directory gets Hugging Face's. What is written is read back and compared before
- * it takes its final name. Memory is that of a few pieces, whatever the size of the model.
- * @throws CheckpointError when the checkpoint is not whole, or the output cannot be written; nothing has changed then
+ * Assembles a model from the shards that ranks have saved. A file gets the names of the checkpoint, as from DeepSpeed's
+ * script; a directory gets Hugging Face's. The output is read back and compared before it gets its final name. Memory:
+ * a few pieces, regardless of the size of the model.
+ * @throws {CheckpointError} for an incomplete checkpoint, or output that cannot be written; nothing has changed then
  */
 export async function zeroToFp32(options: ZeroToFp32Options): Promise<ConvertedWeights> {
   const source = await openShardedCheckpoint(options.checkpoint)
@@ -56,7 +56,7 @@ export async function zeroToFp32(options: ZeroToFp32Options): Promise<ConvertedW
   }
 }
 
-/** The float32 weights of a training checkpoint, ours or DeepSpeed's. */
+/** The float32 weights of a training checkpoint of this package or DeepSpeed. */
 export async function openShardedCheckpoint(directory: string): Promise<WeightSource> {
   const names = await readdir(directory).catch((cause) => {
     throw new CheckpointError(`${directory} cannot be read: give the directory of a training checkpoint`, { cause })
@@ -66,7 +66,7 @@ export async function openShardedCheckpoint(directory: string): Promise<WeightSo
   return names.includes(manifestName) ? openCheckpointWeights(directory) : openDeepSpeed(directory)
 }
 
-/** The format of a single weight file of this name; undefined for a directory. */
+/** The format of a single weight file with this name; undefined for a directory. */
 function formatOfFile(output: string): WeightFormat | undefined {
   if (/\.(bin|pt|pth)$/.test(output)) return 'bin'
   return output.endsWith('.safetensors') ? 'safetensors' : undefined
@@ -132,9 +132,9 @@ async function writeDirectory(stored: WeightSource, options: ZeroToFp32Options):
   }
 }
 
-/** @throws CheckpointError when the weights are not those of the model that the config describes */
+/** @throws {CheckpointError} for weights that do not match the model in the config */
 async function checkAgainstConfig(tensors: readonly TensorToWrite[], json: object, file: string): Promise<void> {
-  // Loaded late: what knows a model's layout knows the addon too.
+  // Loaded late: modules with a model's layout load the addon.
   const { misfits } = await import('../model/fit.js')
   const { parseConfig } = await import('../model/config.js')
   const [first, ...others] = misfits(parseConfig(json as ConfigJson, file), tensors)
