@@ -1,19 +1,19 @@
-/** Which settings would make a run fit that does not. */
+/** Suggests settings that make a run fit. */
 import { type PlanOptions, planMemory } from './plan.js'
 
 export interface Advice {
   /** The flags to add. */
   flags: string
-  /** Bytes on a rank with them. */
+  /** Bytes per rank with them. */
   total: number
 }
 
-/** The largest cluster that is tried, in ranks. */
+/** The largest cluster to try, in ranks. */
 const mostRanks = 4096
-/** Micro-batches are tried in multiples of so many tokens. */
+/** Micro-batches are tried in multiples of this many tokens. */
 const tokenStep = 256
 
-/** Each a way of its own, the least costly first; none where nothing of it is enough. */
+/** Independent alternatives, the least costly first; empty if none is sufficient. */
 export async function adviceFor(options: PlanOptions): Promise<Advice[]> {
   const all: Advice[] = []
   for (const way of [smallerMicroBatch, higherStage, offloading, moreRanks]) {
@@ -28,7 +28,7 @@ async function outcome(options: PlanOptions, flags: string): Promise<Advice | un
   return fits ? { flags, total } : undefined
 }
 
-/** The most tokens that fit, at least those of the longest instance. */
+/** The maximum number of tokens that fits, at least that of the longest instance. */
 async function smallerMicroBatch(options: PlanOptions): Promise<Advice | undefined> {
   const of = (tokens: number) => ({
     ...options,
@@ -51,18 +51,18 @@ async function higherStage(options: PlanOptions): Promise<Advice | undefined> {
   return undefined
 }
 
-/** Masters and moments in the memory of the machine; on the CPU they are there already. */
+/** Masters and moments in host memory; on the CPU they are already there. */
 async function offloading(options: PlanOptions): Promise<Advice | undefined> {
   const { device, recipe } = options
   if (device === 'cpu' || recipe.offload !== 'none') return undefined
   return await outcome({ ...options, recipe: { ...recipe, offload: 'optimizer' } }, '--offload optimizer')
 }
 
-/** Machines as large as those there are, twice as many each time. */
+/** More ranks on machines of the same size, doubling each time. */
 async function moreRanks(options: PlanOptions): Promise<Advice | undefined> {
   const { device, recipe } = options
   const flag = device === 'cpu' ? '--ranks' : '--gpus'
-  // A machine has at most eight; then there are more machines.
+  // A machine has at most eight; beyond that, more machines are added.
   for (let ranks = 2 * options.ranks; ranks <= mostRanks && recipe.zero_stage > 0; ranks *= 2) {
     const perNode = Math.max(options.ranks / options.nodes, 8)
     const nodes = device === 'cpu' ? options.nodes : Math.ceil(ranks / perNode)

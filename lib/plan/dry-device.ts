@@ -1,7 +1,7 @@
 /**
- * A device that has no memory and computes nothing, but counts: what is allocated, what is enqueued, and when it would
- * be done. The model, the optimizer and the training step run on it as they are, so that a plan has their own sizes and
- * their own order of work.
+ * A device without memory or computation that only counts: allocations, enqueued work, and when it would finish. The
+ * model, the optimizer and the training step run on it unchanged, so that a plan reflects their actual sizes and order
+ * of work.
  */
 import { Device, type DeviceType, Stream } from '../device.js'
 import type { DeviceProperties, EventHandle } from '../native.js'
@@ -9,22 +9,22 @@ import type { Collectives } from '../parallel/communicator.js'
 import { bytesPerElement, type DType, type HostArray, numel, Tensor } from '../tensor.js'
 import type { Lane, Timeline } from './timeline.js'
 
-/** What the addon makes of a real device; here nothing looks into it. */
+/** Stands in for the addon's device handle, which is never read here. */
 const noHandle = {} as never
 
 /** Of a collective: all ranks' bytes together, as `all_gather` writes and `reduce_scatter` reads them. */
 export type CollectiveName = 'all_gather' | 'reduce_scatter' | 'all_reduce' | 'broadcast' | 'barrier'
 
-/** How long things take, in seconds. */
+/** Durations in seconds. */
 export interface Costs {
   /** @param contents of small tensors that the host has written, such as the ends of the packed sequences */
   op(name: string, args: object, contents: (tensor: Tensor) => HostArray | undefined): number
   collective(name: CollectiveName, bytes: number, ranks: number): number
-  /** Between the device and the CPU's memory. */
+  /** Between the device and host memory. */
   transfer(bytes: number): number
   /** Of ops on the CPU, which shares its cores among the ranks of a machine. */
   hostOp(name: string, args: object): number
-  /** What enqueueing costs the host. */
+  /** Host time per enqueue. */
   call: number
 }
 
@@ -53,16 +53,16 @@ class DryTensor extends Tensor {
 }
 
 export class DryDevice extends Device {
-  /** Bytes that are allocated. */
+  /** Bytes allocated. */
   bytes = 0
   private streams = 0
-  /** When what was recorded before an event is done. */
+  /** When the work recorded before an event finishes. */
   readonly events = new WeakMap<EventHandle, number>()
-  /** Of small tensors, what the host or other ranks have written. */
+  /** Contents of small tensors, written by the host or other ranks. */
   readonly contents = new WeakMap<Tensor, HostArray>()
   private dryHost?: DryDevice
 
-  /** @param lanes those of its streams, in the order in which they are made; the last is that of all further ones */
+  /** @param lanes the lanes of its streams, in order of creation; further streams use the last one */
   constructor(
     type: DeviceType,
     private readonly has: DeviceProperties,
@@ -100,7 +100,7 @@ export class DryDevice extends Device {
 }
 
 export class DryStream extends Stream {
-  /** When all that was enqueued is done. */
+  /** When all enqueued work finishes. */
   private free = 0
 
   constructor(
@@ -110,7 +110,7 @@ export class DryStream extends Stream {
     super(noHandle)
   }
 
-  /** Work of some seconds. */
+  /** Adds work of the given duration. */
   take(seconds: number): void {
     const { timeline, costs } = this.device
     timeline.now += costs.call
@@ -137,7 +137,7 @@ export class DryStream extends Stream {
     await this.synchronize()
   }
 
-  /** What was written, or zeros. */
+  /** The written contents, or zeros. */
   override async read(tensor: Tensor, data: HostArray): Promise<void> {
     const written = this.device.contents.get(tensor)
     if (written) bytesOf(data).set(bytesOf(written))
@@ -147,7 +147,7 @@ export class DryStream extends Stream {
   override async synchronize(): Promise<void> {
     const { timeline } = this.device
     const done = this.free
-    await null // as with a real one, what is enqueued at once goes on before anybody waits
+    await null // as with a real device, enqueueing continues before any wait
     timeline.now = Math.max(timeline.now, done)
   }
 
@@ -162,16 +162,19 @@ export class DryStream extends Stream {
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: HostArray) => new Uint8Array(buffer, byteOffset, byteLength)
 
-/** What a rank has sent, by the kind of collective. */
+/** The traffic of a rank, by kind of collective. */
 export interface Traffic {
   calls: number
-  /** Of what is exchanged as a whole. */
+  /** Bytes of the full tensor exchanged. */
   bytes: number
-  /** That this rank gives to others. */
+  /** Bytes that this rank sends. */
   sent: number
 }
 
-/** Rank 0 of a group whose other ranks are imagined: they come to each collective when it does, and with the same. */
+/**
+ * Rank 0 of a group with simulated other ranks, which reach each collective at the same time and with the same
+ * arguments.
+ */
 export class DryCommunicator implements Collectives {
   readonly rank = 0
   readonly traffic = new Map<CollectiveName, Traffic>()
@@ -197,7 +200,7 @@ export class DryCommunicator implements Collectives {
   }
 
   allReduce(stream: Stream, x: Tensor): void {
-    // A reduce-scatter and an all-gather, in whichever way it is done.
+    // A reduce-scatter and an all-gather, regardless of the algorithm.
     this.count(stream, 'all_reduce', x.byteLength, Math.round((2 * x.byteLength * (this.size - 1)) / this.size))
   }
 

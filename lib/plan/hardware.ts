@@ -1,4 +1,4 @@
-/** What machines can do: rates that a plan is made with, guessed from their data sheets or measured. */
+/** Performance of machines: the rates for a plan, estimated from data sheets or measured. */
 import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { RecipeError } from '../errors.js'
@@ -12,37 +12,40 @@ const seconds = z.number().min(0)
 
 const schema = z.strictObject({
   name: z.string(),
-  /** Bytes of a GPU that can be used, or of a machine, whose ranks share them. */
+  /** Usable bytes of a GPU, or of a machine, whose ranks share them. */
   memory: positive,
-  /** Bytes of it that go to others than our tensors: CUDA's context, NCCL's buffers, working memory of products. */
+  /** Bytes of it used for other than our tensors: CUDA's context, NCCL's buffers, workspaces of matrix products. */
   reserved: z.number().min(0),
-  /** Operations a second by the data sheet, which utilization is a share of. */
+  /** Operations per second from the data sheet, the base of utilization. */
   peak_flops: positive,
-  /** Operations a second that large matrix products in bfloat16 reach. */
+  /** Achieved operations per second of large matrix products in bfloat16. */
   matmul_flops: positive,
-  /** The same in float32, for both (products on GPUs take no TF32). */
+  /** The same in float32, for products and attention (products on GPUs do not use TF32). */
   float32_flops: positive,
-  /** Those of attention in bfloat16, with the masked half left out. */
+  /** The same for attention in bfloat16, not counting the masked half. */
   attention_flops: positive,
-  /** Bytes a second of memory, read and written. */
+  /** Memory bytes per second, read plus written. */
   memory_bandwidth: positive,
-  /** Bytes a second, each way, between a rank and the others of its machine, as collectives reach it (NCCL: busbw). */
+  /**
+   * Bytes per second and direction between a rank and the others of its machine, as collectives achieve it (NCCL:
+   * busbw).
+   */
   link_bandwidth: positive,
-  /** Bytes a second, each way, between a machine and the others: all its network cards together. */
+  /** Bytes per second and direction between a machine and the others: all its network cards together. */
   network_bandwidth: positive,
-  /** Bytes a second between a GPU and the memory of its machine. */
+  /** Bytes per second between a GPU and host memory. */
   host_link_bandwidth: positive,
-  /** Bytes a second of that memory, read and written by the CPU for all ranks together. */
+  /** Host memory bytes per second, read plus written by the CPU for all ranks together. */
   host_bandwidth: positive,
-  /** Of an op at least, whatever its size. */
+  /** Minimum duration of an op, regardless of size. */
   op_seconds: seconds,
-  /** What a call costs the host. */
+  /** Host time per call. */
   call_seconds: seconds,
-  /** Of a collective at least, and of each hop of its ring within a machine and between machines. */
+  /** Minimum duration of a collective, and of each hop of its ring within a machine and between machines. */
   collective_seconds: seconds,
   link_seconds: seconds,
   network_seconds: seconds,
-  /** Whether communication takes the cores that compute, and so hides nothing. */
+  /** Whether communication uses the cores that compute, and so hides nothing. */
   shared_cores: z.boolean(),
 })
 
@@ -51,7 +54,7 @@ export type Hardware = z.output<typeof schema>
 const GB = 1e9
 const TFLOPS = 1e12
 
-/** In common; latencies as NCCL has them on such machines. */
+/** Common values; latencies are those of NCCL on such machines. */
 const nvidia = {
   reserved: 3 * GB,
   op_seconds: 2e-6,
@@ -63,9 +66,9 @@ const nvidia = {
 }
 
 /**
- * Peak rates and links are those of NVIDIA's data sheets of the SXM cards with 80 GB and of the DGX machines (H100: 8
- * links of 400 Gb/s, A100: 8 of 200 Gb/s). What is reached of them is an assumption: two thirds of the peak by products
- * in bfloat16, four tenths by attention, nine tenths of memory, eight tenths of links and networks.
+ * Peak rates and links are from NVIDIA's data sheets of the SXM cards with 80 GB and of the DGX machines (H100: 8 links
+ * of 400 Gb/s, A100: 8 of 200 Gb/s). The achieved fractions are assumptions: two thirds of the peak for products in
+ * bfloat16, four tenths for attention, nine tenths of memory, eight tenths of links and networks.
  */
 export const gpus = {
   h100: {
@@ -99,8 +102,8 @@ export const gpus = {
 } satisfies Record<string, Hardware>
 
 /**
- * Reads measured rates: some of the keys of `Hardware`, or the file that `npm run bench -- --only ranks` has written.
- * @throws {RecipeError} for a file that is none
+ * Reads measured rates: some of the keys of `Hardware`, or a file written by `npm run bench -- --only ranks`.
+ * @throws {RecipeError} for any other file
  */
 export function readMeasured(file: string): Partial<Hardware> {
   let json: unknown
@@ -118,10 +121,13 @@ export function readMeasured(file: string): Partial<Hardware> {
   )
 }
 
-/** A file with a few gaps has them named; the list of all rates would help nobody. */
+/** Up to this many gaps are named; a list of all rates would not help. */
 const fewMissing = 3
 
-/** Rates that are complete. @throws {RecipeError} when some are missing */
+/**
+ * Checks that all rates are given.
+ * @throws {RecipeError} for missing rates
+ */
 export function completeHardware(values: Partial<Hardware>): Hardware {
   const parsed = schema.safeParse(values)
   if (parsed.success) return parsed.data
@@ -133,7 +139,7 @@ export function completeHardware(values: Partial<Hardware>): Hardware {
   )
 }
 
-/** How long work takes on some machines that are connected. */
+/** Durations of work on connected machines. */
 export function costsOf(hardware: Hardware, nodes: number, dtype: ModelDType, ranks: number): Costs {
   const { float32_flops } = hardware
   const rates =

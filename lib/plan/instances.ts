@@ -1,24 +1,24 @@
-/** The lengths of the instances that a plan is made for: counted, or estimated where there is no tokenizer. */
+/** The lengths of a plan's instances: counted, or estimated without a tokenizer. */
 import { IGNORE_INDEX, type Instance } from '../data/instances.js'
 import type { Instruction } from '../data/instructions.js'
 import { formatPrompt } from '../data/prompt.js'
 
-/** Of English text, with OpenLLaMA's tokenizer. */
+/** English text, with OpenLLaMA's tokenizer. */
 const charactersPerToken = 4
 
-/** Of an instance: all its tokens, and of those the answer's, which are learned. */
+/** An instance's tokens, and the tokens of its answer, which are learned. */
 interface Lengths {
   tokens: number
   answer: number
 }
 
-/** An instance of a length, its ids all 0. */
+/** An instance of the given length, with ids of 0. */
 function instanceOf({ tokens, answer }: Lengths, id: number, maxLength: number): Instance {
   const labels = new Int32Array(Math.min(tokens, maxLength))
   return { id, inputIds: new Int32Array(labels.length), labels: labels.fill(IGNORE_INDEX, 0, tokens - answer) }
 }
 
-/** By the number of characters of prompts and answers. Those whose prompt fills `maxLength` are left out. */
+/** Estimated from the number of characters of prompts and answers. Skips those whose prompt fills `maxLength`. */
 export function estimatedInstances(rows: readonly Instruction[], maxLength: number): Instance[] {
   const lengths = rows.map((row): Lengths => {
     const [prompt, answer] = [formatPrompt(row), row.output].map(({ length }) => Math.ceil(length / charactersPerToken))
@@ -30,8 +30,8 @@ export function estimatedInstances(rows: readonly Instruction[], maxLength: numb
 }
 
 /**
- * databricks-dolly-15k in the prompt templates, at four characters a token: how long the shortest instance is, the one
- * longer than 5 %, and so on. 38 % of the tokens are the answers'.
+ * databricks-dolly-15k in the prompt templates, at four characters per token: the quantiles of instance length in steps
+ * of 5 %, from the shortest. 38 % of the tokens belong to answers.
  */
 const dolly = {
   count: 15_001,
@@ -49,7 +49,7 @@ const dolly = {
   answers: 0.38,
 }
 
-/** Instances as long as those of dolly, `count` of them. */
+/** `count` instances with dolly's distribution of lengths. */
 export function dollyInstances(maxLength: number, count = dolly.count): Instance[] {
   return Array.from({ length: count }, (_, id) => {
     const share = count === 1 ? 0.5 : id / (count - 1)

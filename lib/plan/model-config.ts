@@ -8,7 +8,7 @@ import { packageRoot } from '../version.js'
 
 const presets = path.join(packageRoot, 'recipes', 'configs')
 
-/** The models that the recipes of this package are for. */
+/** The models of this package's recipes. */
 const recipeModels: Record<string, string> = { 'openalpaca-3b': 'open_llama_3b', 'openalpaca-7b': 'open_llama_7b' }
 
 /** The models whose config comes with this package, such as `open_llama_7b`. */
@@ -16,7 +16,7 @@ export function knownConfigs(): string[] {
   return readdirSync(presets).map((file) => path.basename(file, '.json'))
 }
 
-/** The sizes of `open_llama_7b`, `openlm-research/open_llama_7b` or `open_llama_7b_v2`, which has the same. */
+/** The sizes of `open_llama_7b`, `openlm-research/open_llama_7b`, or `open_llama_7b_v2`, which is the same size. */
 function presetOf(name: string): LlamaConfig | undefined {
   const [last] = path.basename(name).split('@')
   const known = knownConfigs().find((preset) => last === preset || last === `${preset}_v2`)
@@ -24,16 +24,16 @@ function presetOf(name: string): LlamaConfig | undefined {
   return parseConfig(JSON.parse(readFileSync(path.join(presets, `${known}.json`), 'utf8')) as ConfigJson, known)
 }
 
-/** The rows of a new model: as many as its tokenizer has pieces, where that is here. */
+/** The vocabulary size of a new model's tokenizer, if it is available. */
 async function tokenizerSize(directory?: string): Promise<number | undefined> {
   if (directory === undefined || !existsSync(directory)) return undefined
   return (await LlamaTokenizer.fromPretrained(directory)).vocabSize
 }
 
 /**
- * The config of the model that a recipe trains; its weights need not be here.
+ * The config of the model that a recipe trains; its weights are not needed.
  * @param given a config.json, a model directory, or the name of a known model, in place of the recipe's
- * @throws {RecipeError} when it cannot be told
+ * @throws {RecipeError} for a model whose config is unknown
  */
 export async function planConfig(recipe: Recipe, given?: string): Promise<{ name: string; config: LlamaConfig }> {
   const asked = given ?? recipe.model_path

@@ -1,4 +1,4 @@
-/** What an op of core/ops.h moves and computes at least, from its arguments. */
+/** The minimum data movement and computation of an op of core/ops.h, from its arguments. */
 import { updatedArguments } from '../device.js'
 import { type HostArray, Tensor } from '../tensor.js'
 
@@ -7,7 +7,7 @@ export interface Work {
   bytes: number
   /** Floating-point operations of matrix products. */
   flops: number
-  /** Those of attention, which runs at a rate of its own. */
+  /** Those of attention, which has a separate rate. */
   attentionFlops: number
 }
 
@@ -18,7 +18,7 @@ const tensorOf = (args: Args, name: string) => args[name] as Tensor
 function bytesOf(name: string, args: Args): number {
   let bytes = 0
   for (const value of Object.values(args)) if (value instanceof Tensor) bytes += value.byteLength
-  // Of the matrix only the rows are touched that the ids name: read forward, read and written backward.
+  // Only the matrix rows that the ids name are touched: read forward, read and written backward.
   if (name === 'embedding_forward') return 2 * tensorOf(args, 'out').byteLength + tensorOf(args, 'ids').byteLength
   if (name === 'embedding_backward') {
     const { dout, dw, ids } = args as Record<string, Tensor>
@@ -31,7 +31,7 @@ function bytesOf(name: string, args: Args): number {
   return bytes
 }
 
-/** Forward, two products of which the mask leaves half; backward, five. */
+/** Forward, two products, half of them masked; backward, five. */
 const attentionProducts: Record<string, number> = { attention_forward: 2, attention_backward: 5 }
 
 function attentionFlops(name: string, args: Args, ends: HostArray | undefined): number {

@@ -1,6 +1,6 @@
 /**
- * What a run would take on some GPUs: memory by kind, and the time of a step with what of the communication is hidden.
- * The model, the optimizer and the step of a real run are made on a device that only counts (dry-device.ts).
+ * The predicted cost of a run on some GPUs: memory by kind, and the time of a step, including how much communication is
+ * hidden. The model, the optimizer and the step of a real run execute on a device that only counts (dry-device.ts).
  */
 
 import { LlamaForCausalLM } from '../causal-lm.js'
@@ -26,15 +26,15 @@ import { Timeline, type Usage } from './timeline.js'
 export interface PlanOptions {
   recipe: Recipe
   config: LlamaConfig
-  /** What is trained on: only lengths count. */
+  /** The training data; only lengths matter. */
   instances: readonly Instance[]
   hardware: Hardware
   device: 'cpu' | 'cuda'
   dtype: ModelDType
-  /** In all, on so many machines, each with as many. */
+  /** Total number of ranks, spread evenly over `nodes` machines. */
   ranks: number
   nodes: number
-  /** Steps that are simulated, from the first on. @default 4 */
+  /** Number of steps to simulate. @default 4 */
   steps?: number
 }
 
@@ -50,7 +50,7 @@ export const memoryKinds = {
   other: 'tables, indices',
 } as const
 
-/** Bytes on a rank. */
+/** Bytes per rank. */
 export type PlannedMemory = Record<keyof typeof memoryKinds, number>
 
 export interface Plan {
@@ -59,18 +59,21 @@ export interface Plan {
   ranks: number
   nodes: number
   zero_stage: number
-  /** Bytes on a rank by kind, and those in its machine's memory; all with what is `reserved` beside, and what there is. */
+  /**
+   * Bytes per rank by kind, and those in host memory; totals include `reserved`, and `capacity` is the available
+   * memory.
+   */
   memory: PlannedMemory & { host: number; reserved: number; total: number; capacity: number; fits: boolean }
-  /** Means over the simulated steps; a rank's are those of rank 0, which has the most to do. */
+  /** Means over the simulated steps; per-rank values are those of rank 0, which has the most work. */
   batch: { instances: number; tokens: number; micro_batches: number; max_tokens: number }
-  /** Seconds of a step, and how they divide. */
+  /** Seconds per step, and their breakdown. */
   step: Usage
-  /** Of a step and a rank. */
+  /** Per step and rank. */
   traffic: Partial<Record<CollectiveName, Traffic>>
   tokens_per_second: number
-  /** The model's own operations as a share of what the data sheets promise. */
+  /** The model's operations as a fraction of the data sheet's peak. */
   utilization: number
-  /** The whole recipe, without validation, samples and checkpoints. */
+  /** The complete recipe, without validation, samples and checkpoints. */
   run: { steps: number; seconds: number }
 }
 
@@ -89,7 +92,7 @@ class DryRun implements Disposable {
     const run = new DryRun(options, maxTokens)
     const { model } = run
     const { recipe } = options
-    // As the trainer does it.
+    // As in the trainer.
     if (recipe.offload === 'optimizer') await model.parameters.moveMastersToHost()
     run.optimizer = new AdamW(model.parameters, {
       beta1: recipe.adam_beta1,
@@ -118,7 +121,7 @@ class DryRun implements Disposable {
     this.timeline = new Timeline(hardware.shared_cores)
     this.device = new DryDevice(type, properties, this.timeline, costs)
     const { device } = this
-    void device.stream // the first is the one that computes
+    void device.stream // creates the compute stream first
     this.communicator = new DryCommunicator(ranks, costs)
     const group = RankGroup.of(device, this.communicator, device.createStream(), recipe.zero_stage as Stage, nobody, {
       prefetchBlocks: recipe.prefetch_blocks,
@@ -133,7 +136,7 @@ class DryRun implements Disposable {
     const own = (tensors: readonly Tensor[]) => bytesOf(tensors.filter((tensor) => tensor.device === device))
     const kinds = {
       weights: weights.kept,
-      // In float32 the weights are their own masters.
+      // In float32 the weights serve as masters.
       masters: parameters.masters === parameters.buffers ? 0 : own(parameters.masters),
       moments: own([...optimizer.m, ...optimizer.v]),
       gradients: gradients.kept,
@@ -144,7 +147,7 @@ class DryRun implements Disposable {
     return { ...kinds, other: device.bytes - Object.values(kinds).reduce((sum, bytes) => sum + bytes, 0) }
   }
 
-  /** Bytes in the memory of the machine, which are masters and moments where they are offloaded. */
+  /** Bytes in host memory: masters and moments if they are offloaded. */
   get hostBytes(): number {
     return this.device.host.bytes
   }
@@ -167,7 +170,7 @@ class DryRun implements Disposable {
   }
 }
 
-/** Of a group whose other ranks are imagined. */
+/** Stands in for the simulated ranks. */
 const nobody = {
   exchange: async <T>(_what: string, value: T) => [value],
   agree: async () => {},
@@ -179,13 +182,13 @@ const nobody = {
 const longestOf = (instances: readonly Instance[]) =>
   instances.reduce((most, { inputIds }) => Math.max(most, inputIds.length), 0)
 
-/** What a rank would hold, and whether there is room for it. */
+/** The memory of a rank, and whether it fits. */
 export async function planMemory(options: PlanOptions): Promise<Plan['memory'] & { max_tokens: number }> {
   const { recipe, instances, hardware } = options
   using run = await DryRun.begin(options, microBatchTokens(recipe, longestOf(instances)))
   const { memory, maxTokens, hostBytes: host } = run
   const { reserved } = hardware
-  // A GPU is a rank's own; the ranks of a machine share its memory.
+  // A GPU belongs to one rank; the ranks of a machine share its memory.
   const capacity = options.device === 'cpu' ? (hardware.memory * options.nodes) / options.ranks : hardware.memory
   const total = Object.values(memory).reduce((sum, bytes) => sum + bytes, reserved)
   return { ...memory, host, reserved, total, capacity, fits: total <= capacity, max_tokens: maxTokens }
@@ -193,7 +196,7 @@ export async function planMemory(options: PlanOptions): Promise<Plan['memory'] &
 
 /**
  * Simulates the first steps of a run.
- * @throws {DataError} when the instances make no whole batch
+ * @throws {DataError} for instances that do not fill one batch
  */
 export async function planRun(options: PlanOptions): Promise<Plan> {
   const { recipe, config, instances, hardware, dtype, ranks, nodes } = options

@@ -1,6 +1,6 @@
-/** When simulated work runs: each stream takes its work in order, and the host enqueues it one call after another. */
+/** Schedules simulated work: each stream runs its work in order, and the host enqueues it one call at a time. */
 
-/** `host` computes what is offloaded to the CPU, `transfer` carries it there and back. */
+/** `host` runs work offloaded to the CPU, `transfer` the copies to it and back. */
 export type Lane = 'compute' | 'communication' | 'host' | 'transfer'
 
 interface Interval {
@@ -8,19 +8,19 @@ interface Interval {
   end: number
 }
 
-/** How a span of time divides, in seconds. */
+/** Breakdown of a time span, in seconds. */
 export interface Usage {
-  /** Of the whole span. */
+  /** The full span. */
   total: number
   compute: number
   communication: number
-  /** Communication while nothing is computed. */
+  /** Communication without simultaneous computation. */
   exposed: number
-  /** Communication while something is computed. */
+  /** Communication during computation. */
   hidden: number
-  /** The CPU's part of the work, with the copies to it and back, while neither is going on. */
+  /** The CPU's part of the work, with the copies to it and back, without simultaneous computation or communication. */
   offload: number
-  /** Nothing is going on: the host is behind with its calls, or waits. */
+  /** No work in progress: the host is behind with its calls, or waits. */
   idle: number
 }
 
@@ -30,13 +30,12 @@ export class Timeline {
   private readonly lanes: Record<Lane, Interval[]> = { compute: [], communication: [], host: [], transfer: [] }
   private busyUntil = 0
 
-  /** @param shared lanes take turns: communication runs on the cores that compute, and hides nothing */
+  /** @param shared lanes run alternately: communication uses the cores that compute, and hides nothing */
   constructor(private readonly shared = false) {}
 
   /**
-   * Puts work on a lane, where it begins once the host has called for it and its stream, at `free`, is done with what
-   * came before.
-   * @returns when it is done
+   * Adds work to a lane. It starts after the host's call, and after the stream finishes its earlier work, at `free`.
+   * @returns when it finishes
    */
   run(lane: Lane, free: number, seconds: number): number {
     const start = Math.max(this.now, free, this.shared ? this.busyUntil : 0)
@@ -46,7 +45,7 @@ export class Timeline {
     return end
   }
 
-  /** Between two moments of the host's clock. */
+  /** Between two times of the host's clock. */
   usage(start: number, end: number): Usage {
     const compute = clipped(this.lanes.compute, start, end)
     const communication = clipped(this.lanes.communication, start, end)
@@ -66,7 +65,7 @@ export class Timeline {
   }
 }
 
-/** What of them lies between two moments, in order of time, those that touch as one. */
+/** The parts of the intervals between two times, sorted, with adjacent ones merged. */
 function clipped(intervals: Interval[], from: number, to: number): Interval[] {
   const merged: Interval[] = []
   for (const one of [...intervals].sort((a, b) => a.start - b.start)) {
