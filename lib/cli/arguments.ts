@@ -1,4 +1,4 @@
-/** Arguments without a flag, and flags of other programs: taken for ours where that is clear, else answered by ours. */
+/** Positional arguments, and flags of other programs: accepted if the meaning is clear, else answered with our flag. */
 import { existsSync } from 'node:fs'
 import { type Command, CommanderError } from 'commander'
 import { isDataFile } from '../hub/dataset.js'
@@ -8,9 +8,9 @@ import { builtInRecipes } from '../train/recipe.js'
 import { UsageError } from './failure.js'
 
 /**
- * An action whose arguments stand for the flags of their names, in their order, where those are not given:
- * `sample DIR "text"` is `sample --model_path DIR --instruction "text"`.
- * @throws UsageError when one is missing, or there is one too many
+ * An action whose positional arguments set the flags of their names, in order, if these are not given: `sample DIR
+ * "text"` is `sample --model_path DIR --instruction "text"`.
+ * @throws {UsageError} for a missing argument, or one too many
  */
 export function withArguments<Flags extends object>(run: (flags: Flags) => Promise<void>) {
   return async (...all: unknown[]): Promise<void> => {
@@ -32,8 +32,8 @@ export function withArguments<Flags extends object>(run: (flags: Flags) => Promi
 }
 
 /**
- * The recipe that stands without a flag in front: `train my.yaml`.
- * @throws UsageError for what is no recipe, with the flag that it may want
+ * The recipe given without a flag: `train my.yaml`.
+ * @throws {UsageError} for an argument that is not a recipe, with the flag that may be meant
  */
 export function recipeArgument(argument: string | undefined, flag: string | undefined): string | undefined {
   if (argument === undefined) return flag
@@ -48,7 +48,7 @@ export function recipeArgument(argument: string | undefined, flag: string | unde
   throw new UsageError(`expected ${recipes}, got "${argument}"${wanted ? `: use ${wanted}` : ''}`)
 }
 
-/** Flags of llama.cpp, Transformers, and OpenAI's API, by the commands of ours that have something for them. */
+/** Flags of llama.cpp, Transformers, and OpenAI's API, by the commands that have an equivalent. */
 const others: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   sample: {
     model: '--model_path',
@@ -78,7 +78,7 @@ const others: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'process-dataset': { data_path: '--input', data: '--input', input_file: '--input', output_path: '--output' },
 }
 
-/** The error for a flag that a command lacks, where it is known from elsewhere; any other error is returned as it is. */
+/** Explains an unknown flag that is known from another program; returns any other error unchanged. */
 export function explainUnknownFlag(error: unknown, command: string): unknown {
   if (!(error instanceof CommanderError) || error.code !== 'commander.unknownOption') return error
   const [, name] = /'--(\w+)/.exec(error.message) ?? []

@@ -1,7 +1,6 @@
 /**
- * Spells every flag with underscores, as OpenAlpaca does, whichever way it was typed: `--learning-rate` becomes
- * `--learning_rate`. Values stay as they are, also those that look like a flag.
- *
+ * Spells every flag with underscores, as OpenAlpaca does: `--learning-rate` becomes `--learning_rate`. Values are
+ * unchanged, including those that look like a flag.
  * @param takesValue whether the argument after a flag (in its final spelling) is its value
  */
 export function normalizeArgv(argv: readonly string[], takesValue: (flag: string) => boolean): string[] {

@@ -4,7 +4,7 @@ import { formatBytes, formatPercent } from '../format.js'
 const redrawEvery = 200
 const lineEvery = 30_000
 
-/** Tells how far something is that is counted in bytes: in one changing line on a terminal, else in a line now and then. */
+/** Shows progress in bytes: in one line that is redrawn on a terminal, else in occasional lines. */
 class ByteProgress {
   private shownAt = performance.now()
   private drawn = false
@@ -23,13 +23,13 @@ class ByteProgress {
     this.drawn = true
   }
 
-  /** Clears the line, for what is printed next. */
+  /** Clears the line before other output. */
   close(): void {
     if (this.drawn && this.stream.isTTY) this.stream.write('\r\x1b[K')
   }
 }
 
-/** Does work that counts bytes, and shows them meanwhile. */
+/** Runs work that counts bytes, and shows its progress. */
 export async function withByteProgress<T>(
   what: string,
   work: (update: (done: number, total: number) => void) => Promise<T>,

@@ -1,4 +1,4 @@
-/** Completion scripts for shells, made from the program's own commands and flags. */
+/** Completion scripts for shells, generated from the program's commands and flags. */
 import type { Argument, Command, Option } from 'commander'
 
 export const shells = ['bash', 'zsh', 'fish'] as const
@@ -10,7 +10,7 @@ interface Flag {
   about: string
   takesValue: boolean
   choices: string[]
-  /** What kind of value, where there are no choices. */
+  /** The kind of value, if there are no choices. */
   value: 'file' | 'directory' | 'other'
 }
 
@@ -18,12 +18,12 @@ interface Described {
   name: string
   about: string
   flags: Flag[]
-  /** Choices of the first argument; empty where it is a path, or there is none. */
+  /** Choices of the first argument; empty if it is a path, or there is none. */
   words: string[]
   takesPaths: boolean
 }
 
-/** The script that makes `shell` complete what may follow the program's name. */
+/** The script that lets `shell` complete the program's arguments. */
 export function completionScript(program: Command, shell: Shell): string {
   const globals = flagsOf(program)
   const commands = program.commands.map((command) => describe(command, globals))
@@ -62,10 +62,10 @@ function flagOf({ long, flags, description, required, argChoices }: Option): Fla
 
 const firstSentence = (text: string) => text.replace(/\n/g, ' ').replace(/[.;:] .*$|\.$/, '')
 const functionName = (program: string) => `_${program.replace(/\W/g, '_')}`
-/** A word between single quotes, which all three shells take as it stands. */
+/** A word in single quotes, which all three shells take literally. */
 const quote = (text: string) => `'${text.replaceAll("'", '’').replaceAll('\\', '/')}'`
 
-/** Flags are completed in the spelling with dashes too, which the command line takes as well. */
+/** Flags are also completed in the spelling with dashes, which the command line accepts too. */
 function bash(program: string, commands: Described[], globals: Flag[]): string {
   const values = (flags: Flag[]) =>
     flags

@@ -1,11 +1,11 @@
 import type { TrainEvent, TrainSubscriber } from '../train/events.js'
 
-/** What shows a run: its events, and messages that belong to none. */
+/** A display of a run: its events, and messages outside of events. */
 export interface RunDisplay extends TrainSubscriber {
   print(text: string): void
 }
 
-/** Tells programs of a run: each event is a line of JSON on stdout, as in its log; messages go to stderr. */
+/** Reports a run to programs: each event is a line of JSON on stdout, as in its log; messages go to stderr. */
 export class EventLines implements RunDisplay {
   handle(event: TrainEvent): void {
     process.stdout.write(`${JSON.stringify(event)}\n`)

@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
 
-/** What `--help` shows for each command, and what the tests check against its flags. */
+/** The examples in each command's `--help`, which the tests check against its flags. */
 export const examples: Record<string, string[]> = {
   train: [
     'openalpaca train',
@@ -51,7 +51,7 @@ export function addExamples(command: Command): Command {
   return lines.length === 0 ? command : command.addHelpText('after', `\nExamples:\n${lines.join('')}`)
 }
 
-/** What every command ends with; the help of the program says so. */
+/** The exit codes of every command, shown in the program's help. */
 export const exitCodes = `
 Exit codes:
   0         done

@@ -2,7 +2,7 @@ import { CommanderError } from 'commander'
 import { OpenAlpacaError } from '../errors.js'
 import { LaunchError } from '../parallel/launcher.js'
 
-/** A command line that is not understood or lacks something; the exit code is 2. */
+/** An invalid or incomplete command line; the exit code is 2. */
 export class UsageError extends OpenAlpacaError {
   constructor(message: string, options?: ErrorOptions) {
     super('USAGE', message, options)
@@ -16,7 +16,7 @@ export function exitCodeOf(error: unknown): number {
   return error instanceof UsageError ? 2 : 1
 }
 
-/** What went wrong in one line, without the name of the error. */
+/** The error in one line, without its name. */
 export function errorLine(error: unknown): string {
   const message = error instanceof Error ? error.message || error.name : String(error)
   const line = message

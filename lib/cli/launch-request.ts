@@ -5,10 +5,10 @@ import type { Recipe } from '../train/recipe-schema.js'
 import { UsageError } from './failure.js'
 
 /**
- * What the launcher has to start, where this process is to be the launcher: with --gpus or --ranks, or on a machine of
- * a Kubernetes job. undefined where it is itself a rank, or trains alone.
- * @param countGpus throws, with the reason, where there is none
- * @throws {UsageError} for more processes than there can be
+ * The ranks to start, if this process is the launcher: with --gpus or --ranks, or on a machine of a Kubernetes job.
+ * undefined if it is itself a rank, or trains alone.
+ * @param countGpus throws, with the reason, if there is none
+ * @throws {UsageError} for more processes than possible
  */
 export function launchRequest(
   recipe: Recipe,
@@ -29,7 +29,7 @@ export function launchRequest(
   } catch (error) {
     reason = (error as Error).message
   }
-  // With --ranks, `auto` may find the CPU, and processes may share a GPU.
+  // With --ranks, `auto` may select the CPU, and processes may share a GPU.
   const needsGpus = device === 'cuda' || (device === 'auto' && ranks === undefined)
   if (needsGpus && present === 0) {
     throw new UsageError(

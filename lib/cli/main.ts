@@ -7,8 +7,8 @@ import { errorLine, exitCodeOf } from './failure.js'
 import { isHelp, runProgram } from './program.js'
 import { paint } from './terminal.js'
 
-// The reader of a pipe may go away (`| head`), and so may a terminal. Work that can be stopped in order then is, as when a
-// terminal hangs up; for the rest, there is nobody left to write for.
+// The reader of a pipe may close it (`| head`), and so may a terminal. Stoppable work then ends in order, as when a
+// terminal hangs up; any other work ends at once, since its output has no reader.
 let isEnding = false
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
@@ -20,7 +20,7 @@ for (const stream of [process.stdout, process.stderr]) {
 
 const hasTerminal = [0, 1, 2].some((fd) => isatty(fd))
 
-/** Node.js 20 and 22 abort when they reset a terminal that has gone: there the signal itself ends the process. */
+/** Node.js 20 and 22 abort when they reset a closed terminal, so the signal itself ends the process. */
 function endWithTerminal(): void {
   if (!hasTerminal || process.exitCode !== 128 + constants.signals.SIGHUP) return
   process.removeAllListeners('SIGHUP')

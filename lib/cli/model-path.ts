@@ -6,7 +6,10 @@ import { listCheckpoints } from '../train/checkpoint.js'
 import { withByteProgress } from './byte-progress.js'
 import { printNotes } from './terminal.js'
 
-/** The directory of a model that is given as one or by its name on the Hub, from where it is downloaded before the eyes of the user. */
+/**
+ * The directory of a model, given as a directory or by its name on the Hub; in the latter case it is downloaded with a
+ * progress bar.
+ */
 export async function modelDirectory(
   modelPath: string,
   options: Pick<DownloadOptions, 'parts' | 'signal'> = {},
@@ -18,8 +21,8 @@ export async function modelDirectory(
 }
 
 /**
- * The model to run in a directory: itself, or, of a run that has saved no model yet, its last checkpoint, which is then
- * named.
+ * The model to run in a directory: the directory itself or, for a run that has not saved a model yet, its last
+ * checkpoint, which is then reported.
  */
 export async function runnableDirectory(directory: string): Promise<string> {
   const names = await readdir(directory).catch((): string[] => [])
@@ -29,7 +32,7 @@ export async function runnableDirectory(directory: string): Promise<string> {
   return last
 }
 
-/** The `name` of `owner/name`: a model in the cache lies in a directory that is named by its commit. */
+/** The `name` of `owner/name`, since a cached model's directory is named by its commit. */
 export function hubTitle(modelPath: string): string | undefined {
   return parseModelName(modelPath)?.name.split('/')[1]
 }

@@ -16,8 +16,8 @@ import { UsageError } from './failure.js'
 import { addRecipeFlags, recipeFromFlags, type TrainFlags } from './recipe-flags.js'
 
 /**
- * The command line of `openalpaca`. A command's module is loaded when it runs, so that help needs no native addon; it
- * returns the exit code.
+ * The command line of `openalpaca`. A command's module is loaded when it runs, so that help works without the native
+ * addon; it returns the exit code.
  */
 export function createProgram(): Command {
   const program = new Command('openalpaca')
@@ -25,7 +25,7 @@ export function createProgram(): Command {
     .version(packageVersion)
     .option('--verbose', 'print the stack of an error')
     .configureHelp({ showGlobalOptions: true })
-    .configureOutput({ writeErr: () => {} }) // main.ts prints what goes wrong, in one line
+    .configureOutput({ writeErr: () => {} }) // main.ts prints errors, in one line
     .exitOverride()
     .addHelpText('after', exitCodes)
   const commands = [
@@ -343,16 +343,17 @@ function share(text: string): number {
   return Number(text)
 }
 
-/** Gathers the values of a flag that takes several. */
+/** Collects the values of a flag that takes several. */
 function nonEmptyTexts(text: string, before: string[] = []): string[] {
   if (text === '') throw new InvalidArgumentError('Expected a text that is not empty.')
   return [...before, text]
 }
 
 /**
- * Runs the command that the arguments (without node and the script) name.
- *
- * @throws UsageError for an unknown command, CommanderError for an unknown flag or after help, and what the command throws
+ * Runs the command of these arguments (without node and the script).
+ * @throws {UsageError} for an unknown command
+ * @throws {CommanderError} for an unknown flag, or after help
+ * @throws {Error} as the command does
  */
 export async function runProgram(argv: readonly string[]): Promise<void> {
   const program = createProgram()
@@ -383,7 +384,7 @@ function unknownCommand(name: string, program: Command): UsageError {
   )
 }
 
-/** Whether the error only says that help or the version was printed. */
+/** Whether the error only means that help or the version was printed. */
 export function isHelp(error: unknown): boolean {
   return error instanceof CommanderError && error.exitCode === 0
 }

@@ -4,17 +4,17 @@ import type { CheckpointEvent, EndEvent, SampleEvent, StartEvent, StepEvent, Tra
 import type { RunDisplay } from './event-lines.js'
 import { paint } from './terminal.js'
 
-/** Seconds between plain lines, where steps are slow. */
+/** Seconds between plain lines when steps are slow. */
 const quietSeconds = 30
 const percentWidth = 6
 const shortestBar = 4
 const longestBar = 32
-/** Steps over which the time left is estimated. */
+/** Steps over which the remaining time is estimated. */
 const estimateSteps = 50
 
 /**
- * Shows a run as it goes: on a terminal a bar that is redrawn in place, with everything else printed above it; else
- * plain lines, one every `log_every` steps or half a minute.
+ * Shows a run's progress: on a terminal a bar that is redrawn in place, with other output printed above it; else plain
+ * lines, one every `log_every` steps or half a minute.
  */
 export class ProgressDisplay implements RunDisplay {
   private readonly bars: MultiBar | undefined
@@ -23,14 +23,14 @@ export class ProgressDisplay implements RunDisplay {
   private lineAt = 0
   /** When the last steps ended, oldest first, in milliseconds. */
   private arrivals: number[] = []
-  /** The widest that each fact on the bar's line has been, so that the line keeps its columns. */
+  /** The maximum width of each fact on the bar's line so far, which keeps the columns stable. */
   private widths: number[] = []
 
   constructor(private readonly stream: NodeJS.WriteStream = process.stdout) {
     if (!stream.isTTY) return
     const format = (_options: object, { progress }: { progress: number }, { step }: { step?: StepEvent }) =>
       this.barLine(progress, step)
-    // Lines are cut to the terminal's width by cli-progress itself, so that longer messages may still wrap.
+    // cli-progress itself truncates lines to the terminal's width, so that longer messages may still wrap.
     const options = { format, stream, hideCursor: true, linewrap: true, gracefulExit: false, emptyOnZero: true }
     this.bars = new MultiBar(options, Presets.shades_classic)
     process.once('exit', this.leave)
@@ -72,7 +72,7 @@ export class ProgressDisplay implements RunDisplay {
     }
   }
 
-  /** Prints a message, above the bar where there is one. */
+  /** Prints a message, above the bar if there is one. */
   print(text: string): void {
     if (this.bars && this.bar) this.bars.log(`${text}\n`)
     else this.stream.write(`${text}\n`)
@@ -118,7 +118,7 @@ export class ProgressDisplay implements RunDisplay {
     this.print(`step ${this.describe(event).join('  ')}`)
   }
 
-  /** Bar and facts, as many as the terminal has room for. */
+  /** The bar and as many facts as fit the terminal. */
   private barLine(progress: number, step: StepEvent | undefined): string {
     const room = (this.stream.columns ?? 80) - percentWidth - shortestBar - 1
     let facts = step ? '' : 'starting'
@@ -134,7 +134,7 @@ export class ProgressDisplay implements RunDisplay {
     return `${percent}${'█'.repeat(full)}${'░'.repeat(width - full)} ${facts}`
   }
 
-  /** What a step says, the most important first. */
+  /** The facts of a step, the most important first. */
   private describe(event: StepEvent): string[] {
     const left = (event.total_steps - event.step) * this.secondsPerStep()
     return [
@@ -171,19 +171,19 @@ export class ProgressDisplay implements RunDisplay {
 
   private stopBar(): void {
     if (!this.bars || !this.bar) return
-    this.bars.update() // prints what is still waiting
+    this.bars.update() // prints pending output
     this.bars.stop()
     this.bar = undefined
   }
 
-  /** The process ends in the middle of the run. */
+  /** Called when the process exits during the run. */
   private readonly leave = (): void => {
     this.stopBar()
     this.stream.write('\x1b[?25h')
   }
 }
 
-/** In whole units: nobody needs tenths of a second of an estimate. */
+/** In integer units: an estimate needs no tenths of a second. */
 function timeLeft(seconds: number): string {
   if (seconds < 0.5) return 'about to end'
   return `${seconds < 9.5 ? `${Math.round(seconds)} s` : formatDuration(seconds).replace(/ \d\d s$/, '')} left`

@@ -37,7 +37,7 @@ interface JsonSchema {
 const jsonSchema = (schema: z.ZodType) => z.toJSONSchema(schema, { io: 'input' }) as JsonSchema
 
 function placeholder(key: string, schema: z.ZodType): string {
-  if (key === 'resume') return '[path]' // alone, it means the last checkpoint
+  if (key === 'resume') return '[path]' // without a path, the last checkpoint
   const { type, enum: choices } = jsonSchema(schema)
   if (choices) return `<${choices.join('|')}>`
   if (type === 'array') return '<text...>'
@@ -48,9 +48,8 @@ function placeholder(key: string, schema: z.ZodType): string {
 }
 
 /**
- * The recipe keys among a command's parsed options, each turned into the type of its key.
- *
- * @throws UsageError for a value that the key does not take
+ * The recipe keys among a command's parsed options, each converted to the type of its key.
+ * @throws {UsageError} for a value that the key does not accept
  */
 export function recipeFlagLayer(options: Record<string, unknown>): RecipeLayer {
   const values: Record<string, unknown> = {}
@@ -71,7 +70,7 @@ export function recipeFlagLayer(options: Record<string, unknown>): RecipeLayer {
   return { values, where: (key) => `--${flags.get(key) ?? key}` }
 }
 
-/** A flag's text as its key wants it: texts as they are, numbers and maps read as YAML. */
+/** Converts a flag's text to the type of its key: text unchanged, numbers and maps read as YAML. */
 function typedValue(name: string, key: string, schema: z.ZodType, given: unknown): unknown {
   if (given === true) return key === 'resume' ? 'auto' : true
   if (typeof given !== 'string' || jsonSchema(schema).type === 'string') return checked(name, schema, given)
@@ -82,7 +81,7 @@ function typedValue(name: string, key: string, schema: z.ZodType, given: unknown
       `--model is ${JSON.stringify(value)}; expected ${expectation(schema)}; for a model that exists, use --model_path ${value}`,
     )
   }
-  // `null` goes back to the default; `model` may be given in part, over a recipe's.
+  // `null` resets to the default; a partial `model` is merged over a recipe's.
   return value === null || key === 'model' ? value : checked(name, schema, value)
 }
 
@@ -90,7 +89,7 @@ function yamlValue(text: string): unknown {
   try {
     return parse(text)
   } catch {
-    return text // and the key's own check says what it expects
+    return text // and the key's validation reports the expected value
   }
 }
 
@@ -107,10 +106,9 @@ export interface TrainFlags extends Record<string, unknown> {
 }
 
 /**
- * The recipe that the flags of `train` ask for. They go before the DeepSpeed file, that before the recipe file, and
- * that before the defaults.
- *
- * @param say is told what of the DeepSpeed file is done otherwise here
+ * The recipe from the flags of `train`. Flags take precedence over the DeepSpeed file, that over the recipe file, and
+ * that over the defaults.
+ * @param say called with each DeepSpeed setting that is handled differently
  */
 export function recipeFromFlags(flags: TrainFlags, say: (note: string) => void): Recipe {
   const layers = [recipeFlagLayer(flags)]
@@ -119,7 +117,7 @@ export function recipeFromFlags(flags: TrainFlags, say: (note: string) => void):
     for (const note of notes) say(`${flags.deepspeed}: ${note}`)
     layers.unshift(layer)
   }
-  // Who names a model or data of their own doesn't want the quickstart's settings.
+  // A user's model or data replaces the quickstart as the default recipe.
   const { model_path, data_path } = layers.at(-1)!.values
   const isOwn = model_path !== undefined || data_path !== undefined || flags.config !== undefined
   return loadRecipe(flags.recipe ?? (isOwn ? undefined : 'quickstart'), layers)

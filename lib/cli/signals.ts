@@ -3,35 +3,38 @@ import { stopSignals } from '../parallel/launcher.js'
 
 type StopSignal = (typeof stopSignals)[number]
 
-/** One press of Ctrl-C may come twice, from the terminal and forwarded by npm. */
+/** One press of Ctrl-C may arrive twice, from the terminal and forwarded by npm. */
 const samePress = 500 // milliseconds
 
 /**
- * Listens for SIGINT, SIGTERM and SIGHUP while it lives. The first aborts `signal`, so that work may end in order; a second
- * ends the process at once, unless it only says once more that the terminal has gone.
+ * Listens for SIGINT, SIGTERM and SIGHUP until disposed. The first aborts `signal`, so that work can end in order; a
+ * second ends the process at once, unless it only repeats that the terminal has closed.
  */
 export class StopRequest implements Disposable {
-  /** The exit code that tells of the signal, 128 plus its number; undefined while none has come. */
+  /** The exit code for the signal, 128 plus its number; undefined before a signal. */
   exitCode: number | undefined
   private readonly controller = new AbortController()
   private requestedAt = 0
   private listening = false
 
-  /** Tidies up before a second signal ends the process, which runs no handlers of `exit`. */
+  /** Cleans up before a second signal ends the process, which runs no `exit` handlers. */
   onQuit = (): void => {}
 
   constructor() {
     this.listen()
   }
 
-  /** Listens again after a release; a second call changes nothing, for a signal on its way to a listener is lost with it. */
+  /**
+   * Listens again after a release. Repeated calls have no effect, since replacing a listener would lose a pending
+   * signal.
+   */
   listen(): void {
     if (this.listening) return
     this.listening = true
     for (const name of stopSignals) process.on(name, this.receive)
   }
 
-  /** Leaves signals to Node.js, where nothing would be lost: they end the process at once, whatever it is doing. */
+  /** Returns signals to Node.js when no work can be lost: they end the process at once. */
   release(): void {
     this.listening = false
     for (const name of stopSignals) process.off(name, this.receive)
@@ -59,10 +62,9 @@ export class StopRequest implements Disposable {
 }
 
 /**
- * Does work that can be stopped: the first Ctrl-C aborts its signal, and what it throws then is not told as an error.
- * Returns the exit code, 0 where it was not stopped.
- *
- * @param stopped what to say on stderr where it was; nothing when left out
+ * Runs work that can be stopped: the first Ctrl-C aborts its signal, and later exceptions are not reported as errors.
+ * Returns the exit code, 0 if it was not stopped.
+ * @param stopped the message on stderr if it was stopped; none by default
  */
 export async function stoppable(task: (signal: AbortSignal) => Promise<void>, stopped?: string): Promise<number> {
   using stop = new StopRequest()

@@ -4,26 +4,26 @@ import { forTerminal } from '../format.js'
 
 type Format = 'bold' | 'dim' | 'italic' | 'green' | 'red' | 'yellow'
 
-/** Colours text where the stream is to have colours. */
+/** Colors text if the stream supports it. */
 export function paint(stream: NodeJS.WriteStream, format: Format, text: string): string {
   if (!hasColors(stream)) return text
   const [on, off] = inspect.colors[format]!
   return `\x1b[${on}m${text}\x1b[${off}m`
 }
 
-/** Prints what a command has found or done: as text, or for programs as JSON. Both go to stdout, alone. */
+/** Prints a command's result to stdout: as text, or as JSON for programs. */
 export function printResult(result: object, json: boolean | undefined, text: () => string): void {
   console.log(json ? JSON.stringify(result, null, 2) : text())
 }
 
-/** Prints remarks that are not the result: on stderr, where programs do not read it. */
+/** Prints remarks on stderr, so that programs that read the result do not see them. */
 export function printNotes(lines: readonly string[], print: (line: string) => void = console.error): void {
   for (const line of lines) print(`note: ${line}`)
 }
 
 /**
- * Whether to colour what goes to a stream: as FORCE_COLOR says, else not where NO_COLOR is set, else where it is a
- * terminal that has colours.
+ * Whether to color output to a stream: as FORCE_COLOR says, else not if NO_COLOR is set, else if it is a terminal with
+ * colors.
  */
 export function hasColors(stream: NodeJS.WriteStream): boolean {
   const { FORCE_COLOR, NO_COLOR } = process.env
@@ -31,7 +31,7 @@ export function hasColors(stream: NodeJS.WriteStream): boolean {
   return !NO_COLOR && stream.isTTY === true && (stream as WriteStream).hasColors()
 }
 
-/** On standard error, so that output for programs stays as it is. */
+/** On standard error, to keep output for programs unchanged. */
 export function printWarnings(warnings: readonly string[]): void {
   for (const warning of warnings) console.error(`warning: ${forTerminal(warning)}`)
 }

@@ -39,14 +39,14 @@ export function runMakeShards(flags: MakeShardsFlags): Promise<number> {
   const maxShardSize = shardSize(flags.max_shard_size)
   return convert(flags.json, async (signal) => {
     const directory = await modelDirectory(modelPath, { signal })
-    const isOnHub = directory !== modelPath // and what lies in the cache is not to be changed
+    const isOnHub = directory !== modelPath // never change the cache
     if (isOnHub && replace) throw new UsageError(`--replace is for a directory, and ${modelPath} is a model on the Hub`)
     const target = output ?? (isOnHub ? `${hubTitle(modelPath)}-shards` : undefined)
     return makeShards({ modelPath: directory, output: target, replace, format, dtype, strict, maxShardSize, signal })
   })
 }
 
-/** Puts a sharded training checkpoint together. Returns the exit code. */
+/** Assembles a sharded training checkpoint. Returns the exit code. */
 export function runZeroToFp32(checkpoint: string, output: string, flags: ZeroToFp32Flags): Promise<number> {
   const { model_path: modelPath, format, dtype, strict } = flags
   const maxShardSize = shardSize(flags.max_shard_size)
@@ -63,7 +63,7 @@ function shardSize(text: string): number {
   }
 }
 
-/** Ctrl-C takes away what is half-written, and ends with its exit code. */
+/** On Ctrl-C, removes partial output and ends with its exit code. */
 function convert(json: boolean | undefined, task: (signal: AbortSignal) => Promise<ConvertedWeights>): Promise<number> {
   return stoppable(async (signal) => report(await task(signal), json), 'stopped; nothing was changed')
 }

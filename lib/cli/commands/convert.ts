@@ -22,7 +22,7 @@ export interface ConvertFlags {
   json?: boolean
 }
 
-/** Writes a model in another format or dtype; Ctrl-C takes away what is half-written. Returns the exit code. */
+/** Writes a model in another format or dtype; Ctrl-C removes partial output. Returns the exit code. */
 export async function convert(flags: ConvertFlags): Promise<number> {
   const { model_path: modelPath, output, to, dtype, strict, max_shard_size: maxShardSize } = flags
   if (to !== 'gguf' && dtype === 'q8_0') {
@@ -43,7 +43,7 @@ export async function convert(flags: ConvertFlags): Promise<number> {
   return await stoppable(write, 'stopped; nothing was changed')
 }
 
-/** @throws UsageError for an output that would surprise: its name, its place, or a file that is there */
+/** @throws {UsageError} for an unexpected output: its name, its place, or an existing file */
 function checkOutput({ output, to, overwrite }: ConvertFlags): void {
   const isGguf = /\.gguf$/i.test(output)
   if (to === 'gguf' && !isGguf) {
@@ -53,7 +53,7 @@ function checkOutput({ output, to, overwrite }: ConvertFlags): void {
   }
   if (to !== 'gguf') {
     if (isGguf) throw new UsageError(`--to ${to} writes a directory: leave out --to for ${output}, or name a directory`)
-    return // of which makeShards sees that it is new
+    return // makeShards checks that it is new
   }
   const parent = path.dirname(path.resolve(output))
   if (!existsSync(parent))

@@ -3,7 +3,7 @@ import { formatBytes } from '../../format.js'
 import { type Diagnosis, diagnose } from '../../tools/doctor.js'
 import { paint, printResult } from '../terminal.js'
 
-/** Tells what this machine offers and lacks. Returns the exit code: 0 when there is nothing to mend, else 1. */
+/** Reports this machine's capabilities and problems. Returns the exit code: 0 without problems, else 1. */
 export async function doctor({ json }: { json?: boolean }): Promise<number> {
   const diagnosis = await diagnose()
   printResult(diagnosis, json, () => describe(diagnosis))

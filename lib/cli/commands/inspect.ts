@@ -10,7 +10,7 @@ export interface InspectFlags {
   tensors?: boolean
 }
 
-/** Shows what a file or directory holds. Returns the exit code: 0 when it is whole, 1 when it is not. */
+/** Shows the contents of a file or directory. Returns the exit code: 0 without problems, else 1. */
 export async function runInspect(where: string, { json, quick, tensors }: InspectFlags): Promise<number> {
   const inspection = await inspect(where, { checksums: !quick })
   printResult(inspection, json, () => describe(inspection, { tensors, quick }))
@@ -74,7 +74,7 @@ function describeTensor({ name, dtype, shape, bytes, sameAs }: InspectedTensor):
   return `    ${forError(name)}  ${dtype} [${shape.join(', ')}]  ${formatBytes(bytes)}${tie}`
 }
 
-/** On one line and in full, as it may end with a command. */
+/** On one line without truncation, as it may end with a command. */
 function sentence(text: string): string {
   return forTerminal(text).replace(/[\n\t]/g, ' ')
 }

@@ -16,7 +16,7 @@ export interface ModelCardFlags {
   json?: boolean
 }
 
-/** Writes the model card of a model directory, which Ctrl-C waits for. Returns the exit code. */
+/** Writes the model card of a model directory; Ctrl-C waits for it. Returns the exit code. */
 export function modelCard(flags: ModelCardFlags): Promise<number> {
   const { model_path: directory, log_path: logPath, base_model: baseModel, json, ...options } = flags
   const file = join(directory, 'README.md')

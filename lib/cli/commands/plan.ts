@@ -15,7 +15,10 @@ import { UsageError } from '../failure.js'
 import { paint, printNotes, printResult } from '../terminal.js'
 import { readData } from './train.js'
 
-/** The flags of `plan` beside the recipe's, spelled as on the command line; rates in 10⁹ bytes and 10¹² operations. */
+/**
+ * The flags of `plan` in addition to the recipe's, spelled as on the command line; rates in 10⁹ bytes and 10¹²
+ * operations.
+ */
 export interface PlanFlags {
   nodes: number
   config?: string
@@ -31,7 +34,7 @@ export interface PlanFlags {
   json?: boolean
 }
 
-/** Shows what a run would take. Returns the exit code: 0 when it fits into memory, 1 when it does not. */
+/** Shows the estimated cost of a run. Returns the exit code: 0 if it fits into memory, else 1. */
 export async function runPlan(asked: Recipe, flags: PlanFlags): Promise<number> {
   const { nodes } = flags
   const device = asked.device === 'cpu' || asked.ranks !== undefined ? 'cpu' : 'cuda'
@@ -77,7 +80,7 @@ function hardwareOf(flags: PlanFlags, device: 'cpu' | 'cuda'): Hardware {
 
 const scaled = (value: number | undefined, unit: number) => (value === undefined ? undefined : value * unit)
 
-/** Counted where data and tokenizer are here, else estimated. */
+/** Counted if data and tokenizer are available, else estimated. */
 async function instancesOf(recipe: SizedRecipe, count?: number): Promise<{ instances: Instance[]; source: string }> {
   const { data_path, dataset, max_length } = recipe
   if (data_path === undefined && dataset === undefined) {

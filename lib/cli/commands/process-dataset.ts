@@ -11,7 +11,10 @@ export interface ProcessDatasetFlags {
   json?: boolean
 }
 
-/** Converts a data set and says how much of it was kept; Ctrl-C ends it before the output appears. Returns the exit code. */
+/**
+ * Converts a data set and reports how much of it was kept; Ctrl-C ends it before the output appears. Returns the exit
+ * code.
+ */
 export function runProcessDataset(flags: ProcessDatasetFlags): Promise<number> {
   const { input, output, max_words: maxWords, json } = flags
   const convert = async (signal: AbortSignal) => {

@@ -13,7 +13,7 @@ export interface PushFlags {
   json?: boolean
 }
 
-/** Uploads a model to the Hub; Ctrl-C ends it before there is a commit. Returns the exit code. */
+/** Uploads a model to the Hub; Ctrl-C stops it before the commit. Returns the exit code. */
 export async function push({ model_path: directory, repo, message, json, ...flags }: PushFlags): Promise<number> {
   const upload = async (signal: AbortSignal) => {
     const uploaded = await withByteProgress('uploading', (onProgress) =>

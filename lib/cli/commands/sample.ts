@@ -31,12 +31,12 @@ export interface SampleFlags {
   threads?: number
 }
 
-/** Prints one answer as it comes, or all of it as JSON; Ctrl-C ends it. Returns the exit code. */
+/** Prints one answer as it is generated, or all of it as JSON; Ctrl-C ends it. Returns the exit code. */
 export function sample(flags: SampleFlags): Promise<number> {
   return stoppable(async (signal) => answer(await withStandardInput(flags, signal), signal))
 }
 
-/** The flags with the text of standard input in the place of `-`. */
+/** The flags with `-` replaced by the text of standard input. */
 async function withStandardInput(flags: SampleFlags, signal: AbortSignal): Promise<SampleFlags> {
   const { instruction, input, raw_prompt: isRaw } = flags
   if (instruction === '-' && input === '-') {
@@ -102,13 +102,13 @@ async function answer(flags: SampleFlags, signal: AbortSignal): Promise<void> {
       if (!flags.json) write(piece)
     }
   } catch (error) {
-    if (!signal.aborted) throw error // what has come until Ctrl-C is the answer
+    if (!signal.aborted) throw error // the text before Ctrl-C is the answer
   }
   const seconds = (performance.now() - start) / 1000
   printResult({ text, prompt_tokens: ids.length, tokens: count, seconds }, flags.json, () => '')
 }
 
-/** The text of an answer as it comes, up to a stop string. */
+/** The text of an answer as it is generated, up to a stop string. */
 async function* pieces(
   answer: AsyncIterable<number>,
   tokenizer: LlamaTokenizer,

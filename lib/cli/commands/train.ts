@@ -42,7 +42,7 @@ interface TrainOptions {
   json?: boolean
 }
 
-/** Trains as the recipe says, and saves the model with logs and a report. Returns the exit code. */
+/** Trains according to the recipe, and saves the model with logs and a report. Returns the exit code. */
 export async function train(recipe: Recipe, options: TrainOptions = {}): Promise<number> {
   const place = placeFromEnvironment(process.env)
   if (options.preview === undefined) {
@@ -59,8 +59,8 @@ export async function train(recipe: Recipe, options: TrainOptions = {}): Promise
 }
 
 /**
- * All of it, or one rank's part. Where that is asked to stop and has nothing to go on with later, it ends with the
- * request's reason.
+ * Trains the full model, or one rank's part. If it is stopped and leaves nothing to resume from, it throws the reason
+ * of the request.
  */
 async function trainHere(
   asked: Recipe,
@@ -73,7 +73,7 @@ async function trainHere(
   if (isRank && options.preview === undefined) await checkAddress(place.address, { signal })
   const parts = options.preview === undefined ? 'all' : 'tokenizer'
   const recipe = await withLocalPaths(asked, { parts, signal }, isRank && place.rank > 0)
-  if (!isRank) stop.release() // a rank never does: a signal that it missed would leave the others waiting for it
+  if (!isRank) stop.release() // a rank never does: if it missed a signal, the others would wait for it
   const data = await readData(recipe)
   const tokenizer = await LlamaTokenizer.fromPretrained(tokenizerPath(recipe))
   signal.throwIfAborted()
@@ -93,9 +93,9 @@ async function trainHere(
   }
 }
 
-/** What a rank's part is made of. */
+/** The inputs of a rank's part. */
 interface RankRun {
-  /** The recipe as it was given, for the record. */
+  /** The recipe as given, for the record. */
   asked: Recipe
   /** The recipe with its models on this machine. */
   recipe: Recipe
@@ -105,7 +105,7 @@ interface RankRun {
   stop: StopRequest
 }
 
-/** One rank's part, or the whole of a run of one process. Rank 0 shows it, and writes the logs. */
+/** One rank's part, or the full run of a single process. Rank 0 displays it, and writes the logs. */
 async function trainRank(run: RankRun, group: RankGroup): Promise<void> {
   const { recipe } = run
   const savePath = required(recipe.save_path, 'save_path is required', '--save_path DIR')
@@ -131,7 +131,7 @@ async function trainInto(
   signal.addEventListener('abort', sayStopping)
   stop.onQuit = () => display.close()
   let trained = false
-  /** What `sample` can read: the saved model, or the last checkpoint of a run that was stopped. */
+  /** A directory for `sample`: the saved model, or the last checkpoint of a stopped run. */
   let runnable: string | undefined
   try {
     if (isFirst) printNotes(data.notes.lines(), (line) => display.print(line))
@@ -167,7 +167,10 @@ async function trainInto(
   }
 }
 
-/** A completed run needs its checkpoints only to be continued, and they are several times as large as the model. */
+/**
+ * Reports the kept checkpoints: a completed run needs them only to be continued, and they are several times as large as
+ * the model.
+ */
 async function sayKept(savePath: string, display: RunDisplay): Promise<void> {
   const { directories, bytes } = await keepCheckpoints(savePath, 'all')
   if (directories.length === 0) return
@@ -177,7 +180,7 @@ async function sayKept(savePath: string, display: RunDisplay): Promise<void> {
   )
 }
 
-/** The recipe with directories in the place of models that are on the Hub, which are downloaded. */
+/** The recipe with models on the Hub downloaded and replaced by their directories. */
 async function withLocalPaths(
   recipe: Recipe,
   options: { parts: 'all' | 'tokenizer'; signal: AbortSignal },
@@ -204,12 +207,12 @@ function required<T>(value: T | undefined, problem: string, flag: string): T {
 
 interface TrainingRows {
   train: Instruction[]
-  /** Instructions that the trained model is judged by; empty where the data has none. */
+  /** Instructions that evaluate the trained model; empty if the data has none. */
   heldOut: QuickstartRow[]
   notes: DataNotes
 }
 
-/** What a recipe trains on. */
+/** The training data of a recipe. */
 export async function readData(recipe: Recipe): Promise<TrainingRows> {
   if (recipe.dataset === 'quickstart') return { ...generateQuickstart({ seed: recipe.seed }), notes: new DataNotes() }
   const path = required(recipe.data_path, 'data_path is required', '--data_path FILE')
@@ -233,7 +236,7 @@ async function preview(count: number, data: TrainingRows, tokenizer: LlamaTokeni
   console.log(previewInstances(instances, tokenizer, count, { color: hasColors(process.stdout) }))
 }
 
-/** The context of the model that a recipe trains; unlimited where only its tokenizer is here. */
+/** The context of the model that a recipe trains; unlimited if only its tokenizer is available. */
 async function contextOf({ model_path, model }: Recipe): Promise<number> {
   if (model_path === undefined) return model?.max_position_embeddings ?? Number.POSITIVE_INFINITY
   if (!existsSync(join(model_path, 'config.json'))) return Number.POSITIVE_INFINITY
@@ -262,7 +265,7 @@ async function createModel(
   )
 }
 
-/** Lets the trained model answer instructions that it has never seen, counts the right answers, and shows three. */
+/** Evaluates the trained model on instructions that it has never seen: counts the correct answers, and shows three. */
 async function judge(
   model: LlamaForCausalLM,
   tokenizer: LlamaTokenizer,
@@ -286,7 +289,7 @@ async function judge(
   }
 }
 
-/** Does what comes after a run, which is not lost when it fails. */
+/** Runs work that follows a run; a failure of it does not fail the run. */
 function attempt(problem: string, work: () => void): void {
   try {
     work()
@@ -301,14 +304,14 @@ function report(logPath: string, htmlPath: string, display: RunDisplay): void {
   display.print(`report: ${htmlPath}`)
 }
 
-/** The command line that asks a model, as this one was typed: through npm in a clone, else through npx. */
+/** The command that asks a model, in the user's form: through npm in a clone, else through npx. */
 function sampleCommandLine(directory: string): string {
   const start = process.env.npm_lifecycle_event === 'train' ? 'npm run sample --' : 'npx openalpaca-native sample'
   const word = /^[\w./@:+-]+$/.test(directory) ? directory : `'${directory.replaceAll("'", "'\\''")}'`
   return `${start} --model_path ${word} --instruction "..."`
 }
 
-/** Writes the model card; a run is not lost when that fails. */
+/** Writes the model card; a failure of it does not fail the run. */
 async function describe(savePath: string, logPath: string, display: RunDisplay): Promise<void> {
   try {
     const written = await writeModelCard(savePath, { logPath })
