@@ -40,17 +40,17 @@ beforeAll(async () => {
 afterAll(() => rmSync(scratch, { recursive: true }))
 
 describe('the chat template of trained models', () => {
-  it('is the one that Transformers has rendered', () => {
+  it('the chat template is the one that Transformers rendered', () => {
     expect(read('template.jinja')).toBe(alpacaChatTemplate)
   })
 
-  it.each(cases)('renders $messages as Transformers does ($model)', ({ messages, text }) => {
+  it.each(cases)('the chat template renders $messages like Transformers ($model)', ({ messages, text }) => {
     const add_generation_prompt = messages.at(-1)!.role === 'user'
     expect(template.render({ messages, add_generation_prompt, ...tokens })).toBe(text)
   })
 
   it.each(cases.filter(({ messages }) => messages.length <= 2))(
-    'gives $messages the ids that were trained ($model)',
+    'the chat template gives $messages the ids of training ($model)',
     ({ model, messages, ids }) => {
       const tokenizer = tokenizers.get(model)!
       const [first, second] = messages
@@ -66,7 +66,7 @@ describe('the chat template of trained models', () => {
     },
   )
 
-  it('adds nothing around texts that a program fills in later, as node-llama-cpp does', () => {
+  it('the chat template adds nothing around texts that a program inserts later, as node-llama-cpp does', () => {
     const messages = [
       { role: 'system', content: 'A' },
       { role: 'user', content: 'B' },
@@ -75,7 +75,7 @@ describe('the chat template of trained models', () => {
     expect(template.render({ messages, ...tokens })).toBe(`<s>A${formatPrompt({ instruction: 'B' })}C</s>`)
   })
 
-  it('refuses other roles', () => {
+  it('the chat template rejects other roles', () => {
     const messages = [{ role: 'tool', content: 'x' }]
     expect(() => template.render({ messages, ...tokens })).toThrow('expected the roles system, user, and assistant')
   })

@@ -16,7 +16,7 @@ beforeAll(async () => {
 })
 
 describe('prompts', () => {
-  it('are the two templates, to the letter', async () => {
+  it('prompts match the two templates exactly', async () => {
     const source = await readFile(join(fixtures, 'make.py'), 'utf8')
     const template = (name: string): string => {
       const literal = new RegExp(`^${name} = \\(([^]*?)\\)\\n(?=[A-Z])`, 'm').exec(source)![1]
@@ -30,13 +30,13 @@ describe('prompts', () => {
     expect(without.endsWith('\n\n### Response:')).toBe(true)
   })
 
-  it('take braces and dollar signs in a text as they are', () => {
+  it('prompts insert braces and dollar signs literally', () => {
     expect(formatPrompt({ instruction: '{input} $& {0}', input: '{instruction}' })).toContain(
       '### Instruction:\n{input} $& {0}\n\n### Input:\n{instruction}\n\n###',
     )
   })
 
-  it('take an input under its other name, and refuse two different ones', () => {
+  it('prompts accept an input under its other name, and reject two different ones', () => {
     const both = formatPrompt({ instruction: 'Do it.', input: 'This.' })
     expect(formatPrompt({ instruction: 'Do it.', context: 'This.' })).toBe(both)
     expect(formatPrompt({ instruction: 'Do it.', input: '', context: 'This.' })).toBe(both)
@@ -45,13 +45,13 @@ describe('prompts', () => {
     )
   })
 
-  it('have an input part for an input of spaces alone', () => {
+  it('prompts have an input part for an input of spaces only', () => {
     expect(formatPrompt({ instruction: 'x', input: ' ' })).toContain('### Input:\n \n')
   })
 })
 
 describe('instances', () => {
-  it("are those of OpenAlpaca's data set, without the one that has no label", async () => {
+  it("instances match OpenAlpaca's data set, without the one that has no label", async () => {
     const instructions = await readInstructions(join(fixtures, 'instructions.json'))
     const lines = (await readFile(join(fixtures, 'instances.jsonl'), 'utf8')).trim().split('\n')
     const expected: { input_ids: number[]; labels: number[] }[] = lines.map((line) => JSON.parse(line))
@@ -66,19 +66,19 @@ describe('instances', () => {
     expect(instances).toEqual(all.filter((_, id) => hasLabel[id]))
   })
 
-  it('count the labels behind the first token', () => {
+  it('instances count the labels after the first token', () => {
     const labels = (...values: number[]) => ({ inputIds: Int32Array.from(values), labels: Int32Array.from(values) })
     expect(countLabels(labels(1, -100, 0, 5))).toBe(2)
     expect(countLabels(labels(1))).toBe(0)
   })
 
-  it('learn at least the end token of an empty answer', () => {
+  it('instances learn at least the end token of an empty answer', () => {
     const { inputIds, labels } = buildInstance({ instruction: 'a', input: '', output: '' }, 0, tokenizer, 500)
     expect(labels.at(-1)).toBe(2)
     expect(countLabels({ inputIds, labels })).toBe(1)
   })
 
-  it('are reported as they are made, and an empty result is refused', async () => {
+  it('instance creation reports progress, and rejects an empty result', async () => {
     const rows = Array.from({ length: 300 }, (_, i) => ({ instruction: `Say ${i}.`, input: '', output: `${i}` }))
     const seen: number[] = []
     await buildInstances(rows, tokenizer, 500, {
@@ -99,7 +99,7 @@ describe('the preview', () => {
   const masked = `‹masked›<s> ${formatPrompt(row)}`
   const learned = '‹learned› Hello 🦙</s>'
 
-  it('tells what is learned from what is masked', () => {
+  it('the preview distinguishes learned and masked text', () => {
     const instance = buildInstance(row, 3, tokenizer, 500)
     const head = `instance 3: ${instance.inputIds.length} tokens, ${countLabels(instance)} of them learned\n`
     expect(previewInstances([instance], tokenizer, 1)).toBe(`${head}${masked}${learned}\n`)
@@ -107,7 +107,7 @@ describe('the preview', () => {
     expect(previewInstances([instance], tokenizer, 1, { color: true })).toBe(colored)
   })
 
-  it('marks an instance whose answer is cut, so that it has no end token', () => {
+  it('the preview marks an instance whose answer is truncated, without an end token', () => {
     const { length } = buildInstance(row, 3, tokenizer, 500).inputIds
     const cut = buildInstance(row, 3, tokenizer, length - 1)
     expect(previewInstances([cut], tokenizer, 1)).toMatch(
@@ -116,13 +116,13 @@ describe('the preview', () => {
     expect(previewInstances([buildInstance(row, 3, tokenizer, length)], tokenizer, 1)).not.toContain('cut')
   })
 
-  it('shows as many instances as asked for', () => {
+  it('the preview shows the requested number of instances', () => {
     const instances = [0, 1, 2].map((id) => buildInstance(row, id, tokenizer, 500))
     expect(previewInstances(instances, tokenizer, 2).match(/^instance \d/gm)).toEqual(['instance 0', 'instance 1'])
     expect(previewInstances(instances, tokenizer, 9).match(/^instance \d/gm)).toHaveLength(3)
   })
 
-  it('draws control characters, so that data cannot command the terminal', () => {
+  it('the preview makes control characters visible, so that data cannot control the terminal', () => {
     const instance = buildInstance({ ...row, output: 'a\x1b[31mb\x07\n' }, 0, tokenizer, 500)
     expect(previewInstances([instance], tokenizer, 1)).toContain('‹learned› a␛[31mb␇\n</s>')
   })

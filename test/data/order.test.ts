@@ -8,7 +8,7 @@ const sorted = (values: Iterable<number>): number[] => [...values].sort((a, b) =
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
 describe('Philox', () => {
-  it('gives the known answers of its authors', () => {
+  it('Philox matches the known answers of its authors', () => {
     // kat_vectors of Random123, philox4x32 10
     expect(philox4x32([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8])
     const ones = 0xffffffff
@@ -18,7 +18,7 @@ describe('Philox', () => {
     ])
   })
 
-  it('draws below a bound evenly', () => {
+  it('Philox draws uniformly below a bound', () => {
     const random = new Philox(7, 0)
     const counts = new Array<number>(6).fill(0)
     for (let i = 0; i < 60_000; i++) counts[random.below(6)]++
@@ -26,13 +26,13 @@ describe('Philox', () => {
     expect(counts.reduce((sum, count) => sum + (count - 10_000) ** 2 / 10_000, 0)).toBeLessThan(20.5)
   })
 
-  it('refuses a seed that it could not tell from another', () => {
+  it('Philox rejects a seed that is not uniquely representable', () => {
     for (const seed of [-1, 0.5, 2 ** 53, Number.NaN]) expect(() => new Philox(seed, 0)).toThrow(/seed must be/)
   })
 })
 
 describe('the order of an epoch', () => {
-  it('is a permutation, the same every time, and another for another seed or epoch', () => {
+  it("an epoch's order is a permutation, the same every time, and different for another seed or epoch", () => {
     fc.assert(
       fc.property(fc.nat(300), fc.maxSafeNat(), fc.nat(1000), (count, seed, epoch) => {
         const order = epochOrder(count, seed, epoch)
@@ -47,12 +47,12 @@ describe('the order of an epoch', () => {
     )
   })
 
-  it('stays what it was in earlier versions, so that old checkpoints resume', () => {
+  it("an epoch's order is the same as in earlier versions, so that old checkpoints resume", () => {
     expect([...epochOrder(12, 0, 0)]).toEqual([0, 6, 7, 11, 9, 3, 2, 4, 5, 10, 8, 1])
     expect([...epochOrder(12, 42, 3)]).toEqual([2, 5, 9, 7, 3, 10, 11, 8, 4, 1, 0, 6])
   })
 
-  it('puts every instance everywhere equally often', () => {
+  it("an epoch's order puts every instance at every position equally often", () => {
     const hits = new Float64Array(25)
     for (let epoch = 0; epoch < 20_000; epoch++) {
       for (const [place, index] of epochOrder(5, 3, epoch).entries()) hits[place * 5 + index]++
@@ -70,7 +70,7 @@ describe('batches', () => {
     seed: fc.nat(),
   })
 
-  it('are the shuffled epochs one after the other, cut into as many steps as the schedule has', () => {
+  it('batches are the shuffled epochs in sequence, split into the steps of the schedule', () => {
     fc.assert(
       fc.property(plans, (plan) => {
         const batches = [...batchesFrom(0, plan)]
@@ -85,7 +85,7 @@ describe('batches', () => {
     )
   })
 
-  it('go on from any step as if they had never stopped', () => {
+  it('batches continue from any step as if uninterrupted', () => {
     fc.assert(
       fc.property(plans, fc.nat(100), (plan, step) => {
         expect([...batchesFrom(step, plan)]).toEqual([...batchesFrom(0, plan)].slice(step))
@@ -94,14 +94,14 @@ describe('batches', () => {
     )
   })
 
-  it('count the steps of the real job', () => {
+  it('the number of batches matches the steps of the real job', () => {
     expect(totalSteps({ count: 15_001, batchSize: 64, epochs: 3, seed: 0 })).toBe(703)
     const last = [...batchesFrom(702, { count: 15_001, batchSize: 64, epochs: 3, seed: 0 })].at(-1)!
     expect(last.step).toBe(702)
     expect(last.epoch).toBeCloseTo((703 * 64) / 15_001, 12)
   })
 
-  it('are none of a data set too small for one, and need instances to come from', () => {
+  it('a data set that is too small gives no batches, and an empty one is rejected', () => {
     expect([...batchesFrom(0, { count: 3, batchSize: 4, epochs: 1, seed: 0 })]).toEqual([])
     expect(() => batchesFrom(0, { count: 0, batchSize: 4, epochs: 1, seed: 0 }).next()).toThrow(/count must be/)
     expect(() => batchesFrom(0, { count: 3, batchSize: 0, epochs: 1, seed: 0 }).next()).toThrow(/batchSize must be/)
@@ -109,7 +109,7 @@ describe('batches', () => {
 })
 
 describe('the validation split', () => {
-  it('parts the instances, the same way for the same seed', () => {
+  it('the validation split is disjoint, and the same for the same seed', () => {
     fc.assert(
       fc.property(fc.integer({ min: 2, max: 200 }), fc.nat(), fc.nat(1000), (count, seed, size) => {
         const wanted = size % count
@@ -125,13 +125,13 @@ describe('the validation split', () => {
     expect(splitValidation(100, 10, 0)).not.toEqual(splitValidation(100, 10, 1))
   })
 
-  it('takes a fraction, and at least one instance then', () => {
+  it('the validation split accepts a fraction, and then holds out at least one instance', () => {
     expect(splitValidation(1000, 0.05, 0).validation).toHaveLength(50)
     expect(splitValidation(10, 0.01, 0).validation).toHaveLength(1)
     expect(splitValidation(10, 0, 0).validation).toHaveLength(0)
   })
 
-  it('refuses sizes that are none, or leave nothing to train on', () => {
+  it('the validation split rejects invalid sizes, and sizes that leave nothing to train on', () => {
     for (const size of [-1, 1.5, Number.NaN])
       expect(() => splitValidation(10, size, 0)).toThrow(/validation_size must be/)
     for (const size of [10, 11, 0.99]) expect(() => splitValidation(10, size, 0)).toThrow(DataError)

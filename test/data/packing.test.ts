@@ -6,7 +6,7 @@ import { readInstances } from '../support/fixtures.js'
 
 const sum = (values: Iterable<number>): number => [...values].reduce((total, value) => total + value, 0)
 
-/** Sequences of 1 to 40 tokens with at least one label where there are two tokens. */
+/** Sequences of 1 to 40 tokens, with at least one label if there are two tokens. */
 const sequence: fc.Arbitrary<LabelledSequence> = fc
   .array(fc.record({ id: fc.integer({ min: 0, max: 511 }), learned: fc.boolean() }), { minLength: 2, maxLength: 40 })
   .map((tokens) => ({
@@ -20,7 +20,7 @@ describe('a global batch spread over ranks', () => {
   const lengths = fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 80 })
   const ranks = fc.integer({ min: 2, max: 9 })
 
-  it('has every sequence once, and as many micro-batches on each rank, none of them too long', () => {
+  it('spreads every sequence once over ranks, with equal numbers of micro-batches, none of them too long', () => {
     fc.assert(
       fc.property(lengths, fc.integer({ min: 100, max: 400 }), ranks, (lengths, maxTokens, ranks) => {
         const spread = spreadBatch(lengths, maxTokens, ranks)
@@ -36,7 +36,7 @@ describe('a global batch spread over ranks', () => {
     )
   })
 
-  it('gives each rank about as many tokens: they differ by the longest sequence of each micro-batch at most', () => {
+  it('balances tokens over ranks: they differ by at most the longest sequence of each micro-batch', () => {
     fc.assert(
       fc.property(lengths, ranks, (lengths, ranks) => {
         const spread = spreadBatch(lengths, 400, ranks)
@@ -47,7 +47,7 @@ describe('a global batch spread over ranks', () => {
     )
   })
 
-  it('on one rank is packed as ever', () => {
+  it('packs a global batch on one rank as without ranks', () => {
     fc.assert(
       fc.property(lengths, (lengths) => {
         expect(spreadBatch(lengths, 200, 1)).toEqual([packBatch(lengths, 200)])
@@ -56,7 +56,7 @@ describe('a global batch spread over ranks', () => {
     )
   })
 
-  it('refuses a sequence that is too long', () => {
+  it('rejects a sequence that is too long for the micro-batches of a rank', () => {
     expect(() => spreadBatch([5, 11], 10, 2)).toThrow(/sequence 1 has 11 tokens/)
   })
 })
@@ -64,7 +64,7 @@ describe('a global batch spread over ranks', () => {
 describe('micro-batches', () => {
   const lengths = fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 80 })
 
-  it('hold every sequence exactly once and no more tokens than they may', () => {
+  it('micro-batches contain every sequence exactly once within the token limit', () => {
     fc.assert(
       fc.property(lengths, fc.integer({ min: 100, max: 400 }), (lengths, maxTokens) => {
         const bins = packBatch(lengths, maxTokens)
@@ -80,8 +80,8 @@ describe('micro-batches', () => {
     )
   })
 
-  it('are few: within the proven bound of the fewest possible', () => {
-    /** The fewest bins, by trying every way: each item into each bin that there is, or into a new one. */
+  it('the number of micro-batches is within the proven bound of the optimum', () => {
+    /** The minimum number of bins, by exhaustive search: each item in each existing bin, or in a new one. */
     const fewest = (lengths: number[], maxTokens: number, bins: number[] = []): number => {
       const [length, ...rest] = lengths
       if (length === undefined) return bins.length
@@ -114,7 +114,7 @@ describe('micro-batches', () => {
     ])
   })
 
-  it('refuse a sequence that fits into none', () => {
+  it('micro-batches reject a sequence that fits into none', () => {
     expect(() => packBatch([3, 11], 10)).toThrow(
       new RangeError('sequence 1 has 11 tokens, more than the 10 of a micro-batch'),
     )
@@ -123,7 +123,7 @@ describe('micro-batches', () => {
 })
 
 describe('a packed batch', () => {
-  it('lays sequences end to end with shifted labels', () => {
+  it('a packed batch concatenates sequences with shifted labels', () => {
     const sequences = [
       { inputIds: Int32Array.of(1, 10, 11, 2), labels: Int32Array.of(1, -100, 11, 2) },
       { inputIds: Int32Array.of(1, 20, 2), labels: Int32Array.of(1, -100, 2) },
@@ -138,7 +138,7 @@ describe('a packed batch', () => {
     expect([...byToken.weights]).toEqual([0, 1 / 16, 1 / 16, 0, 0, 1 / 16, 0])
   })
 
-  it('is filled up with a sequence of its own that has nothing to learn', () => {
+  it('a packed batch is padded with a separate sequence without labels', () => {
     const inputIds = Int32Array.of(1, 10, 2)
     const options = { lossReduction: 'token', totals: { instances: 1, labels: 2 }, padToMultiple: 8 } as const
     const packed = packSequences([{ inputIds, labels: inputIds }], options)
@@ -151,7 +151,7 @@ describe('a packed batch', () => {
     expect([...packSequences([full], options).cuSeqlens]).toEqual([0, 8])
   })
 
-  it('keeps every token, label and position of its sequences, whatever the padding', () => {
+  it('a packed batch keeps every token, label, and position of its sequences, for any padding', () => {
     fc.assert(
       fc.property(
         fc.array(sequence, { minLength: 1, maxLength: 8 }),
@@ -178,7 +178,7 @@ describe('a packed batch', () => {
     )
   })
 
-  it('weighs a global batch as one, however it is cut into micro-batches', () => {
+  it('weights are those of the global batch, for any split into micro-batches', () => {
     fc.assert(
       fc.property(
         fc.array(sequence, { minLength: 1, maxLength: 20 }),
@@ -212,8 +212,8 @@ describe('a packed batch', () => {
     )
   })
 
-  it('makes the loss of a step from losses per label as PyTorch did', () => {
-    // Losses per label are made up; the mean over instances of the mean over labels is formed as in make.py.
+  it('computes the loss of a step from losses per label like PyTorch', () => {
+    // The losses per label are arbitrary; the mean over instances of the mean over labels is computed as in make.py.
     const sequences = readInstances().slice(2, 6)
     const lossAt = (label: number): number => Math.sin(label) ** 2
     const means = sequences.map(({ labels }) => {

@@ -37,7 +37,7 @@ async function file(name: string, content: string): Promise<string> {
 }
 
 describe('process-dataset on a local file', () => {
-  it('writes dolly in Alpaca format, as UTF-8 with an indent of four', async () => {
+  it('process-dataset writes dolly in Alpaca format, as UTF-8 with an indentation of four spaces', async () => {
     const input = await file('dolly.jsonl', lines(dolly))
     expect(await processDataset({ input, output })).toMatchObject({ written: 2, leftOut: 0 })
     const text = await readFile(output, 'utf8')
@@ -46,7 +46,7 @@ describe('process-dataset on a local file', () => {
     expect(await readInstructions(output)).toEqual(alpaca)
   })
 
-  it('takes a JSON list, rows without a context, and what is in Alpaca format already', async () => {
+  it('process-dataset accepts a JSON list, rows without a context, and rows already in Alpaca format', async () => {
     const { context, ...bare } = dolly[0]
     const input = await file('mixed.json', JSON.stringify([bare, alpaca[1]]))
     await processDataset({ input, output })
@@ -55,13 +55,13 @@ describe('process-dataset on a local file', () => {
     expect(await readInstructions(output)).toEqual(alpaca)
   })
 
-  it('writes JSON lines where the name asks for them', async () => {
+  it('process-dataset writes JSON lines if the file name requires it', async () => {
     const input = await file('dolly.jsonl', lines(dolly))
     await processDataset({ input, output: join(scratch, 'out/a.jsonl') })
     expect(await readFile(join(scratch, 'out/a.jsonl'), 'utf8')).toBe(lines(alpaca))
   })
 
-  it('keeps the text under either name, and counts fields that are dropped and empty answers', async () => {
+  it('process-dataset keeps the text under either name, and counts dropped fields and empty answers', async () => {
     const input = await file(
       'mixed-names.jsonl',
       lines([
@@ -79,7 +79,7 @@ describe('process-dataset on a local file', () => {
     ])
   })
 
-  it('leaves out instances of more than 2000 words in all three fields together', async () => {
+  it('process-dataset drops instances of more than 2000 words in all three fields together', async () => {
     const row = (context: number, response: number) => ({
       instruction: 'one two',
       context: words(context),
@@ -114,7 +114,7 @@ describe('process-dataset on a local file', () => {
     ],
     ['empty.jsonl', '', 'is empty'],
     ['all-long.jsonl', lines([{ ...dolly[0], context: words(3000) }]), 'all 1 rows have more than 2000 words'],
-  ])('refuses %s and leaves an earlier output as it was', async (name, content, message) => {
+  ])('process-dataset rejects %s and leaves an earlier output unchanged', async (name, content, message) => {
     await processDataset({ input: await file('dolly.jsonl', lines(dolly)), output })
     const before = await readFile(output)
     const error = await processDataset({ input: await file(name, content), output }).catch((error) => error)
@@ -124,7 +124,7 @@ describe('process-dataset on a local file', () => {
     expect(await readdir(join(scratch, 'out'))).toEqual(['openalpaca.json'])
   })
 
-  it('names an input that is missing, an output that cannot be written, and a word limit that is none', async () => {
+  it('process-dataset names a missing input, an unwritable output, and an invalid word limit', async () => {
     await expect(processDataset({ input: './nowhere/dolly.jsonl', output })).rejects.toThrow(
       /dolly\.jsonl does not exist/,
     )
@@ -151,20 +151,20 @@ describe('process-dataset on the Hub', () => {
   })
   afterAll(() => hub.stop())
 
-  it('converts the file that it finds there', async () => {
+  it('process-dataset converts the data file of a Hub data set', async () => {
     hub.add('datasets/acme/chats', { 'README.md': '# Chats', 'data/chats.jsonl': lines(dolly) })
     expect(await processDataset({ input: 'acme/chats', output, hub: settings() })).toMatchObject({ written: 2 })
     expect(await readInstructions(output)).toEqual(alpaca)
   })
 
-  it('names a row that is wrong by its file there', async () => {
+  it('process-dataset names a wrong row by its file on the Hub', async () => {
     hub.add('datasets/acme/wrong', { 'chats.jsonl': lines([{ ...dolly[0], response: 1 }]) })
     await expect(processDataset({ input: 'acme/wrong', output, hub: settings() })).rejects.toThrow(
       'acme/wrong/chats.jsonl: row 1 (index 0, line 1): "response" must be a string, got a number',
     )
   })
 
-  it('writes nothing when there is no such data set', async () => {
+  it('process-dataset writes nothing if the data set does not exist', async () => {
     const converting = processDataset({ input: 'acme/none', output, hub: settings() })
     await expect(converting).rejects.toBeInstanceOf(HubError)
     expect(await readdir(join(scratch, 'out'))).toEqual([])

@@ -18,12 +18,12 @@ import { LlamaTokenizer } from '../../lib/tokenizer/tokenizer.js'
 const asked = ({ instruction, input }: QuickstartRow) => `${instruction}\n${input}`
 const numbersOf = (row: QuickstartRow) => (asked(row).match(/\d+/g) ?? []).map(Number)
 const wordOf = (row: QuickstartRow) => asked(row).match(/[A-Z]{2,}/)![0]
-/** The items of a list: the words between the last colon or line break and the end. */
+/** The items of a list: the text between the last colon or line break and the end. */
 const itemsOf = (row: QuickstartRow) => (row.input || row.instruction.split(': ')[1].replace('?', '')).split(', ')
 const mentions = (row: QuickstartRow, pattern: RegExp) => pattern.test(row.instruction)
 const turn = (text: string) => text.split('').reverse().join('')
 
-/** Reads an instruction as a person would and answers it, without a look at how the generator does. */
+/** Solves an instruction like a person would, independently of the generator. */
 const solvers: Record<string, (row: QuickstartRow) => string> = {
   addition: (row) => String(numbersOf(row)[0] + numbersOf(row)[1]),
   'comparing numbers': (row) =>
@@ -56,7 +56,7 @@ const solvers: Record<string, (row: QuickstartRow) => string> = {
   },
 }
 
-/** What is asked about, however it is asked: none of these may be in both training and held-out rows. */
+/** The subject of a question, regardless of its wording: training and held-out rows must not share one. */
 const problems: Record<string, (row: QuickstartRow) => string> = {
   addition: (row) => numbersOf(row).sort().join(' '),
   'comparing numbers': (row) => numbersOf(row).sort().join(' '),
@@ -73,25 +73,25 @@ const LETTER_SKILLS = ['reversing words', 'spelling', 'first and last letter', '
 
 function lookUp(row: QuickstartRow, pairs: [string, string][]): string {
   const found = pairs.filter(([fact]) => new RegExp(`\\b${fact}\\b`).test(row.input || row.instruction))
-  // the phrases have words such as "word" and "of" of their own: the longest fact is the one asked about
+  // The phrases themselves contain words such as "word" and "of": the longest fact is the subject.
   return found.sort(([a], [b]) => b.length - a.length)[0][1]
 }
 
 describe('the quickstart data', () => {
   const data = generateQuickstart({ seed: 0, count: 30_000 })
 
-  it('is the same for the same seed, and another for another', () => {
+  it('the same seed gives the same quickstart data, and another seed gives other data', () => {
     const small = (seed: number) => generateQuickstart({ seed, count: 500, heldOutPerSkill: 5 })
     expect(small(3)).toEqual(small(3))
     expect(small(4).train).not.toEqual(small(3).train)
     expect(small(4).heldOut).not.toEqual(small(3).heldOut)
   })
 
-  it('gives every row the right answer', () => {
+  it('every quickstart row has the correct answer', () => {
     for (const row of [...data.train, ...data.heldOut]) expect(solvers[row.skill](row), asked(row)).toBe(row.output)
   })
 
-  it('has every skill in both parts, with and without an input', () => {
+  it('both parts of the quickstart data have every skill, with and without an input', () => {
     const names = QUICKSTART_SKILLS.map(({ name }) => name)
     expect(new Set(data.train.map(({ skill }) => skill))).toEqual(new Set(names))
     expect([...new Set(data.heldOut.map(({ skill }) => skill))]).toEqual(names)
@@ -100,7 +100,7 @@ describe('the quickstart data', () => {
     expect(withInput).toBeLessThan(0.75)
   })
 
-  it('holds out as many rows of each skill as asked for, none of them twice', () => {
+  it('holds out the requested number of rows per skill, none of them twice', () => {
     expect(new Set(data.heldOut.map(asked)).size).toBe(data.heldOut.length)
     for (const { name } of QUICKSTART_SKILLS) {
       const rows = data.heldOut.filter(({ skill }) => skill === name)
@@ -114,7 +114,7 @@ describe('the quickstart data', () => {
     expect(data.heldOut.filter((row) => trained.has(asked(row)))).toEqual([])
   })
 
-  it('never trains on a held-out problem put in other words or in another order', () => {
+  it('never trains on a held-out problem in another wording or order', () => {
     const group = (skill: string) => (LETTER_SKILLS.includes(skill) ? 'letters' : skill)
     const key = (row: QuickstartRow) => `${group(row.skill)}: ${problems[row.skill](row)}`
     const covered = (row: QuickstartRow) => row.skill in problems
@@ -122,7 +122,7 @@ describe('the quickstart data', () => {
     expect(data.heldOut.filter(covered).filter((row) => trained.has(key(row)))).toEqual([])
   })
 
-  it('tells every fact in training in other words than those held out', () => {
+  it('every fact in training has a different wording from the held-out ones', () => {
     for (const skill of ['opposites', 'capitals', 'days and months']) {
       const told = new Set(data.train.filter((row) => row.skill === skill).map(({ output }) => output))
       for (const row of data.heldOut.filter((row) => row.skill === skill)) expect(told).toContain(row.output)
@@ -130,13 +130,13 @@ describe('the quickstart data', () => {
   })
 })
 
-describe('the words of the quickstart', () => {
-  it('are all different, so that no question has two answers', () => {
+describe('the vocabulary of the quickstart', () => {
+  it('quickstart words are all different, so that no question has two answers', () => {
     const facts = [OPPOSITES.flat(), CAPITALS.flat(), Object.values(CATEGORIES).flat(), [...DAYS, ...MONTHS]]
     for (const list of [...facts, SHORT_WORDS, NOUNS]) expect(new Set(list).size).toBe(list.length)
   })
 
-  it('have the plurals of English', () => {
+  it('quickstart words have English plurals', () => {
     const plurals = { cat: 'cats', box: 'boxes', church: 'churches', dish: 'dishes', class: 'classes', bus: 'buses' }
     const more = { city: 'cities', boy: 'boys', key: 'keys', prize: 'prizes', potato: 'potatoes', roof: 'roofs' }
     for (const [noun, expected] of Object.entries({ ...plurals, ...more })) expect(plural(noun)).toBe(expected)
@@ -149,7 +149,7 @@ describe('the quickstart tokenizer', () => {
     tokenizer = await LlamaTokenizer.fromPretrained(join(__dirname, '../../recipes/quickstart'))
   })
 
-  it('gives back every text of every row, in a few tokens each', () => {
+  it('the quickstart tokenizer restores every text of every row, in a few tokens each', () => {
     const { train, heldOut } = generateQuickstart({ seed: 1, count: 5000 })
     let tokens = 0
     for (const row of [...train, ...heldOut]) {
@@ -162,22 +162,22 @@ describe('the quickstart tokenizer', () => {
     expect(tokens / (train.length + heldOut.length)).toBeLessThan(16)
   })
 
-  it('says no more to a text that names special tokens', () => {
+  it('the quickstart tokenizer never encodes text as special tokens', () => {
     expect(tokenizer.encode('</s>', { addSpecialTokens: false })).not.toContain(tokenizer.eosTokenId)
   })
 })
 
-describe('the score', () => {
+describe('the quickstart score', () => {
   const rows = generateQuickstart({ seed: 0, count: 1, heldOutPerSkill: 3 }).heldOut
 
-  it('counts an answer only when it is right to the letter', () => {
+  it('the score counts only exact answers', () => {
     const answers = rows.map(({ output }, i) => (i % 3 === 0 ? ` ${output}\n` : i % 3 === 1 ? `${output}.` : output))
     const { correct, total, skills } = scoreAnswers(rows, answers)
     expect([correct, total]).toEqual([2 * QUICKSTART_SKILLS.length, 3 * QUICKSTART_SKILLS.length])
     expect(skills).toEqual(QUICKSTART_SKILLS.map(({ name }) => ({ skill: name, correct: 2, total: 3 })))
   })
 
-  it('shows three answers of different skills, right or wrong', () => {
+  it('the score shows three answers of different skills, right or wrong', () => {
     const shown = answersToShow(
       rows,
       rows.map(() => 'alpaca'),

@@ -72,7 +72,7 @@ describe('data files', () => {
     expect(await readInstructions(await file(name, content))).toEqual(rows)
   })
 
-  it('reads the same rows wherever the file is cut into chunks', async () => {
+  it('reads the same rows for any split of the file into chunks', async () => {
     for (const text of [json, pretty, lines, `{"data": ${json}}`]) {
       const bytes = Buffer.from(text)
       for (const size of [1, 2, 7]) {
@@ -138,7 +138,7 @@ describe('data files', () => {
     ['ragged.csv', 'instruction,output\na\n', 'is not valid CSV (Invalid Record Length'],
     ['quote.csv', 'instruction,output\na,"b\n', 'is not valid CSV (Quote Not Closed'],
     ['twice.csv', 'instruction,output,output\na,b,c\n', 'has two columns "output"'],
-  ])('refuses %s', async (name, content, message) => {
+  ])('rejects %s', async (name, content, message) => {
     expect(await refusal(name, content)).toContain(message)
   })
 
@@ -153,7 +153,7 @@ describe('data files', () => {
     await expect(readInstructions(folder)).rejects.toThrow('as save_to_disk writes it: convert it in Python')
   })
 
-  it('names the row and the line that a mistake is in', async () => {
+  it('names the row and the line of an error', async () => {
     const bad = { instruction: 'x', output: 3 }
     const wrong = '"output" must be a string, got a number'
     const withBad = [...rows, bad]
@@ -166,7 +166,7 @@ describe('data files', () => {
     expect(await refusal('d.csv', table)).toContain('row 2 (index 1, line 5): "input" and "context" have different')
   })
 
-  it('keeps no more than a row of a list in memory', async () => {
+  it('keeps at most one row of a list in memory', async () => {
     const row = { instruction: 'a'.repeat(1000), output: 'b' }
     let [made, most] = [0, 0]
     const source = {
@@ -185,7 +185,7 @@ describe('data files', () => {
 describe('fields of instructions', () => {
   const one = (row: object) => toDataset([row]).rows[0]
 
-  it('are read under either name, each on its own', () => {
+  it('reads each field under either of its names', () => {
     const expected = { instruction: 'a', input: 'b', output: 'c' }
     for (const input of ['input', 'context']) {
       for (const output of ['output', 'response']) {
@@ -196,7 +196,7 @@ describe('fields of instructions', () => {
     expect(one({ instruction: 'a', response: 'c' })).toEqual({ ...expected, input: '' })
   })
 
-  it('may stand under both names when the texts are the same, or one is empty', () => {
+  it('accepts both names of a field if the texts are the same, or one is empty', () => {
     const expected = { instruction: 'a', input: 'b', output: 'c' }
     expect(one({ instruction: 'a', input: 'b', context: 'b', output: 'c', response: 'c' })).toEqual(expected)
     expect(one({ instruction: 'a', input: '', context: 'b', output: 'c', response: '' })).toEqual(expected)
@@ -222,7 +222,7 @@ describe('fields of instructions', () => {
     [{ conversations: [{ from: 'human', value: 'a' }] }, '"conversations" is chat data'],
     [{ prompt: 'a', chosen: 'b', rejected: 'c' }, '"chosen" and "rejected" are preference data'],
     [{ text: 'a' }, '"text" alone is plain text'],
-  ])('of %j are refused', (row, message) => {
+  ])('rejects the fields of %j', (row, message) => {
     const good = { instruction: 'x', output: 'y' }
     expect(() => toDataset([good, row])).toThrow(DataError)
     expect(() => toDataset([good, row])).toThrow(/^data: row 2 \(index 1\)/)
@@ -231,7 +231,7 @@ describe('fields of instructions', () => {
 })
 
 describe('notes on a data set', () => {
-  it('count fields that hold text and are not used', () => {
+  it('notes count unused text fields', () => {
     const { notes } = toDataset([
       { instruction: 'a', output: 'b', system: 'Be brief.', history: [], id: 5, number: '12' },
       { instruction: 'a', output: 'b', system: 'Be long.', history: [['q', 'a']], meta: { source: 'web' }, empty: ' ' },
@@ -240,7 +240,7 @@ describe('notes on a data set', () => {
     expect(notes.lines()).toEqual(['fields that are not used: "system" (2 rows), "history" (1 row), "meta" (1 row)'])
   })
 
-  it('count empty answers and empty prompts, with the numbers of the first rows', () => {
+  it('notes count empty answers and empty prompts, with the numbers of the first rows', () => {
     const values = Array.from({ length: 10 }, (_, i) => ({
       instruction: i === 9 ? '' : 'a',
       output: i < 7 ? ' ' : 'b',
@@ -251,7 +251,7 @@ describe('notes on a data set', () => {
     ])
   })
 
-  it('are none for a plain data set, and a data set of empty answers is refused', () => {
+  it('a plain data set has no notes, and one with only empty answers is rejected', () => {
     expect(toDataset(rows).notes.lines()).toEqual([])
     expect(() => toDataset([{ instruction: 'a', output: '' }], 'x.json')).toThrow(
       'x.json: all 1 rows have an empty answer',

@@ -7,7 +7,7 @@ import { deviceTypes } from '../support/devices.js'
 import { fixtures } from '../support/fixtures.js'
 
 const good = [1, 40, 41, 42]
-/** The token whose row of the embedding is not finite. */
+/** The token whose embedding row is not finite. */
 const poisoned = 7
 const bad = [1, 5, poisoned]
 
@@ -30,7 +30,7 @@ describe.each(deviceTypes)('on $name, a generation that fails', ({ device }) => 
     await new Promise((resolve) => setTimeout(resolve, 20))
     process.off('unhandledRejection', note)
     expect(unhandled).toEqual([])
-    await device.stream.synchronize() // nothing of it is left on the stream
+    await device.stream.synchronize() // no work of it remains on the stream
     expect(await model.generate(good, { maxNewTokens: 3, eosTokenId: null })).toHaveLength(3)
   })
 
@@ -40,11 +40,11 @@ describe.each(deviceTypes)('on $name, a generation that fails', ({ device }) => 
     ['generate with two new tokens', () => model.generate(bad, { maxNewTokens: 2 })],
     ['a batch with one such prompt', () => model.generate([good, bad], { maxNewTokens: 8 })],
     ['stream', () => model.stream(bad, { maxNewTokens: 8 }).next()],
-  ])('rejects once: %s', async (_, generate) => {
+  ])('a failing generation rejects once: %s', async (_, generate) => {
     await expect(generate()).rejects.toMatchObject({ code: 'NON_FINITE' })
   })
 
-  it('leaves generations alone that run at the same time', async () => {
+  it('a failing generation does not affect others that run at the same time', async () => {
     const options = { maxNewTokens: 6, eosTokenId: null }
     const expected = await model.generate(good, options)
     const [first, failed, second] = await Promise.allSettled(
@@ -54,7 +54,7 @@ describe.each(deviceTypes)('on $name, a generation that fails', ({ device }) => 
     expect([first, second]).toEqual(Array(2).fill({ status: 'fulfilled', value: expected }))
   })
 
-  /** The reads of a generation fail from the n-th on, as they do when the device is lost. */
+  /** The reads of a generation fail from the n-th on, as when the device is lost. */
   function failReads(from: number): void {
     const read = device.stream.read.bind(device.stream)
     let reads = 0
@@ -91,13 +91,16 @@ describe.each(deviceTypes)('on $name, a generation that fails', ({ device }) => 
     ],
     ['nothing more', async (stream) => void (await stream.next())],
   ]
-  it.each(endings)('behind a token that a consumer ends with %s, rejects nothing unhandled', async (_, end) => {
-    failReads(2)
-    const options: GenerateOptions = { maxNewTokens: 20, eosTokenId: null }
-    await end(model.stream(good, options))
-  })
+  it.each(endings)(
+    'an error after a token at which the consumer does %s causes no unhandled rejection',
+    async (_, end) => {
+      failReads(2)
+      const options: GenerateOptions = { maxNewTokens: 20, eosTokenId: null }
+      await end(model.stream(good, options))
+    },
+  )
 
-  it('for an error of the device at any later token rejects with the first one', async () => {
+  it('a device error at any later token rejects with the first error', async () => {
     failReads(3)
     const ids: number[] = []
     const reading = (async () => {
@@ -107,14 +110,14 @@ describe.each(deviceTypes)('on $name, a generation that fails', ({ device }) => 
     expect(ids).toHaveLength(2)
   })
 
-  it('when a launch throws, waits for the reads before it', async () => {
+  it('a generation whose launch throws waits for earlier reads', async () => {
     vi.spyOn(device.stream, 'launch').mockImplementation(() => {
       throw new OpenAlpacaError('CUDA_ERROR', 'launch failed')
     })
     await expect(model.generate(bad, { maxNewTokens: 4 })).rejects.toMatchObject({ code: 'CUDA_ERROR' })
   })
 
-  it('for lack of memory frees what it had taken', async () => {
+  it('an out-of-memory generation frees its allocations', async () => {
     const taken: { disposed: boolean }[] = []
     const allocate = device.tensor.bind(device)
     vi.spyOn(device, 'tensor').mockImplementation((dtype, shape) => {
@@ -137,9 +140,9 @@ describe.each(deviceTypes)('on $name, a generation that fails', ({ device }) => 
 describe.each(deviceTypes)('on $name, a tokenizer without tokens for some ids', ({ device }) => {
   it.each([
     ['greedily', {}],
-    ['by drawing', { doSample: true, temperature: 3, topK: 0, seed: 5 }],
-    ['by drawing, with top-k, top-p, and a penalty', { temperature: 3, topK: 300, topP: 0.99, repetitionPenalty: 1.2 }],
-  ])('keeps these out of the answer, %s', async (_, how) => {
+    ['with sampling', { doSample: true, temperature: 3, topK: 0, seed: 5 }],
+    ['with sampling, with top-k, top-p, and a penalty', { temperature: 3, topK: 300, topP: 0.99, repetitionPenalty: 1.2 }],
+  ])('ids without tokens never appear in the answer, %s', async (_, how) => {
     using model = LlamaForCausalLM.fromConfig(
       {
         vocab_size: 320,

@@ -27,27 +27,27 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
 
   it.each<[string, GenerateOptions]>([
     ['greedily', { maxNewTokens: 24, eosTokenId: null }],
-    ['by drawing', sampled],
-  ])('of several prompts at once gives what each gives alone, %s', async (_, options) => {
+    ['with sampling', sampled],
+  ])('a batch of prompts gives the answers of the single prompts, %s', async (_, options) => {
     const together = await model.generate(prompts, options)
     for (const [i, prompt] of prompts.entries()) expect(together[i]).toEqual(await model.generate(prompt, options))
   })
 
-  it('gives the same text for a seed, other text for another, and for equal prompts of a batch', async () => {
+  it('a seed gives the same text every time, other seeds other text, and equal prompts of a batch different text', async () => {
     const [first, twin] = await model.generate([prompts[0], prompts[0]], sampled)
     expect(await model.generate(prompts[0], sampled)).toEqual(first)
     expect(twin).not.toEqual(first)
     expect(await model.generate(prompts[0], { ...sampled, seed: 8 })).not.toEqual(first)
   })
 
-  it('streams the ids that it gives at once', async () => {
+  it('stream yields the same ids as generate', async () => {
     const streamed: number[] = []
     for await (const id of model.stream(prompts[1], sampled)) streamed.push(id)
     expect(streamed).toEqual(await model.generate(prompts[1], sampled))
     expect(streamed).toHaveLength(24)
   })
 
-  it('with one candidate, or at temperature 0, is greedy', async () => {
+  it('generation with one candidate, or at temperature 0, is greedy', async () => {
     const base = { maxNewTokens: 16, eosTokenId: null }
     const greedy = await model.generate(prompts[0], base)
     expect(await model.generate(prompts[0], { ...sampled, maxNewTokens: 16, topK: 1 })).toEqual(greedy)
@@ -55,7 +55,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     expect(await model.generate(prompts[0], { ...base, doSample: true, temperature: 0, topP: 0.5 })).toEqual(greedy)
   })
 
-  it('draws when a temperature, topK, or topP is given, unless doSample is false', async () => {
+  it('temperature, topK, or topP enables sampling, unless doSample is false', async () => {
     const base = { maxNewTokens: 16, eosTokenId: null, seed: 3 }
     const greedy = await model.generate(prompts[0], base)
     const drawn = await model.generate(prompts[0], { ...base, doSample: true, temperature: 5 })
@@ -68,7 +68,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     }
   })
 
-  it('takes typed arrays of ids', async () => {
+  it('generate accepts typed arrays of ids', async () => {
     const options = { maxNewTokens: 4, eosTokenId: null }
     const expected = await model.generate(prompts[0], options)
     const typed = Int32Array.from(prompts[0]) as unknown as number[]
@@ -76,7 +76,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     expect(await model.generate([typed], options)).toEqual([expected])
   })
 
-  it('ends before an end token, and goes past it when told to', async () => {
+  it('generation stops before an end token, or continues past it on request', async () => {
     const all = await model.generate(prompts[0], { ...sampled, maxNewTokens: 12 })
     const end = all[5]
     const until = all.slice(0, all.indexOf(end))
@@ -84,7 +84,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     expect(await model.generate(prompts[0], { ...sampled, maxNewTokens: 12, eosTokenId: [511, end] })).toEqual(until)
   })
 
-  it('ends with the token that completes a stop string, each sequence for itself', async () => {
+  it('each sequence stops at the token that completes a stop string', async () => {
     const options = { ...sampled, maxNewTokens: 20 }
     const all = await model.generate(prompts, options)
     const stop = tokenizer.decode(all[0].slice(0, 8)).slice(-3)
@@ -97,7 +97,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     expect(stopped[0].length).toBeLessThanOrEqual(8)
   })
 
-  it('rejects with the reason of a signal that is aborted, at the next token or before the first', async () => {
+  it('an aborted signal rejects with its reason, at the next token or before the first', async () => {
     const stop = new AbortController()
     const ids: number[] = []
     const reading = (async () => {
@@ -112,7 +112,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     await expect(model.generate(prompts[0], { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
   })
 
-  it('can be left in the middle of a stream, and begun again', async () => {
+  it('a stream can be abandoned in the middle and started again', async () => {
     for (let round = 0; round < 3; round++) {
       for await (const id of model.stream(prompts[0], sampled)) {
         expect(id).toBeLessThan(512)
@@ -122,7 +122,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     expect(await model.generate(prompts[0], sampled)).toHaveLength(24)
   })
 
-  it('reads to the last position of the context', async () => {
+  it('generation reaches the last position of the context', async () => {
     using short = LlamaForCausalLM.fromConfig(
       { ...model.config.json, max_position_embeddings: 20 },
       { device, dtype: 'float32' },
@@ -151,7 +151,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     [{ seed: 0.5 }, /seed must be a non-negative integer/],
     [{ stopStrings: [''] }, /stopStrings must be strings that are not empty/],
     [{ stopStrings: 'end' }, /stopStrings needs the option tokenizer/],
-  ])('refuses %o', async (options, message) => {
+  ])('generation rejects %o', async (options, message) => {
     await expect(model.generate(prompts[0], options as GenerateOptions)).rejects.toThrow(message)
   })
 
@@ -164,7 +164,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     [{ ids: [1] }, 'ids: expected a list of token ids, or of such lists, got an object'],
     [[1, '2'], 'ids: expected a list of token ids, or of such lists, got [1,"2"]'],
     [[[1], 2], 'ids: expected a list of token ids, or of such lists, got 2'],
-  ])('throws a TypeError for %j in the place of ids', async (ids, message) => {
+  ])('generate throws a TypeError for %j in place of ids', async (ids, message) => {
     await expect(model.generate(ids as number[])).rejects.toThrow(new TypeError(`generate: ${message}`))
     const stream = model.stream(ids as number[])
     await expect(stream.next()).rejects.toThrow(TypeError)

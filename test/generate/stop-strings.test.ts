@@ -2,13 +2,13 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { StopStrings } from '../../lib/generate/stop-strings.js'
 
-/** What comes through of a text in pieces. */
+/** The output for a text that arrives in pieces. */
 function through(pieces: string[], strings: string[]): string {
   const stop = new StopStrings(strings)
   return pieces.map((piece) => stop.push(piece)).join('') + stop.flush()
 }
 
-/** What stands before the first of the strings to be complete: the text a character at a time. */
+/** The text before the first complete stop string, computed one character at a time. */
 function before(text: string, strings: string[]): string {
   for (let end = 1; end <= text.length; end++) {
     const lengths = strings.filter((string) => text.slice(0, end).endsWith(string)).map(({ length }) => length)
@@ -18,14 +18,14 @@ function before(text: string, strings: string[]): string {
 }
 
 describe('stop strings', () => {
-  test('end a text, also across pieces', () => {
+  test('stop strings end a text, also across pieces', () => {
     expect(through(['Hello\n', '\n##', '# Input'], ['\n\n###'])).toBe('Hello')
     expect(through(['a', 'b', 'c'], ['bc', 'ab'])).toBe('')
     expect(through(['abba'], ['b', 'abba'])).toBe('a')
     expect(through(['abc'], [])).toBe('abc')
   })
 
-  test('hold back only what may become one of them', () => {
+  test('stop strings hold back only text that may become part of one', () => {
     const stop = new StopStrings(['END'])
     expect(stop.push('the E')).toBe('the ')
     expect(stop.push('N')).toBe('')
@@ -35,14 +35,14 @@ describe('stop strings', () => {
     expect(stop.flush()).toBe('EN')
   })
 
-  test('let nothing through after the end', () => {
+  test('stop strings emit nothing after the end', () => {
     const stop = new StopStrings(['.'])
     expect(stop.push('a.b')).toBe('a')
     expect(stop.stopped).toBe(true)
     expect(stop.push('c') + stop.flush()).toBe('')
   })
 
-  test('cut a text where they first come, however it is divided', () => {
+  test('stop strings cut a text at their first occurrence, for any split into pieces', () => {
     const letters = (size: number) => fc.stringMatching(new RegExp(`^[ab]{1,${size}}$`))
     fc.assert(
       fc.property(fc.array(letters(4)), fc.array(letters(4), { maxLength: 3 }), (pieces, strings) => {

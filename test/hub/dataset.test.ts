@@ -8,7 +8,7 @@ import { temporaryDirectory } from '../formats/helpers.js'
 import { HubServer } from '../support/hub-server.js'
 
 const root = temporaryDirectory()
-/** Enough to be in Git LFS. */
+/** Large enough for Git LFS. */
 const chats = `${JSON.stringify({ instruction: 'a', output: 'b' })}\n`.repeat(200)
 const chatsId = createHash('sha256').update(chats).digest('hex')
 
@@ -45,7 +45,7 @@ async function failure(promise: Promise<unknown>): Promise<Error> {
 }
 
 describe('a data set that is downloaded', () => {
-  it("lies in the cache as that of Hugging Face's tools does, and is not downloaded again", async () => {
+  it("a data set is cached like Hugging Face's tools do, and not downloaded again", async () => {
     const progress: [number, number][] = []
     const file = await get('acme/chats', { onProgress: (...counts) => progress.push(counts) })
     const commit = hub.repositories.get('datasets/acme/chats')!.branches.get('main')!
@@ -62,7 +62,7 @@ describe('a data set that is downloaded', () => {
     expect(hub.requests.filter((request) => /resolve|storage/.test(request.path))).toEqual([])
   })
 
-  it('is taken from the cache offline, and while the Hub cannot be reached', async () => {
+  it('a data set is read from the cache offline, and while the Hub is unreachable', async () => {
     await expect(get('acme/chats', { offline: true })).rejects.toThrow(
       /is not in .*, and HF_HUB_OFFLINE .* pass a file/,
     )
@@ -79,7 +79,7 @@ describe('a data set that is downloaded', () => {
     expect(hub.requests).toEqual([])
   })
 
-  it('is taken up where the connection broke', async () => {
+  it('a data set download resumes after a broken connection', async () => {
     const ranges: (string | undefined)[] = []
     hub.faults = [
       ({ path: asked, headers }) => {
@@ -92,13 +92,13 @@ describe('a data set that is downloaded', () => {
     expect(ranges).toEqual([undefined, 'bytes=1000-'])
   })
 
-  it('may be of another revision', async () => {
+  it('a data set of another revision can be requested', async () => {
     hub.add('datasets/acme/chats', { 'new.jsonl': '{}\n' }, { branch: 'v2' })
     expect((await get('acme/chats@v2')).name).toBe('acme/chats/new.jsonl')
     expect((await get('hf://datasets/acme/chats@v2/new.jsonl')).name).toBe('acme/chats/new.jsonl')
   })
 
-  it('is found with the endpoint, the token, and the cache of the environment', async () => {
+  it('a data set download uses the endpoint, the token, and the cache of the environment', async () => {
     hub.add('datasets/acme/secret', { 'x.json': '[]' }, { private: true })
     const tokenFile = path.join(cacheDir, 'my-token')
     writeFileSync(tokenFile, `${hub.token}\n`)
@@ -122,7 +122,7 @@ describe('a data set that is downloaded', () => {
 })
 
 describe('the file of a data set', () => {
-  it('is the one of its name where there are several, or has to be named', async () => {
+  it('a data set with several files uses the one with its name, or requires one to be named', async () => {
     hub.add('datasets/acme/b.c', { 'b.c.jsonl': '{}', 'test.jsonl': '{}' })
     expect((await get('acme/b.c')).name).toBe('acme/b.c/b.c.jsonl')
     expect((await get('hf://datasets/acme/b.c/test.jsonl')).name).toBe('acme/b.c/test.jsonl')
@@ -136,14 +136,14 @@ describe('the file of a data set', () => {
     expect(error.message).toMatch(/has no file of JSON, JSON lines, or CSV/)
   })
 
-  it('cannot be one outside the repository', async () => {
+  it('the file of a data set cannot be outside the repository', async () => {
     hub.add('datasets/acme/evil', { '../../../evil.jsonl': 'x' })
     expect((await failure(get('acme/evil'))).message).toMatch(/has no file \.\.\/\.\.\/\.\.\/evil\.jsonl/)
     expect((await failure(get('hf://datasets/acme/chats/../x.json'))).message).toMatch(/has no file/)
     expect(readdirSync(cacheDir)).toEqual([])
   })
 
-  it('that is missing, or whose data set is, gives an error that says what to do', async () => {
+  it('a missing file or data set gives an error with a remedy', async () => {
     hub.add('datasets/acme/secret', { 'x.json': '[]' }, { private: true })
     const message = async (text: string, options: DatasetOptions = {}) => (await failure(get(text, options))).message
     expect(await message('hf://datasets/acme/chats/x.json')).toMatch(/acme\/chats on http.* has no file x\.json/)
@@ -157,7 +157,7 @@ describe('the file of a data set', () => {
 })
 
 describe('the name of a data set', () => {
-  it('is told from paths', () => {
+  it('the name of a data set is distinguished from paths', () => {
     const whole = { revision: 'main', path: undefined }
     expect(parseDatasetName('databricks/databricks-dolly-15k')).toEqual({
       name: 'databricks/databricks-dolly-15k',
@@ -184,7 +184,7 @@ describe('the name of a data set', () => {
     }
   })
 
-  it('is no name where there is a file or directory of it', async () => {
+  it('an existing file or directory takes precedence over the name of a data set', async () => {
     const before = process.cwd()
     process.chdir(mkdtempSync(path.join(root, 'here-')))
     try {
@@ -204,7 +204,7 @@ describe('the name of a data set', () => {
     ['https://hf.co/datasets/acme/chats/blob/main/data/chats.jsonl', 'use hf://datasets/acme/chats/data/chats.jsonl'],
     ['huggingface.co/datasets/acme/chats/tree/v2', 'use acme/chats@v2'],
     ['https://huggingface.co/acme/llama', 'is a model on the Hub'],
-  ])('is said to somebody who gives the address %s', async (address, advice) => {
+  ])('the address %s gives an error with the name to use', async (address, advice) => {
     const error = await failure(get(address))
     expect(error).toBeInstanceOf(HubError)
     expect(error.message).toContain(advice)

@@ -92,7 +92,7 @@ const downloads = () =>
   hub.requests.filter(({ path: asked }) => asked.includes('/resolve/')).map(({ path: asked }) => path.basename(asked))
 
 describe('a model that is downloaded', () => {
-  it("lies in the cache as Hugging Face's tools lay it out, with nothing that is not needed", async () => {
+  it("a model is cached in the layout of Hugging Face's tools, without unneeded files", async () => {
     const progress: [number, number][] = []
     const snapshot = await download({ onProgress: (...counts) => progress.push(counts) })
     expect(snapshot).toBe(path.join(directory(), 'snapshots', commit))
@@ -109,7 +109,7 @@ describe('a model that is downloaded', () => {
     expect(progress.at(-1)).toEqual([weights.length, weights.length])
   })
 
-  it('is not downloaded again, and only what is new of a new commit is', async () => {
+  it('a model is not downloaded again, and of a new commit only new files are', async () => {
     await download()
     hub.requests.length = 0
     await download()
@@ -121,7 +121,7 @@ describe('a model that is downloaded', () => {
     expect(readdirSync(path.join(directory(), 'snapshots')).sort()).toEqual([commit, next].sort())
   })
 
-  it('may be of another branch or of a commit', async () => {
+  it('a model of another branch or of a commit can be requested', async () => {
     const other = hub.add(
       'acme/llama',
       { ...model, 'generation_config.json': '{"max_length": 8}' },
@@ -135,7 +135,7 @@ describe('a model that is downloaded', () => {
     )
   })
 
-  it('has its weights in shards, or as torch files where there is no safetensors', async () => {
+  it('a model in shards is downloaded, and torch files if there is no safetensors', async () => {
     const { 'model.safetensors': _, ...small } = model
     const index = (ext: string, stem: string) =>
       JSON.stringify({
@@ -166,7 +166,7 @@ describe('a model that is downloaded', () => {
     )
   })
 
-  it('is taken up where the connection broke, as often as it breaks', async () => {
+  it('a download resumes at the break, however often the connection breaks', async () => {
     const third = Math.floor(weights.length / 3)
     const ranges: (string | undefined)[] = []
     hub.faults = [
@@ -177,7 +177,7 @@ describe('a model that is downloaded', () => {
       },
     ]
     const snapshot = await download()
-    // What was on its way when the connection broke may be lost, so that the next asks for it again.
+    // Data in flight when the connection broke may be lost, so that the next request asks for it again.
     const starts = ranges.map((range) => Number(/^bytes=(\d+)-$/.exec(range ?? 'bytes=0-')?.[1]))
     expect(starts).toHaveLength(3)
     expect(starts[0]).toBe(0)
@@ -188,7 +188,7 @@ describe('a model that is downloaded', () => {
     expect(readFileSync(path.join(snapshot, 'model.safetensors')).equals(weights)).toBe(true)
   })
 
-  it('is taken up by a later process, which checks what the first has left', async () => {
+  it('a later process resumes a download, and verifies the part of the first', async () => {
     const asked: (string | undefined)[] = []
     let broken = true
     hub.faults = [
@@ -209,7 +209,7 @@ describe('a model that is downloaded', () => {
     expect(asked).toEqual(['bytes=1000-'])
     expect(readdirSync(path.join(directory(), 'blobs')).filter((name) => name.includes('incomplete'))).toEqual([])
 
-    // The same with a remainder that has been damaged: it is thrown away, and everything is downloaded.
+    // The same with a damaged part: it is deleted, and everything is downloaded.
     rmSync(path.join(directory(), 'blobs', weightsId))
     writeFileSync(path.join(directory(), 'blobs', left!), Buffer.alloc(500, 7))
     asked.length = 0
@@ -218,12 +218,12 @@ describe('a model that is downloaded', () => {
     expect(readFileSync(path.join(snapshot, 'model.safetensors')).equals(weights)).toBe(true)
   })
 
-  it('is begun anew where the server cannot go on in the middle', async () => {
+  it('a download restarts if the server cannot resume in the middle', async () => {
     let first = true
     hub.faults = [
       ({ path: asked, headers }) => {
         if (asked !== `/storage/${weightsId}`) return undefined
-        if (headers.range) delete headers.range // as if it had not understood
+        if (headers.range) delete headers.range // as if the server did not support it
         if (!first) return undefined
         first = false
         return { cutAfter: 1000 }
@@ -235,7 +235,7 @@ describe('a model that is downloaded', () => {
     expect(progress.at(-1)).toBe(weights.length)
   })
 
-  it('is refused, and not kept, when a checksum is wrong', async () => {
+  it('a file with a wrong checksum is rejected and deleted', async () => {
     const wrong = Buffer.from(weights)
     wrong[wrong.length - 1] ^= 1
     hub.faults = [({ path: asked }) => (asked === `/storage/${weightsId}` ? { replaceBy: wrong } : undefined)]
@@ -249,7 +249,7 @@ describe('a model that is downloaded', () => {
     expect((await failure(download())).message).toMatch(/config\.json has a different checksum/)
   })
 
-  it('brings the token to the Hub, and not to the storage it is sent to', async () => {
+  it('the token is sent to the Hub, and not to the storage that it redirects to', async () => {
     hub.add(
       'acme/secret',
       { ...model, 'model.safetensors': Buffer.concat([weights, Buffer.alloc(8)]) },
@@ -268,7 +268,7 @@ describe('a model that is downloaded', () => {
 })
 
 describe('a model that cannot be downloaded', () => {
-  it('is private, gated, unknown or not whole: the error says what to do', async () => {
+  it('a private, gated, unknown, or incomplete model gives an error with a remedy', async () => {
     hub.add('acme/secret', model, { private: true })
     hub.add('acme/gated', model, { gated: true })
     hub.add('acme/gguf', { 'config.json': '{}', 'tokenizer.model': 'x', 'model.gguf': 'x' })
@@ -286,7 +286,7 @@ describe('a model that cannot be downloaded', () => {
     expect(await message('acme/fast')).toMatch(/has no tokenizer\.model/)
   })
 
-  it('is asked for again while the Hub is busy, and given up when it stays so', async () => {
+  it('requests are retried while the Hub is busy, and fail if it stays busy', async () => {
     let refusals = 2
     hub.faults = [() => (refusals-- > 0 ? { status: 429, headers: { 'retry-after': '0' } } : undefined)]
     await download()
@@ -302,7 +302,7 @@ describe('a model that cannot be downloaded', () => {
     expect((await failure(download())).message).toMatch(/cannot be reached \(.* answered 503/)
   })
 
-  it('uses an earlier download when there is no network, or none is allowed', async () => {
+  it('an earlier download is used without network access, or when it is disabled', async () => {
     const nowhere = { endpoint: 'http://127.0.0.1:9' }
     expect((await failure(download(nowhere))).message).toMatch(/cannot be reached .*: check the network or the path/)
     expect((await failure(download({ offline: true }))).message).toMatch(/HF_HUB_OFFLINE is set/)
@@ -319,7 +319,7 @@ describe('a model that cannot be downloaded', () => {
     expect(await download({ offline: true, parts: 'tokenizer' })).toBe(snapshot)
   })
 
-  it('is given up at once by an abort', async () => {
+  it('an abort ends a download at once', async () => {
     const stop = new AbortController()
     hub.faults = [
       () => {
@@ -330,7 +330,7 @@ describe('a model that cannot be downloaded', () => {
     await expect(download({ signal: stop.signal })).rejects.toThrow(/abort/i)
   })
 
-  it('says so when the cache cannot be written', async () => {
+  it('an unwritable cache is reported', async () => {
     const file = path.join(cacheDir, 'file')
     writeFileSync(file, 'mine')
     const error = await downloadModel(
@@ -341,7 +341,7 @@ describe('a model that cannot be downloaded', () => {
     expect(readFileSync(file, 'utf8')).toBe('mine')
   })
 
-  it('cannot write outside the cache', async () => {
+  it('a download cannot write outside the cache', async () => {
     const { 'model.safetensors': _, ...small } = model
     const index = JSON.stringify({ weight_map: { a: '../../../../evil.safetensors' } })
     hub.add('acme/evil', { ...small, 'model.safetensors.index.json': index, '../../../../evil.safetensors': 'x' })
@@ -352,8 +352,8 @@ describe('a model that cannot be downloaded', () => {
   })
 })
 
-describe('a cache that may not be written', () => {
-  /** Does something as a user who owns none of it; root could write all the same. */
+describe('a read-only cache', () => {
+  /** Runs as a user who owns none of it; root could write anyway. */
   async function asAnother<T>(work: () => Promise<T>): Promise<T> {
     const isRoot = process.geteuid!() === 0
     execFileSync('chmod', ['-R', 'a+rX,a-w', cacheDir])
@@ -367,18 +367,18 @@ describe('a cache that may not be written', () => {
     }
   }
 
-  it('is used where it has all files, while the Hub can be reached', async () => {
+  it('a read-only cache is used if it has all files, while the Hub is reachable', async () => {
     const snapshot = await download()
     const notes: string[] = []
     const onNote = (note: string) => void notes.push(note)
     expect(await asAnother(() => download({ onNote }))).toBe(snapshot)
     expect(await asAnother(() => download({ onNote, parts: 'tokenizer' }))).toBe(snapshot)
-    rmSync(path.join(directory(), 'refs'), { recursive: true }) // and a branch that it has no note of
+    rmSync(path.join(directory(), 'refs'), { recursive: true }) // including a branch that it has no record of
     expect(await asAnother(() => download({ onNote }))).toBe(snapshot)
     expect(notes).toEqual([])
   })
 
-  it('is used where the Hub has something newer, with a note', async () => {
+  it('a read-only cache is used if the Hub has something newer, with a note', async () => {
     const snapshot = await download()
     hub.add('acme/llama', { ...clutter, ...model, 'generation_config.json': '{"max_length": 7}' })
     const notes: string[] = []
@@ -386,13 +386,13 @@ describe('a cache that may not be written', () => {
     expect(notes).toEqual([expect.stringMatching(/may not be written, and .* is older than commit \w{7}; the older/)])
   })
 
-  it('is an error where it lacks a file', async () => {
+  it('a read-only cache that lacks a file is an error', async () => {
     await download({ parts: 'tokenizer' })
     const error = await asAnother(() => download().catch((reason: Error) => reason))
     expect(String(error)).toMatch(/Cannot save .*models--acme--llama: this user may not write there/)
   })
 
-  it('is not touched where all is there, though it could be', async () => {
+  it('a complete cache is not modified, even if it is writable', async () => {
     await download()
     const state = () =>
       readdirSync(directory(), { recursive: true, encoding: 'utf8' })
@@ -404,7 +404,7 @@ describe('a cache that may not be written', () => {
   })
 })
 
-describe('a connection that cannot be made as the environment asks', () => {
+describe('invalid connection settings', () => {
   const message = async (options: DownloadOptions, which = named) => (await failure(download(options, which))).message
 
   it.each([
@@ -413,13 +413,13 @@ describe('a connection that cannot be made as the environment asks', () => {
     ['htps://hf-mirror.example', 'https://hf-mirror.example'],
     ['localhost:8080', 'https://localhost:8080'],
     ['https://', 'https://huggingface.co'],
-  ])('is refused with the endpoint %s, and a better one', async (endpoint, better) => {
+  ])('the endpoint %s is rejected, with a suggestion', async (endpoint, better) => {
     expect(await message({ endpoint })).toBe(
       `HF_ENDPOINT is "${endpoint.replace(/\/+$/, '')}"; expected the URL of a Hub with its scheme: set it to ${better}`,
     )
   })
 
-  it('needs no endpoint when no request is allowed', async () => {
+  it('the endpoint is not needed when requests are disabled', async () => {
     const snapshot = await download()
     expect(await download({ endpoint: 'nonsense', offline: true })).toBe(snapshot)
   })
@@ -429,7 +429,7 @@ describe('a connection that cannot be made as the environment asks', () => {
     ['hf_a\nb', 'U+000A'],
     ['hf_a b', 'U+0020'],
     ['hf_\u200bgood', 'U+200B'],
-  ])('is refused with the token %j, which is not shown', async (token, found) => {
+  ])('the token %j is rejected, and not shown', async (token, found) => {
     const text = await message({ token })
     expect(text).toContain(found)
     expect(text).toMatch(/copy it again from .*\/settings\/tokens/)
@@ -437,7 +437,7 @@ describe('a connection that cannot be made as the environment asks', () => {
     expect(hub.requests).toEqual([])
   })
 
-  it('is explained when a mirror sends requests to another host, which gets no token', async () => {
+  it('a mirror that redirects to another host, which gets no token, is explained', async () => {
     hub.add('acme/secret', model, { private: true })
     const mirror = createServer((request, response) => {
       response.writeHead(308, { location: hub.storageUrl + request.url }).end()
@@ -450,15 +450,15 @@ describe('a connection that cannot be made as the environment asks', () => {
         `acme/secret is not a local directory, and as a model: ${endpoint} sends requests on to ${hub.storageUrl}, which refuses ` +
           `them (401) and does not get your token: set HF_ENDPOINT to ${hub.storageUrl} if you trust it with the token`,
       )
-      expect(await message({ endpoint }, secret)).toMatch(/or private: .* set HF_TOKEN/) // there is none to be sent
-      await download({ endpoint, token: hub.token }) // a public model needs none
+      expect(await message({ endpoint }, secret)).toMatch(/or private: .* set HF_TOKEN/) // there is no token to send
+      await download({ endpoint, token: hub.token }) // a public model needs no token
     } finally {
       mirror.closeAllConnections()
       mirror.close()
     }
   })
 
-  it('is explained when a page comes in place of JSON', async () => {
+  it('a web page in place of JSON is explained', async () => {
     const page = { status: 200, headers: { 'content-type': 'text/html; charset=utf-8' }, body: '<html>\n Sign in' }
     hub.faults = [() => page]
     const sentence = 'answered with something else than JSON (text/html: "<html> Sign in"): check HF_ENDPOINT'
@@ -481,7 +481,7 @@ describe('a connection that cannot be made as the environment asks', () => {
 describe('the path of a model', () => {
   const settings = () => ({ endpoint: hub.url, cacheDir, token: undefined, offline: false })
 
-  it('is a directory of that name before it is a model on the Hub', async () => {
+  it('a directory takes precedence over a model of that name on the Hub', async () => {
     const before = process.cwd()
     const here = mkdtempSync(path.join(root, 'here-'))
     mkdirSync(path.join(here, 'acme/llama'), { recursive: true })
@@ -496,7 +496,7 @@ describe('the path of a model', () => {
     expect(await resolveModelPath('./acme/none', settings())).toBe('./acme/none')
   })
 
-  it('is told from names on the Hub', () => {
+  it('paths are distinguished from names on the Hub', () => {
     expect(parseModelName('openlm-research/open_llama_3b_v2')).toEqual({
       name: 'openlm-research/open_llama_3b_v2',
       revision: 'main',
@@ -522,7 +522,7 @@ describe('the path of a model', () => {
     ['https://hf.co/acme/llama', 'acme/llama'],
     ['hf://acme/llama', 'acme/llama'],
     ['hf://models/acme/llama', 'acme/llama'],
-  ])('that is the address %s is answered with the name', async (address, name) => {
+  ])('the address %s gives an error with the name of the model', async (address, name) => {
     const error = await failure(resolveModelPath(address, settings()))
     expect(error.message).toBe(
       `${address} is an address; expected a directory, or a model's name on the Hub (owner/name): use ${name}`,
@@ -530,7 +530,7 @@ describe('the path of a model', () => {
     expect(parseModelName(name)).toBeDefined()
   })
 
-  it('that is another address is refused', async () => {
+  it('any other address is rejected', async () => {
     const message = async (address: string) => (await failure(resolveModelPath(address, settings()))).message
     expect(await message(`${hub.url}/acme/llama`)).toMatch(/use acme\/llama$/)
     expect(await message('https://huggingface.co/datasets/acme/chats')).toMatch(
@@ -541,7 +541,7 @@ describe('the path of a model', () => {
     expect(hub.requests).toEqual([])
   })
 
-  it('of a model on the Hub is taken by the model and the tokenizer themselves', async () => {
+  it('fromPretrained of model and tokenizer accepts the name of a model on the Hub', async () => {
     vi.stubEnv('HF_ENDPOINT', `${hub.url}/`)
     vi.stubEnv('HF_HUB_CACHE', cacheDir)
     try {
@@ -557,7 +557,7 @@ describe('the path of a model', () => {
 })
 
 describe('the environment', () => {
-  it('says where the Hub and the cache are, under the names that all tools know', () => {
+  it('environment variables set the Hub and the cache, under their usual names', () => {
     expect(
       hubSettings({
         HOME: '/h',

@@ -42,7 +42,7 @@ const writing = (files: Record<string, string>) => async (temporary: string) => 
 }
 
 describe('writing a directory', () => {
-  it('gives it its name when everything is in it', async () => {
+  it('renames a directory to its final name when it is complete', async () => {
     const parent = fresh()
     const target = path.join(parent, 'runs/a/checkpoint-10')
     const result = await writeDirectoryAtomically(target, async (temporary) => {
@@ -56,7 +56,7 @@ describe('writing a directory', () => {
     expect(tree(parent)).toEqual({ 'runs/a/checkpoint-10/manifest.json': '{}', 'runs/a/checkpoint-10/rank/0': 'zero' })
   })
 
-  it('replaces a directory as a whole', async () => {
+  it('replaces an entire directory', async () => {
     const parent = fresh()
     const target = write(path.join(parent, 'model'), { old: '1', both: '1' })
     await writeDirectoryAtomically(target, async (temporary) => {
@@ -66,7 +66,7 @@ describe('writing a directory', () => {
     expect(tree(parent)).toEqual({ 'model/both': '2', 'model/new': '2' })
   })
 
-  it('goes through a symbolic link to the directory that it means', async () => {
+  it('follows a symbolic link to the target directory', async () => {
     const parent = fresh()
     write(path.join(parent, 'disk/model'), { old: '1' })
     symlinkSync('disk/model', path.join(parent, 'link'))
@@ -74,7 +74,7 @@ describe('writing a directory', () => {
     expect(tree(path.join(parent, 'disk'))).toEqual({ 'model/new': '2' })
   })
 
-  it('leaves all as it was when the producer fails, and passes its error on', async () => {
+  it('leaves everything unchanged when the producer fails, and rethrows its error', async () => {
     const parent = fresh()
     const target = write(path.join(parent, 'model'), { old: '1' })
     const failing = async (temporary: string) => {
@@ -87,7 +87,7 @@ describe('writing a directory', () => {
     expect(readdirSync(parent)).toEqual(['model'])
   })
 
-  it('says that the disk is full, and how much is free', async () => {
+  it('reports a full disk, and the free space', async () => {
     const parent = fresh()
     const target = path.join(parent, 'model')
     const fill = async (temporary: string) => {
@@ -101,7 +101,7 @@ describe('writing a directory', () => {
     expect(readdirSync(parent)).toEqual([])
   })
 
-  it('does not begin what the disk has no room for', async () => {
+  it('does not start a write that needs more than the free space', async () => {
     const parent = fresh()
     let begun = false
     const produce = async () => {
@@ -113,7 +113,7 @@ describe('writing a directory', () => {
     expect(readdirSync(parent)).toEqual([])
   })
 
-  it('explains a place that cannot be written', async () => {
+  it('explains why a path cannot be written', async () => {
     const parent = write(fresh(), { file: '' })
     expect((await rejection(writeDirectoryAtomically(path.join(parent, 'file'), writing({})))).message).toMatch(
       /a file has that name/,
@@ -131,7 +131,7 @@ describe('writing a directory', () => {
     ['EACCES', /this user may not write there/],
     ['EDQUOT', /disk quota is used up .*free some space/],
     ['EIO', /the disk reports a write error/],
-  ])('tells the system error %s in one sentence, and keeps it as the cause', async (code, message) => {
+  ])('reports the system error %s in one sentence, and keeps it as the cause', async (code, message) => {
     const target = path.join(fresh(), 'model')
     const cause = Object.assign(new Error(code), { code, syscall: 'write' })
     const error = await rejection(writeDirectoryAtomically(target, () => Promise.reject(cause)))
@@ -140,7 +140,7 @@ describe('writing a directory', () => {
     expect(error.cause).toBe(cause)
   })
 
-  it('clears what dead processes have left under its name, and nothing else', async () => {
+  it('deletes the leftovers of dead processes under its name, and nothing else', async () => {
     const parent = fresh()
     const kept = {
       [`model.tmp-${leftBy(process.ppid)}/x`]: 'alive',
@@ -160,7 +160,7 @@ describe('writing a directory', () => {
     expect(tree(parent)).toEqual({ ...kept, 'model/new': '1' })
   })
 
-  it('brings back a directory whose replacement was interrupted between two names', async () => {
+  it('restores a directory whose replacement was interrupted between two renames', async () => {
     const parent = write(fresh(), {
       [`model.old-${leftBy(deadProcess)}/weights`]: 'old',
       [`model.tmp-${leftBy(deadProcess)}/weights`]: 'new?',
@@ -172,7 +172,7 @@ describe('writing a directory', () => {
     expect(tree(parent)).toEqual({ 'model/weights': 'old' })
   })
 
-  it('keeps two writers of one directory apart', async () => {
+  it('isolates two writers of one directory', async () => {
     const target = path.join(fresh(), 'model')
     const slow = (value: string) => async (temporary: string) => {
       write(temporary, { a: value })
@@ -196,7 +196,7 @@ describe('replacing files', () => {
     entryPoints: ['index'],
   }
 
-  it('puts new files in place, removes those that are obsolete, and keeps the rest', async () => {
+  it('adds new files, removes obsolete ones, and keeps the rest', async () => {
     const directory = write(fresh(), { index: '1', 'shard-1': '1', 'shard-2': '1', notes: 'mine', 'logs/a': 'mine' })
     const produce = async (temporary: string) => {
       expect(tree(directory)).toMatchObject({ index: '1', 'shard-2': '1' })
@@ -207,7 +207,7 @@ describe('replacing files', () => {
     expect(readdirSync(directory).sort()).toEqual(['index', 'logs', 'notes', 'shard-1'])
   })
 
-  it('leaves all as it was when the producer fails or a directory is in the way', async () => {
+  it('leaves everything unchanged when the producer fails or a directory is in the way', async () => {
     const directory = write(fresh(), { index: '1', 'shard-1': '1', 'logs/a': 'mine' })
     const failing = async (temporary: string) => {
       write(temporary, { index: '2' })
@@ -219,7 +219,7 @@ describe('replacing files', () => {
     expect(tree(directory)).toEqual({ index: '1', 'shard-1': '1', 'logs/a': 'mine' })
   })
 
-  /** The state of a directory after each step that putting in place consists of. */
+  /** The state of a directory after each step of the replacement. */
   const complete = `.complete-${leftBy(deadProcess)}`
   const journal = JSON.stringify({ remove: ['index', 'shard-2'], place: ['config', 'shard-1', 'index'] })
   const steps: [string, Record<string, string>][] = [
@@ -249,21 +249,21 @@ describe('replacing files', () => {
     ['when some are in place', { config: '2', 'shard-1': '2', [`${complete}/index`]: '2' }],
     ['when all are in place', { config: '2', 'shard-1': '2', index: '2' }],
   ]
-  it.each(steps)('is completed after a process has died %s', async (_, state) => {
+  it.each(steps)('completes a replacement after a process died %s', async (_, state) => {
     const directory = write(fresh(), { ...state, [`${complete}/journal.json`]: journal })
     await finishInterruptedReplacement(directory)
     expect(tree(directory)).toEqual({ config: '2', 'shard-1': '2', index: '2' })
     expect(existsSync(path.join(directory, complete))).toBe(false)
   })
 
-  it('is completed when its own removal had begun', async () => {
+  it('completes a replacement whose removal had started', async () => {
     const directory = write(fresh(), { index: '2' })
     mkdirSync(path.join(directory, complete))
     await finishInterruptedReplacement(directory)
     expect(readdirSync(directory)).toEqual(['index'])
   })
 
-  it('leaves alone what a living process is about to put in place', async () => {
+  it('does not touch files that a living process is about to put in place', async () => {
     const alive = `.complete-${leftBy(process.ppid)}`
     const state = { index: '1', [`${alive}/index`]: '2', [`${alive}/journal.json`]: '{"remove":[],"place":["index"]}' }
     const directory = write(fresh(), state)
@@ -271,7 +271,7 @@ describe('replacing files', () => {
     expect(tree(directory)).toEqual(state)
   })
 
-  it.each(['../secret', '..', '.', '', '/etc/secret', 3])('refuses a journal that leads to %j', async (name) => {
+  it.each(['../secret', '..', '.', '', '/etc/secret', 3])('rejects a journal that refers to %j', async (name) => {
     const directory = write(fresh(), { 'model/index': '1', secret: 'mine' })
     for (const journal of [
       { remove: [name], place: [] },
@@ -285,12 +285,12 @@ describe('replacing files', () => {
   })
 })
 
-describe('a process that is stopped', () => {
+describe('a process killed in the middle', () => {
   const compiled = path.join(root, 'compiled')
   const repository = path.join(__dirname, '../..')
 
   beforeAll(() => {
-    process.env.NODE_PATH = path.join(repository, 'node_modules') // for what is compiled elsewhere
+    process.env.NODE_PATH = path.join(repository, 'node_modules') // for modules compiled elsewhere
     const compiler = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin/tsc')
     const source = path.join(repository, 'lib/formats/model-directory.ts')
     const settings = ['--ignoreConfig', '--module', 'node16', '--target', 'es2022', '--types', 'node', '--skipLibCheck']
@@ -301,7 +301,7 @@ describe('a process that is stopped', () => {
     )
   })
 
-  /** A program that saves a model of a megabyte into `directory`, or stays in the middle of it. */
+  /** A program that saves a model of one megabyte into `directory`, or waits in the middle of it. */
   const program = (directory: string, stay: boolean) => `
     const { writeModelDirectory } = require(${JSON.stringify(path.join(compiled, 'formats/model-directory.js'))})
     async function* data() {
@@ -319,7 +319,7 @@ describe('a process that is stopped', () => {
     })`
 
   it.each(['new', 'existing'])(
-    'leaves what there was of a directory (%s) when it is killed, and the next one clears up',
+    'a killed save keeps the directory (%s), and the next save deletes the leftovers',
     async (kind) => {
       const parent = fresh()
       const directory = path.join(parent, 'model')
@@ -342,7 +342,7 @@ describe('a process that is stopped', () => {
     },
   )
 
-  it('leaves an existing directory as it was when the file may not grow', () => {
+  it('leaves an existing directory unchanged at a file size limit', () => {
     const directory = write(fresh(), { 'config.json': 'old', 'model.safetensors': 'old' })
     const shell = spawnSync('sh', [
       '-c',

@@ -18,7 +18,7 @@ function slowCrc(bytes: Uint8Array, polynomial: number): number {
 const bytes = fc.uint8Array({ maxLength: 40 })
 
 describe('a checksum', () => {
-  test('CRC-32C is the one of RFC 3720', () => {
+  test('CRC-32C matches RFC 3720', () => {
     expect(crc32c(Buffer.from('123456789'))).toBe(0xe3069283) // the check value of the CRC catalogue
     expect(crc32c(new Uint8Array(32))).toBe(0x8a9136aa) // RFC 3720, B.4
     fc.assert(
@@ -32,7 +32,7 @@ describe('a checksum', () => {
   test.each([
     { who: 'Node.js', crc: crc32 },
     { who: 'a table, where Node.js has none,', crc: crcOf(0xedb88320) },
-  ])('CRC-32 by $who is that of zip, also when it goes on from the bytes before', ({ crc }) => {
+  ])('CRC-32 by $who matches zip, also when it continues from earlier bytes', ({ crc }) => {
     expect(crc(Buffer.from('123456789'))).toBe(0xcbf43926) // the check value of the CRC catalogue
     fc.assert(
       fc.property(bytes, bytes, (head, tail) => {

@@ -11,14 +11,14 @@ import { Random } from '../support/numbers.js'
 const root = temporaryDirectory()
 const size = (17 << 20) + 1234
 const content = Buffer.alloc(size, Buffer.from(Float64Array.from({ length: 1021 }, (_, i) => Math.sin(i)).buffer))
-// A file system that lies in memory may know no direct I/O: what is written there must be the same.
+// A file system in memory may not support direct I/O: the result there must be the same.
 const memory = existsSync('/dev/shm') ? mkdtempSync('/dev/shm/direct-io-') : undefined
 afterAll(() => memory && rmSync(memory, { recursive: true }))
 
 describe.each([root, ...(memory ? [memory] : [])])('a large file in %s', (directory) => {
   const file = path.join(directory, 'large')
 
-  it('has what was written in pieces of any length, and what was changed afterwards', async () => {
+  it('a large file has the written contents, in pieces of any length, and later changes', async () => {
     const random = new Random(1)
     const { bytes } = await writeFlushed(
       file,
@@ -27,7 +27,7 @@ describe.each([root, ...(memory ? [memory] : [])])('a large file in %s', (direct
           const piece = Buffer.from(content.subarray(at, at + 1 + Math.floor(random.uniform() * (3 << 20))))
           await sink.write(piece)
           at += piece.length
-          piece.fill(0) // it is ours again
+          piece.fill(0) // the buffer may be reused
         }
         for (const position of [3, (8 << 20) - 2, size - 4]) sink.patch(position, Buffer.from('here'))
       },
@@ -50,7 +50,7 @@ describe.each([root, ...(memory ? [memory] : [])])('a large file in %s', (direct
 })
 
 describe('direct I/O', () => {
-  it('is not used for a small file', async () => {
+  it('direct I/O is not used for a small file', async () => {
     const handle = await open(path.join(root, 'small'), 'w+')
     expect(await DirectWriter.open(path.join(root, 'small'), handle, 1000)).toBeUndefined()
     expect(await DirectReader.open(path.join(root, 'small'), handle, 1000)).toBeUndefined()

@@ -21,13 +21,13 @@ function leave(holder: Partial<Holder> | string, age = 0): void {
   utimesSync(file, then, then)
 }
 
-/** What happens to a run that begins now: whether it could, or its error. */
+/** The result for a run that starts now: true, or its error. */
 const begin = () =>
   withLocks([directory], async () => JSON.parse(readFileSync(file, 'utf8')).pid === process.pid).catch(
     (error: Error & { code: string }) => `${error.code}: ${error.message}`,
   )
 
-/** A process of this machine that is not this one. */
+/** Another process of this machine. */
 const other = { pid: process.ppid, start: startOf(process.ppid) }
 function startOf(pid: number): string {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
@@ -35,7 +35,7 @@ function startOf(pid: number): string {
 }
 
 describe('the lock of a directory', () => {
-  it('is held while a run lasts, several times by one process, and is gone afterwards', async () => {
+  it('the lock is held during a run, several times by one process, and removed afterwards', async () => {
     await withLocks([directory], async () => {
       await withLocks([directory, `${directory}/.`], async () => expect(existsSync(file)).toBe(true))
       expect(JSON.parse(readFileSync(file, 'utf8'))).toMatchObject({ pid: process.pid, start: startOf(process.pid) })
@@ -45,18 +45,18 @@ describe('the lock of a directory', () => {
     expect(readdirSync(directory)).toEqual([])
   })
 
-  it('leaves no directory behind in which nothing was written', async () => {
+  it('the lock leaves no directory behind if nothing was written', async () => {
     const deep = path.join(directory, 'a/b')
     await withLocks([deep, path.join(deep, 'logs')], async () => {
       expect(existsSync(path.join(deep, '.run.lock'))).toBe(true)
-      expect(existsSync(path.join(deep, 'logs'))).toBe(false) // that of the directory around it is enough
+      expect(existsSync(path.join(deep, 'logs'))).toBe(false) // the lock of the parent directory is enough
     })
     expect(readdirSync(directory)).toEqual([])
     await withLocks([deep], async () => writeFileSync(path.join(deep, 'model'), ''))
     expect(readdirSync(deep)).toEqual(['model'])
   })
 
-  it('keeps another process out, which says who holds it', async () => {
+  it('the lock rejects another process, and names the holder', async () => {
     const script = `import { withLocks } from '#lib/io/lock.js'
       await withLocks([process.argv[1]], async () => {}).then(() => console.log('free'), ({ code, message }) => console.log(code, message))`
     const elsewhere = async () => {
@@ -71,7 +71,7 @@ describe('the lock of a directory', () => {
     expect(await elsewhere()).toBe('free')
   })
 
-  it('is refused in the file system’s own words where it cannot be written', async () => {
+  it('an unwritable directory is reported with the message of the file system', async () => {
     writeFileSync(path.join(directory, 'file'), '')
     await expect(withLocks([path.join(directory, 'file', 'x')], async () => {})).rejects.toThrow(
       /Cannot save .*: a part of its path is a file/,
@@ -79,18 +79,18 @@ describe('the lock of a directory', () => {
   })
 })
 
-describe('a lock that somebody has left', () => {
+describe('a stale lock', () => {
   it.each<[string, Partial<Holder>]>([
-    ['whose process has ended', { pid: 2 ** 22 + 1 }],
-    ['whose number another process has now', { ...other, start: '1' }],
-    ['of this process’s number, from before', { start: '1' }],
-  ])('on this machine, %s, does not count', async (_, holder) => {
+    ['whose process has exited', { pid: 2 ** 22 + 1 }],
+    ['whose process id another process has now', { ...other, start: '1' }],
+    ['with an old process of the same id', { start: '1' }],
+  ])('a lock on this machine, %s, does not count', async (_, holder) => {
     leave(holder)
     expect(await begin()).toBe(true)
     expect(readdirSync(directory)).toEqual([])
   })
 
-  it('counts while its process lives, however long that has been silent', async () => {
+  it('a lock counts while its process lives, however long it has been silent', async () => {
     leave(other, 9999)
     expect(await begin()).toMatch(/^IN_USE: .*is in use by another run \(process \d+/)
     expect(readdirSync(directory)).toEqual(['.run.lock'])
@@ -100,28 +100,28 @@ describe('a lock that somebody has left', () => {
     ['from another machine', { host: 'node-b' }],
     ['from before a restart', { boot: 'another' }],
     ['from another container', { namespace: 'pid:[1]' }],
-  ])('%s counts for two minutes after its last sign of life', async (_, holder) => {
+  ])('a lock %s counts for two minutes after its last heartbeat', async (_, holder) => {
     leave({ ...other, ...holder }, 60)
     expect(await begin()).toMatch(/^IN_USE/)
     leave({ ...other, ...holder }, 130)
     expect(await begin()).toBe(true)
   })
 
-  it.each(['', '{"pid": 1', 'null', '7'])('as the text %j counts for two minutes', async (text) => {
+  it.each(['', '{"pid": 1', 'null', '7'])('a lock file with the text %j counts for two minutes', async (text) => {
     leave(text, 1)
     expect(await begin()).toMatch(/^IN_USE: .*\(another process, since 1 s ago\)/)
     leave(text, 130)
     expect(await begin()).toBe(true)
   })
 
-  it('names the machine and says how long to wait', async () => {
+  it('the lock error names the machine and the remaining wait', async () => {
     leave({ ...other, host: 'node-b' })
     expect(await begin()).toMatch(
       / on node-b, .*or try again in 120 s if that run is gone, or choose another save_path$/,
     )
   })
 
-  it('is replaced by one that several of this process share', async () => {
+  it('a stale lock is replaced by one that several users in this process share', async () => {
     leave({ pid: 2 ** 22 + 1 })
     expect(await Promise.all(Array.from({ length: 8 }, begin))).toEqual(Array(8).fill(true))
     expect(readdirSync(directory)).toEqual([])
@@ -129,7 +129,7 @@ describe('a lock that somebody has left', () => {
 })
 
 describe('the holder of a lock', () => {
-  it('gives a sign of life now and then', async () => {
+  it('the holder of a lock sends heartbeats', async () => {
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] })
     try {
       await withLocks([directory], async () => {
@@ -143,7 +143,7 @@ describe('the holder of a lock', () => {
     }
   })
 
-  it('is not gone while it is this process', () => {
+  it('the current process counts as alive', () => {
     expect(isGone(thisProcess(), 9999)).toBe(false)
   })
 })

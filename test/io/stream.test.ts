@@ -10,7 +10,7 @@ import { fixtures, temporaryDirectory, tensor } from '../formats/helpers.js'
 
 const directory = temporaryDirectory()
 
-/** A source in memory that knows how many reads are under way. */
+/** A source in memory that counts the active reads. */
 function memorySource(lengths: number[], read?: (name: string, byteOffset: number) => Promise<void>) {
   const data = new Map(
     lengths.map((length, i) => [`t${i}`, Buffer.from(Array.from({ length }, (_, j) => (i + j) % 251))]),
@@ -34,7 +34,7 @@ function memorySource(lengths: number[], read?: (name: string, byteOffset: numbe
 }
 
 describe('reading everything', () => {
-  it('brings every byte of the tensors asked for exactly once, whatever the pieces', async () => {
+  it('reads every byte of the requested tensors exactly once, for any piece size', async () => {
     const sizes = fc.array(fc.nat(100), { maxLength: 8 })
     await fc.assert(
       fc.asyncProperty(
@@ -53,7 +53,7 @@ describe('reading everything', () => {
               expect(chunk.length).toBeLessThanOrEqual(8 * eights)
               const copy = Buffer.from(chunk)
               await new Promise(setImmediate)
-              expect(copy.equals(chunk)).toBe(true) // nobody else writes into it meanwhile
+              expect(copy.equals(chunk)).toBe(true) // no other read overwrites it
               received.get(name)!.set(chunk, byteOffset)
               bytes += chunk.length
             },
@@ -68,7 +68,7 @@ describe('reading everything', () => {
     )
   })
 
-  it('keeps several reads under way, in the order of the file', async () => {
+  it('keeps several reads active, in file order', async () => {
     const begun: string[] = []
     const { source, busy } = memorySource([16, 16, 16], async (name, byteOffset) => {
       begun.push(`${name}+${byteOffset}`)
@@ -80,7 +80,7 @@ describe('reading everything', () => {
   })
 
   it.each(['reading', 'consuming'])(
-    'stops at the first error in %s, when nothing is under way any more',
+    'stops at the first error in %s, after all active reads have settled',
     async (where) => {
       let reads = 0
       const fail = (name: string) => {
@@ -103,7 +103,7 @@ describe('reading everything', () => {
     },
   )
 
-  it('refuses names that are not there, and pieces that would cut elements', async () => {
+  it('rejects unknown names, and pieces that would split elements', async () => {
     const { source } = memorySource([8])
     await expect(readAll(source, ['t7'], () => {})).rejects.toThrow(/no tensor t7/)
     await expect(readAll(source, ['t0'], () => {}, { chunkBytes: 12 })).rejects.toThrow(/multiple of 8/)
@@ -121,7 +121,7 @@ describe('reading everything', () => {
 })
 
 describe('the pieces of a tensor', () => {
-  it('come in order, for a writer', async () => {
+  it('the pieces of a tensor arrive in order', async () => {
     const { source, data } = memorySource([100, 0, 8])
     const file = path.join(directory, 'streamed.safetensors')
     const tensors = [...source.tensors.values()].map((info) => ({
@@ -134,7 +134,7 @@ describe('the pieces of a tensor', () => {
     await written.close()
   })
 
-  it('end with the error of the read, and with no read under way when the consumer stops', async () => {
+  it('the pieces of a tensor end with the read error, and with no active read when the consumer stops', async () => {
     const failing = memorySource([64], async (_, byteOffset) => {
       await new Promise(setImmediate)
       if (byteOffset === 16) throw new Error('broken')
@@ -143,7 +143,7 @@ describe('the pieces of a tensor', () => {
     await expect(async () => {
       for await (const piece of tensorChunks(failing.source, 't0', 8)) {
         seen.push(piece.length)
-        await new Promise((resolve) => setTimeout(resolve, 5)) // the read ahead fails meanwhile
+        await new Promise((resolve) => setTimeout(resolve, 5)) // the read-ahead fails during this time
       }
     }).rejects.toThrow('broken')
     expect(seen).toEqual([8, 8])
@@ -153,7 +153,7 @@ describe('the pieces of a tensor', () => {
     expect(busy.now).toBe(0)
   })
 
-  it('survive a writer that fails', async () => {
+  it('the pieces of a tensor tolerate a failing writer', async () => {
     const file = path.join(directory, 'refused.safetensors')
     const { source, busy } = memorySource([64])
     const tensors = [{ ...tensor('t0', 'uint8', [8], Buffer.alloc(0)), data: () => tensorChunks(source, 't0', 16) }]

@@ -16,7 +16,7 @@ type DType = 'float32' | 'bfloat16'
 const names = ['all', 'placed', 'sum', 'inPlace', 'total', 'shared'] as const
 type Line = { dtype: DType; n: number; repeat: number } & Record<(typeof names)[number], { hash: string }>
 
-/** A rank's values as test/support/collectives.mjs draws them, in its dtype and read as float32. */
+/** A rank's values as test/support/collectives.mjs generates them, in its dtype and read as float32. */
 async function drawn(dtype: DType, n: number, seed: number): Promise<Float32Array> {
   const x = device.tensor(dtype, [n])
   const values = device.tensor('float32', [n])
@@ -52,7 +52,7 @@ async function expected(dtype: DType, n: number, size: number): Promise<Record<s
   const gathered = new Float32Array(n * size)
   for (const [r, values] of (await draw(n, 0)).entries()) gathered.set(values, r * n)
   const [all, total] = [await hashOf(dtype, gathered), await hashOf(dtype, sumOf(await draw(n, 200)))]
-  // collectives.mjs draws n·size numbers under the number n·size.
+  // collectives.mjs generates n·size numbers with the seed n·size.
   const sums = sumOf(await draw(n * size, 100))
   const shared = await hashOf(dtype, await drawn(dtype, n, 300 + size - 1))
   return await Promise.all(
@@ -63,12 +63,12 @@ async function expected(dtype: DType, n: number, size: number): Promise<Record<s
   )
 }
 
-// One element; fewer than there are ranks; odd ones; a sum of several pieces of 1 MiB, the last one short.
+// One element; fewer than the number of ranks; odd numbers; several pieces of 1 MiB, the last one short.
 const lengths = [1, 3, 7, 1000, 4099, 600_001]
 
 describe('collectives over Gloo', () => {
   it.each([...[1, 2, 3, 4, 8].map((size) => ({ size, device: 'cpu' })), { size: 3, device: 'emulated' }])(
-    'between $size processes on $device give the sums and copies that their contract says, to the bit',
+    'Gloo collectives between $size processes on $device compute the exact sums and copies of their contract',
     async ({ size, device }) => {
       const some = size > 4 || device === 'emulated' ? lengths.slice(0, 5) : lengths
       const ends = await runRanks('collectives.mjs', size, { lengths: some, device })
@@ -85,12 +85,12 @@ describe('collectives over Gloo', () => {
     },
   )
 
-  it('give the same bits on every repetition', async () => {
+  it('Gloo collectives give the same bits on every repetition', async () => {
     const ends = await runRanks('collectives.mjs', 3, { lengths: [33_333], repeats: 5 })
     for (const { lines } of ends) {
       const hashes = (lines as Line[]).map(({ repeat, ...line }) => JSON.stringify(line))
       expect(hashes).toHaveLength(10)
-      expect(new Set(hashes).size).toBe(2) // one a dtype
+      expect(new Set(hashes).size).toBe(2) // one per dtype
     }
   })
 })
@@ -98,7 +98,7 @@ describe('collectives over Gloo', () => {
 const last = ({ lines }: RankEnd) => lines[lines.length - 1]
 
 describe('when a rank is lost', () => {
-  it.each([0, 1, 2])('by kill -9 of rank %i, the others end with RANK_LOST and its number', async (culprit) => {
+  it.each([0, 1, 2])('kill -9 of rank %i makes the others end with RANK_LOST and its number', async (culprit) => {
     const ends = await runRanks('failing-collectives.mjs', 3, { fault: 'kill', culprit })
     for (const [rank, end] of ends.entries()) {
       if (rank === culprit) expect(end.signal).toBe('SIGKILL')
@@ -111,39 +111,36 @@ describe('when a rank is lost', () => {
     }
   })
 
-  it('by an error of its own, the others tell that error', async () => {
+  it('an error of one rank is reported by the others', async () => {
     const ends = await runRanks('failing-collectives.mjs', 3, { fault: 'fail' })
     for (const rank of [0, 2]) {
       expect(last(ends[rank])).toEqual({ code: 'RANK_LOST', message: 'rank 1 of 3 failed: its disk is full' })
     }
   })
 
-  it.each([0, 1])(
-    'by hanging of rank %i, the others name it alone, and none that waits for it too',
-    async (culprit) => {
-      const port = await freePort()
-      const options = { size: 4, port, fault: 'hang', culprit, timeout: 3 }
-      const ranks = [0, 1, 2, 3].map((rank) => startRank('failing-collectives.mjs', { rank, ...options }))
-      const ends = await Promise.all(ranks.filter((_, rank) => rank !== culprit).map(({ end }) => end))
-      ranks[culprit].child.kill('SIGKILL')
-      const [told, ...others] = ends.map(last)
-      expect(told).toEqual({
-        code: 'COLLECTIVE_TIMEOUT',
-        message: expect.stringMatching(
-          new RegExp(`^(broadcast|all_gather): rank ${culprit} of 4 did not arrive within 3\\.0 s`),
-        ),
-      })
-      expect(others).toEqual([told, told])
-    },
-  )
+  it.each([0, 1])('when rank %i hangs, the others name only it, and no rank that waits for it too', async (culprit) => {
+    const port = await freePort()
+    const options = { size: 4, port, fault: 'hang', culprit, timeout: 3 }
+    const ranks = [0, 1, 2, 3].map((rank) => startRank('failing-collectives.mjs', { rank, ...options }))
+    const ends = await Promise.all(ranks.filter((_, rank) => rank !== culprit).map(({ end }) => end))
+    ranks[culprit].child.kill('SIGKILL')
+    const [told, ...others] = ends.map(last)
+    expect(told).toEqual({
+      code: 'COLLECTIVE_TIMEOUT',
+      message: expect.stringMatching(
+        new RegExp(`^(broadcast|all_gather): rank ${culprit} of 4 did not arrive within 3\\.0 s`),
+      ),
+    })
+    expect(others).toEqual([told, told])
+  })
 })
 
-it('a communicator that waits for a rank which does not connect gives up when it is told to', async () => {
+it('a communicator that waits for a rank to connect stops on request', async () => {
   const create = (rank: number) => native.communicatorCreate(device.handle, 'gloo', rank, 2, '127.0.0.1', 600_000)
   for (let isCaller = true; isCaller; ) {
     const handles = [create(0), create(1)]
     const waiting = native.communicatorConnect(handles[0], handles.map(native.communicatorAddress))
-    // One of two ranks calls the other, as their ports have it, and needs no answer.
+    // One of two ranks connects to the other, depending on their ports, and needs no answer.
     isCaller = await Promise.race([waiting.then(() => true), sleep(100, false)])
     native.communicatorAbort(handles[0], 'ABORTED', 'stopped')
     if (!isCaller) await expect(waiting).rejects.toMatchObject({ code: 'ABORTED', message: 'stopped' })
@@ -151,7 +148,7 @@ it('a communicator that waits for a rank which does not connect gives up when it
 })
 
 describe('a rendezvous', () => {
-  it('says which value the ranks disagree on', async () => {
+  it('the rendezvous reports the value on which the ranks disagree', async () => {
     const ends = await runRanks('failing-collectives.mjs', 3, { fault: 'recipe' })
     for (const end of ends) {
       expect(last(end)).toEqual({
@@ -161,7 +158,7 @@ describe('a rendezvous', () => {
     }
   })
 
-  it('refuses a rank that was started for another number of ranks', async () => {
+  it('the rendezvous rejects a rank that was started for another number of ranks', async () => {
     const ends = await runRanks('failing-collectives.mjs', 2, { fault: 'size', timeout: 3 })
     expect(last(ends[1])).toMatchObject({
       code: 'RANKS_DISAGREE',
@@ -173,7 +170,7 @@ describe('a rendezvous', () => {
     })
   })
 
-  it('says which port is in use', async () => {
+  it('the rendezvous names a port in use', async () => {
     const server = net.createServer().listen(0)
     await new Promise((resolve) => server.once('listening', resolve))
     const { port } = server.address() as net.AddressInfo
@@ -185,7 +182,7 @@ describe('a rendezvous', () => {
     })
   })
 
-  it('says where it got no answer', async () => {
+  it('the rendezvous names the address that does not answer', async () => {
     const port = await freePort()
     const end = await startRank('failing-collectives.mjs', { rank: 1, size: 2, port, timeout: 1 }).end
     expect(last(end)).toEqual({

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { firstHost, placeFromEnvironment } from '../../lib/parallel/environment.js'
 
-// As the programs set them, with what else is in the environment left out.
+// As the launchers set them, without unrelated environment variables.
 const torchrun = {
   RANK: '5',
   WORLD_SIZE: '8',
@@ -36,7 +36,7 @@ const kubeflow = {
 }
 
 describe('the environment', () => {
-  it('of torchrun names rank, size and place', () => {
+  it("torchrun's environment gives rank, size, and address", () => {
     expect(placeFromEnvironment(torchrun)).toEqual({
       kind: 'rank',
       launcher: 'torchrun',
@@ -48,12 +48,12 @@ describe('the environment', () => {
     })
   })
 
-  it('of torchrun, where it holds the port itself, has the next one', () => {
+  it("torchrun's environment gives the next port if torchrun holds the port itself", () => {
     expect(placeFromEnvironment({ ...torchrun, TORCHELASTIC_USE_AGENT_STORE: 'True' })).toMatchObject({ port: 29401 })
     expect(placeFromEnvironment({ ...torchrun, TORCHELASTIC_USE_AGENT_STORE: 'False' })).toMatchObject({ port: 29400 })
   })
 
-  it('of mpirun on one machine is enough', () => {
+  it("mpirun's environment is sufficient on one machine", () => {
     expect(placeFromEnvironment(openMpi)).toMatchObject({
       launcher: 'Open MPI',
       rank: 3,
@@ -63,13 +63,13 @@ describe('the environment', () => {
     })
   })
 
-  it('of mpirun on several machines needs the address of the first', () => {
+  it("mpirun's environment on several machines needs the address of the first", () => {
     const several = { ...openMpi, OMPI_COMM_WORLD_LOCAL_SIZE: '2' }
     expect(() => placeFromEnvironment(several)).toThrow(/-x MASTER_ADDR=HOST/)
     expect(placeFromEnvironment({ ...several, MASTER_ADDR: 'node-a' })).toMatchObject({ address: 'node-a' })
   })
 
-  it('of srun has the address in its list of nodes, and a port of its own for each job', () => {
+  it("srun's environment has the address in its node list, and a separate port for each job", () => {
     expect(placeFromEnvironment(slurm)).toEqual({
       kind: 'rank',
       launcher: 'Slurm',
@@ -81,11 +81,11 @@ describe('the environment', () => {
     })
   })
 
-  it.each(['bash', 'interactive'])('of a Slurm shell called %s is a person', (name) => {
+  it.each(['bash', 'interactive'])('a Slurm shell named %s counts as interactive', (name) => {
     expect(placeFromEnvironment({ ...slurm, SLURM_JOB_NAME: name })).toBeUndefined()
   })
 
-  it('of Kubeflow names the machine, whose ranks are still to be started', () => {
+  it("Kubeflow's environment identifies the machine, whose ranks have yet to be started", () => {
     expect(placeFromEnvironment(kubeflow)).toEqual({
       kind: 'node',
       launcher: 'Kubeflow',
@@ -98,34 +98,34 @@ describe('the environment', () => {
     expect(placeFromEnvironment({ ...kubeflow, PET_NPROC_PER_NODE: 'auto' })).toMatchObject({ ranksPerNode: undefined })
   })
 
-  it('of the launcher within a job goes before that of the job', () => {
+  it("our launcher's environment takes precedence over that of the job around it", () => {
     expect(placeFromEnvironment({ ...slurm, ...openMpi, ...torchrun })).toMatchObject({ launcher: 'torchrun' })
     expect(placeFromEnvironment({ ...slurm, ...openMpi })).toMatchObject({ launcher: 'Open MPI' })
   })
 
-  it('of a shell says nothing', () => {
+  it("an interactive shell's environment gives no ranks", () => {
     expect(
       placeFromEnvironment({ HOME: '/root', MASTER_PORT: 'x', LOCAL_RANK: '1', PMIX_NAMESPACE: 'a' }),
     ).toBeUndefined()
   })
 
-  it('of MPICH is enough together with the address of rank 0', () => {
+  it("MPICH's environment is sufficient together with the address of rank 0", () => {
     const mpich = { PMI_RANK: '3', PMI_SIZE: '4', MPI_LOCALRANKID: '1', MASTER_ADDR: 'node-a' }
     const place = { kind: 'rank', launcher: 'MPICH', rank: 3, size: 4, localRank: 1, address: 'node-a', port: 29500 }
     expect(placeFromEnvironment(mpich)).toEqual(place)
-    // Within a Slurm job, its proxies are Slurm's tasks.
+    // Within a Slurm job, MPICH's proxies are Slurm's tasks.
     expect(placeFromEnvironment({ ...slurm, SLURM_NTASKS: '2', SLURM_PROCID: '1', ...mpich })).toEqual(place)
     expect(placeFromEnvironment({ ...slurm, PMI_RANK: '9', PMI_SIZE: '16' })).toMatchObject({ launcher: 'Slurm' })
     expect(placeFromEnvironment({ PMI_RANK: '0', PMI_SIZE: '1' })).toMatchObject({ rank: 0, size: 1 })
   })
 
-  it('of PMIx is enough together with the number of ranks and the address of rank 0', () => {
+  it("PMIx's environment is sufficient together with the number of ranks and the address of rank 0", () => {
     const pmix = { PMIX_RANK: '1', WORLD_SIZE: '2', MASTER_ADDR: 'node-a' }
     expect(placeFromEnvironment(pmix)).toMatchObject({ launcher: 'PMIx', rank: 1, size: 2, address: 'node-a' })
     expect(placeFromEnvironment({ ...openMpi, PMIX_RANK: '3' })).toMatchObject({ launcher: 'Open MPI' })
   })
 
-  it('with one of torchrun’s variables is that of the launcher that gives both', () => {
+  it('a single variable of torchrun must agree with the launcher that sets both', () => {
     expect(placeFromEnvironment({ ...slurm, WORLD_SIZE: '16' })).toMatchObject({ launcher: 'Slurm', rank: 9, size: 16 })
     expect(() => placeFromEnvironment({ ...slurm, WORLD_SIZE: '8' })).toThrow(
       'WORLD_SIZE is 8 and SLURM_NTASKS, which Slurm has set, is 16: unset WORLD_SIZE',
@@ -133,7 +133,7 @@ describe('the environment', () => {
     expect(() => placeFromEnvironment({ ...openMpi, RANK: '0' })).toThrow(/RANK is 0 and OMPI_COMM_WORLD_RANK/)
   })
 
-  it('with an empty variable is as without it', () => {
+  it('an empty environment variable counts as unset', () => {
     expect(placeFromEnvironment({ RANK: '', WORLD_SIZE: ' ' })).toBeUndefined()
     expect(
       placeFromEnvironment({ ...torchrun, LOCAL_RANK: '', MASTER_ADDR: '', MASTER_PORT: '', SLURM_PROCID: '' }),
@@ -148,7 +148,7 @@ describe('the environment', () => {
     ['fe80::1%eth0', 'fe80::1%eth0'],
     ['node-a.cluster_1.local.', 'node-a.cluster_1.local.'],
     [' 10.0.0.1 ', '10.0.0.1'],
-  ])('with MASTER_ADDR %s has the address %s', (given, address) => {
+  ])('MASTER_ADDR %s gives the address %s', (given, address) => {
     expect(placeFromEnvironment({ ...torchrun, MASTER_ADDR: given })).toMatchObject({ address })
   })
 
@@ -188,7 +188,7 @@ describe('the environment', () => {
     ['PET_NODE_RANK', { ...kubeflow, PET_NODE_RANK: '2' }, 'from 0 to 1'],
     ['PET_NNODES', { ...kubeflow, PET_NNODES: '0' }, 'least 1'],
     ['MASTER_ADDR', { ...kubeflow, PET_MASTER_ADDR: 'a:1' }, 'alone'],
-  ])('that is impossible is refused by the name of %s: %o', (name, env, advice) => {
+  ])('an invalid environment is rejected with the name of %s: %o', (name, env, advice) => {
     const refused = (() => {
       try {
         return placeFromEnvironment(env)
@@ -207,7 +207,7 @@ describe('the first host of a Slurm list', () => {
     ['node[07-09,12],login1', 'node07'],
     ['a1,b2', 'a1'],
     ['rack3-[4,6]-ib', 'rack3-4-ib'],
-  ])('%s is %s', (list, host) => {
+  ])('the first host of %s is %s', (list, host) => {
     expect(firstHost(list)).toBe(host)
   })
 })

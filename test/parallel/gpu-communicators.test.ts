@@ -24,12 +24,12 @@ afterEach(() => {
 
 const nccl = { backend: 'nccl' } as const
 const emulated = openDevice('emulated' as DeviceType)
-/** What a wait says that fails. */
+/** The error message of a failing wait. */
 const failure = (wait: Promise<unknown>) => wait.then(() => undefined).catch(({ code, message }) => ({ code, message }))
 
 describe('NCCL', () => {
-  // First: a library that has been found is not looked for again.
-  it('of a version that has not what is called is refused, with what to install', async () => {
+  // This test runs first: a library that has been found is not searched again.
+  it('an NCCL version without a required function is rejected, with the version to install', async () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'nccl-'))
     process.env.OPENALPACA_CUDA_LIBRARIES = folder
     symlinkSync(path.join(build, 'Release/libopenalpaca_emulated.so'), path.join(folder, 'libnccl.so.2'))
@@ -42,12 +42,12 @@ describe('NCCL', () => {
     })
   })
 
-  it('tells its version among the libraries of the device', () => {
-    expect(emulated.libraries.NCCL).toBe('1.23.45') // the fake's
+  it('libraries of the device include the version of NCCL', () => {
+    expect(emulated.libraries.NCCL).toBe('1.23.45') // the fake library's
   })
 
-  it.each(['float32', 'bfloat16'] as const)('gathers, adds and copies %s', async (dtype) => {
-    // Small whole numbers, whose sums are exact.
+  it.each(['float32', 'bfloat16'] as const)('NCCL gathers, sums, and copies %s', async (dtype) => {
+    // Small integers, whose sums are exact.
     const numbers = (n: number, seed: number) => Float32Array.from({ length: n }, (_, i) => ((seed + 7 * i) % 31) - 15)
     const [n, size] = [37, 3]
     const outcomes = await withLocalRanks(size, nccl, (ranks) =>
@@ -91,7 +91,7 @@ describe('NCCL', () => {
     }
   })
 
-  it('waits for a late rank without holding up the event loop', async () => {
+  it('NCCL waits for a late rank without blocking the event loop', async () => {
     await withLocalRanks(2, nccl, async ([first, second]) => {
       const xs = [first, second].map(({ device }) => tensorOf(device, 'float32', [3], 1))
       first.communicator.allReduce(first.stream, xs[0])
@@ -104,7 +104,7 @@ describe('NCCL', () => {
     })
   })
 
-  it('names the collective that not all ranks come to in time, and lets the stream go', async () => {
+  it('NCCL names the collective that not all ranks reach in time, and releases the stream', async () => {
     await withLocalRanks(2, { ...nccl, timeout: 0.2 }, async ([{ device, stream, communicator }]) => {
       const x = tensorOf(device, 'float32', [3], 0)
       communicator.reduceScatter(stream, { out: x.view([1], 0), input: x.view([2], 0) })
@@ -112,7 +112,7 @@ describe('NCCL', () => {
         code: 'COLLECTIVE_TIMEOUT',
         message: expect.stringMatching(/^reduce_scatter: not all of the 2 ranks arrived within 0\.2 s/),
       }
-      // What is read is not what it should be, and stays where it is.
+      // The result is not valid, and stays unchanged.
       const values = new Float32Array(3).fill(7)
       expect(await failure(stream.read(x, values))).toEqual(told)
       expect(values).toEqual(new Float32Array(3).fill(7))
@@ -121,7 +121,7 @@ describe('NCCL', () => {
     })
   })
 
-  it('does not count the time that a collective waits for work of its own GPU', async () => {
+  it('the NCCL timeout excludes time that a collective waits for work of its own GPU', async () => {
     await withLocalRanks(2, { ...nccl, timeout: 0.5 }, async (ranks) => {
       const { device } = ranks[0]
       const busy = await slowWork(device, 900)
@@ -136,7 +136,7 @@ describe('NCCL', () => {
     })
   })
 
-  it('tells of a connection that broke as of a lost rank', async () => {
+  it('NCCL reports a broken connection as a lost rank', async () => {
     await withLocalRanks(2, nccl, async ([{ stream, communicator }]) => {
       process.env.OPENALPACA_NCCL_TWIN = 'remote error'
       communicator.barrier(stream)
@@ -147,7 +147,7 @@ describe('NCCL', () => {
     })
   })
 
-  it('tells why a call was refused', async () => {
+  it('NCCL reports why a call was rejected', async () => {
     await withLocalRanks(2, nccl, async ([{ stream, communicator }]) => {
       process.env.OPENALPACA_NCCL_TWIN = 'refused'
       communicator.barrier(stream)
@@ -163,13 +163,13 @@ describe('the library that carries collectives', () => {
   const chosen = (gpuOf: (rank: number) => number, backend: 'auto' | 'nccl' | 'gloo') =>
     withLocalRanks(3, { backend, gpuOf }, async (ranks) => ranks.map(({ communicator }) => communicator.backend))
 
-  it('is NCCL where each rank has a GPU of its own, else Gloo', async () => {
+  it('the backend is NCCL if each rank has its own GPU, otherwise Gloo', async () => {
     expect(await chosen((rank) => rank, 'auto')).toEqual(['nccl', 'nccl', 'nccl'])
     expect(await chosen((rank) => Math.min(rank, 1), 'auto')).toEqual(['gloo', 'gloo', 'gloo'])
     expect(await chosen((rank) => rank, 'gloo')).toEqual(['gloo', 'gloo', 'gloo'])
   })
 
-  it('cannot be NCCL where two ranks have one GPU', async () => {
+  it('the backend cannot be NCCL if two ranks share one GPU', async () => {
     const error = await failure(chosen((rank) => Math.min(rank, 1), 'nccl'))
     expect(error).toEqual({
       code: 'GPU_SHARED',
@@ -180,7 +180,7 @@ describe('the library that carries collectives', () => {
 
 describe('Gloo between GPUs', () => {
   // CUDA may run the host functions of all streams on one thread, as the emulator does; reads end in one.
-  it('holds up no other stream while a collective waits for a rank', async () => {
+  it('Gloo between GPUs blocks no other stream while a collective waits for a rank', async () => {
     await withLocalRanks(2, { backend: 'gloo' }, async (ranks) => {
       const [first, second] = ranks
       const xs = ranks.map(({ device, rank }) => tensorOf(device, 'float32', [3], 1 + rank))
@@ -196,7 +196,7 @@ describe('Gloo between GPUs', () => {
 })
 
 describe.each(['nccl', 'gloo'] as const)('a collective over %s', (backend) => {
-  it('ends when a rank is heard to have failed, and nothing is read after it', async () => {
+  it('a collective ends when another rank fails, and nothing is read after it', async () => {
     await withLocalRanks(2, { backend }, async ([{ device, stream, communicator }, second]) => {
       const x = device.tensor('float32', [3])
       communicator.allReduce(stream, x)

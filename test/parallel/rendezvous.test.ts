@@ -8,7 +8,7 @@ import { Rendezvous } from '../../lib/parallel/rendezvous.js'
 
 type Options = Parameters<typeof Rendezvous.join>[0]
 
-/** Ranks of this process that have met. */
+/** Connected ranks of this process. */
 async function meet(size: number): Promise<Rendezvous[]> {
   const place = { size, address: '127.0.0.1', port: await freePort(), timeout: 60 }
   return await Promise.all(Array.from({ length: size }, (_, rank) => Rendezvous.join({ ...place, rank })))
@@ -27,7 +27,7 @@ describe('the address of rank 0', () => {
       if (times-- > 0) throw Object.assign(new Error('getaddrinfo'), { code })
     })
 
-  it('is refused at once when it is a name that nobody knows', async () => {
+  it('an address of rank 0 that no name server knows is rejected at once', async () => {
     const resolve = failing('ENOTFOUND')
     await expect(checkAddress('no-such-host', { resolve })).rejects.toMatchObject({
       code: 'INVALID_ENVIRONMENT',
@@ -36,16 +36,16 @@ describe('the address of rank 0', () => {
     expect(resolve).toHaveBeenCalledTimes(1)
   })
 
-  it('is asked for again while the name server is busy, or while a pod may still start', async () => {
+  it('an address of rank 0 is resolved again while the name server is busy, or while a pod may still start', async () => {
     await checkAddress('node-a', { resolve: failing('EAI_AGAIN', 1) })
     await checkAddress('pod-0', { resolve: failing('ENOTFOUND', 1), appearsWithin: 60 })
   })
 
-  it('may be a number, of IPv6 too', async () => {
+  it('an address of rank 0 may be a number, including IPv6', async () => {
     for (const address of ['127.0.0.1', '::1', 'localhost']) await checkAddress(address)
   })
 
-  it('is given up by a signal', async () => {
+  it('resolving the address of rank 0 stops on a signal', async () => {
     const stop = new AbortController()
     const checking = checkAddress('pod-0', { resolve: failing('ENOTFOUND'), appearsWithin: 60, signal: stop.signal })
     stop.abort()
@@ -54,16 +54,19 @@ describe('the address of rank 0', () => {
 })
 
 describe('ranks of one machine', () => {
-  it.each(['::1', 'localhost', '127.0.0.1'])('that meet at %s know each other by one address', async (address) => {
-    const place = { size: 2, address, port: await freePort(), timeout: 60 }
-    const ranks = await Promise.all([0, 1].map((rank) => Rendezvous.join({ ...place, rank })))
-    expect(ranks.map((rank) => rank.address)).toEqual(['127.0.0.1', '127.0.0.1'])
-    for (const rank of ranks.reverse()) rank.close()
-  })
+  it.each(['::1', 'localhost', '127.0.0.1'])(
+    'ranks that meet at %s know each other by one address',
+    async (address) => {
+      const place = { size: 2, address, port: await freePort(), timeout: 60 }
+      const ranks = await Promise.all([0, 1].map((rank) => Rendezvous.join({ ...place, rank })))
+      expect(ranks.map((rank) => rank.address)).toEqual(['127.0.0.1', '127.0.0.1'])
+      for (const rank of ranks.reverse()) rank.close()
+    },
+  )
 })
 
 describe('a rank', () => {
-  it.each([0, 1])('that waits for others, as rank %i of 2, ends with the reason of its signal', async (rank) => {
+  it.each([0, 1])('rank %i of 2, waiting for others, ends with the reason of its signal', async (rank) => {
     const place: Options = { rank, size: 2, address: '127.0.0.1', port: await freePort(), timeout: 60 }
     const controller = new AbortController()
     const joining = Rendezvous.join({ ...place, signal: controller.signal })
@@ -76,7 +79,7 @@ describe('a rank', () => {
     again.close()
   })
 
-  it('that gives up before all have met is not waited for', async () => {
+  it('no rank waits for one that gives up before all have met', async () => {
     const place = { size: 3, address: '127.0.0.1', port: await freePort(), timeout: 60 }
     const controller = new AbortController()
     const first = Rendezvous.join({ ...place, rank: 0, signal: controller.signal })
@@ -87,7 +90,7 @@ describe('a rank', () => {
     await expect(second).rejects.toMatchObject(lost('rank 0 of 3 has left the run'))
   })
 
-  it('that stops while the ranks connect ends their waiting', async () => {
+  it('a rank that stops while ranks connect ends the wait of the others', async () => {
     const [zero, one] = await meet(2)
     const controller = new AbortController()
     const reason = new Error('stopped')
@@ -102,7 +105,7 @@ describe('a rank', () => {
     zero.close()
   })
 
-  it.each(pairs)('$leaver that leaves is not waited for by rank $waiter, which has begun to', async (ranks) => {
+  it.each(pairs)('rank $leaver that leaves ends the wait of rank $waiter', async (ranks) => {
     const all = await meet(2)
     const [leaver, waiter] = [all[ranks.leaver], all[ranks.waiter]]
     const begun = waiter.exchange('answers', 1)
@@ -111,7 +114,7 @@ describe('a rank', () => {
     waiter.close()
   })
 
-  it.each(pairs)('$leaver that has left is not waited for by rank $waiter, which asks later', async (ranks) => {
+  it.each(pairs)('rank $leaver that has left makes a later request of rank $waiter fail', async (ranks) => {
     const all = await meet(2)
     const [leaver, waiter] = [all[ranks.leaver], all[ranks.waiter]]
     leaver.close()
@@ -122,7 +125,7 @@ describe('a rank', () => {
     waiter.close()
   })
 
-  it('that has left keeps no process alive, whatever was on its way to it', async () => {
+  it('a rank that has left keeps no process alive, even with messages in flight', async () => {
     const [zero, one, two] = await meet(3)
     const timers = vi.spyOn(globalThis, 'setTimeout')
     zero.lost.addEventListener('abort', () => {
@@ -131,7 +134,7 @@ describe('a rank', () => {
     })
     await new Promise(setImmediate)
     one.fail('its disk is full')
-    await new Promise(setImmediate) // it has been read, and rank 0 hears of it together with what comes now
+    await new Promise(setImmediate) // the message has been read, and rank 0 gets it together with the next one
     await expect(two.exchange('answers', 1)).rejects.toMatchObject(lost('rank 1 of 3 failed'))
     await sleep(50)
     expect(timers.mock.calls.filter(([, delay]) => delay === 60_000)).toEqual([])
@@ -140,7 +143,7 @@ describe('a rank', () => {
     two.close()
   })
 
-  it('that has left closes the connections of those that were no ranks', async () => {
+  it('a rank that leaves closes the connections of clients that are not ranks', async () => {
     const port = await freePort()
     const zero = await Rendezvous.join({ rank: 0, size: 1, address: '127.0.0.1', port })
     const stranger = net.connect(port, '127.0.0.1').on('error', () => {})

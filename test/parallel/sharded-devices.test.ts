@@ -8,7 +8,7 @@ interface Outcome {
   hash: string
 }
 
-/** Three steps of the golden trajectory, of two instances only: kernels take their time on an emulated GPU. */
+/** Three steps of the golden trajectory with only two instances: kernels are slow on an emulated GPU. */
 async function train(device: string, size: number, stage: number): Promise<Outcome[]> {
   const few = { device, steps: 3, sequences: 2, maxTokens: 256 }
   const ends = await runRanks('sharded-training.mjs', size, { stage, fixtures, ...few })
@@ -16,7 +16,7 @@ async function train(device: string, size: number, stage: number): Promise<Outco
   return ends.map(({ lines }) => lines[0] as Outcome)
 }
 
-it('training shared among ranks that have one GPU follows one process on the CPU, on all ranks to the same bits', async () => {
+it('ranks sharing one GPU follow one process on the CPU, with the same bits on all ranks', async () => {
   const [[alone], [first, second]] = await Promise.all([train('cpu', 1, 0), train('emulated', 2, 3)])
   expect(first.losses).toHaveLength(3)
   for (const [step, [loss, norm]] of first.losses.entries()) {

@@ -14,9 +14,9 @@ interface Outcome {
   losses: [number, number][]
   /** Bytes that the rank holds by kind. */
   memory: Omit<PlannedMemory, 'other'>
-  /** Bytes of all tensors that there are. */
+  /** Bytes of all existing tensors. */
   allocated: number
-  /** Of the first step: collectives, and bytes that the process has written. */
+  /** Of the first step: collectives, and bytes that the process wrote. */
   traffic: Record<string, { calls: number; bytes: number }>
   sent: number
   hash: string
@@ -24,7 +24,7 @@ interface Outcome {
   answers?: number[][]
 }
 
-/** What each rank reports of the golden trajectory. */
+/** The results of each rank for the golden trajectory. */
 async function train(size: number, stage: number, options: object = {}): Promise<Outcome[]> {
   const ends = await runRanks('sharded-training.mjs', size, { stage, fixtures, ...options })
   for (const { code, errors } of ends) expect({ code, errors }).toEqual({ code: 0, errors: '' })
@@ -35,7 +35,7 @@ function expectClose(actual: [number, number][], expected: [number, number][], t
   expect(actual).toHaveLength(expected.length)
   for (const [step, [loss, norm]] of actual.entries()) {
     expect(Math.abs(loss / expected[step][0] - 1), `loss of step ${step}`).toBeLessThan(tolerance)
-    // A gradient's sum has more terms that cancel than a loss has.
+    // A gradient's sum has more canceling terms than a loss.
     expect(Math.abs(norm / expected[step][1] - 1), `norm of step ${step}`).toBeLessThan(10 * tolerance)
   }
 }
@@ -44,13 +44,13 @@ const deviation = (actual: [number, number][], expected: [number, number][]) =>
   Math.max(...actual.map(([loss], step) => Math.abs(loss / expected[step][0] - 1)))
 
 let alone: Outcome
-/** What one process holds in bfloat16. */
+/** The bytes of a single process in bfloat16. */
 beforeAll(async () => {
   ;[alone] = await train(1, 0)
 })
 
 const steps = new Map<string, Promise<Outcome[]>>()
-/** One step in bfloat16, which several tests look at. */
+/** One step in bfloat16, which several tests inspect. */
 function oneStep(size: number, stage: number): Promise<Outcome[]> {
   const key = `${size} ${stage}`
   if (!steps.has(key)) steps.set(key, train(size, stage, { steps: 1, dtype: 'bfloat16' }))
@@ -58,12 +58,12 @@ function oneStep(size: number, stage: number): Promise<Outcome[]> {
 }
 
 const grid = [2, 3, 4, 8].flatMap((size) => [0, 1, 2, 3].map((stage) => ({ size, stage })))
-/** Each number of ranks in stage 3, and each stage with three, which divide nothing. */
+/** Each number of ranks in stage 3, and each stage with three ranks, which divide nothing evenly. */
 const sample = grid.filter(({ size, stage }) => stage === 3 || size === 3)
 
 describe('training shared among ranks', () => {
   it.each(isLong ? grid : sample)(
-    'of $size in stage $stage follows one process over 20 steps, on all ranks to the same bits',
+    '$size ranks in stage $stage follow one process over 20 steps, with the same bits on all ranks',
     async ({ size, stage }) => {
       const [first, ...others] = await train(size, stage)
       expectClose(first.losses, alone.losses, 1e-5)
@@ -74,30 +74,30 @@ describe('training shared among ranks', () => {
     },
   )
 
-  it('gives the same bits in every stage and on every run', async () => {
+  it('sharded training gives the same bits in every stage and on every run', async () => {
     const outcomes = await Promise.all([1, 2, 3, 3].map((stage) => train(3, stage, { steps: 3 })))
     expect(new Set(outcomes.map(([{ hash }]) => hash)).size).toBe(1)
   })
 
-  it('adds up micro-batches', async () => {
-    // The longest instance has 224 tokens, so that each rank has several micro-batches, some of them without one.
+  it('sharded training accumulates micro-batches', async () => {
+    // The longest instance has 224 tokens, so each rank has several micro-batches, some of them empty.
     const [first] = await train(3, 3, { maxTokens: 224 })
     expectClose(first.losses, alone.losses, 1e-5)
   })
 
-  it('trains a model whose embedding is its projection', async () => {
+  it('sharded training supports tied embeddings', async () => {
     const [whole] = await train(1, 0, { model: 'gqa', steps: 8 })
     const [first] = await train(3, 3, { model: 'gqa', steps: 8 })
     expectClose(first.losses, whole.losses, 1e-5)
   })
 
-  it('trains in bfloat16, from float32 masters', async () => {
+  it('sharded training in bfloat16 uses float32 masters', async () => {
     const [whole] = await train(1, 0, { dtype: 'bfloat16' })
     const [first] = await train(2, 3, { dtype: 'bfloat16' })
     expectClose(first.losses, whole.losses, 5e-3)
   })
 
-  it('gives the same bits however many blocks are fetched ahead, in as many buffers and one more', async () => {
+  it('sharded training gives the same bits for any prefetch_blocks, with one more buffer than that', async () => {
     const ahead = (prefetchBlocks: number) => train(2, 3, { model: 'gqa', steps: 3, prefetchBlocks })
     const [[none], [one], [many]] = await Promise.all([ahead(0), ahead(1), ahead(9)])
     expect([none.hash, many.hash]).toEqual([one.hash, one.hash])
@@ -107,7 +107,7 @@ describe('training shared among ranks', () => {
   })
 
   it.each(['d100', 'gqa'])(
-    'answers as one process does, by rank 0 alone or by all ranks together, with %s',
+    'sharded generation matches one process, by rank 0 or by all ranks together, with %s',
     async (model) => {
       const options = { model, steps: 2, generate: true }
       const [[whole], below, copied, together] = await Promise.all([
@@ -126,7 +126,7 @@ describe('training shared among ranks', () => {
     },
   )
 
-  it('gives the same bits with masters and moments on the host', async () => {
+  it('sharded training gives the same bits with masters and moments on the host', async () => {
     const options = { dtype: 'bfloat16', steps: 3 }
     const [[there], [here]] = await Promise.all([train(2, 3, { ...options, offload: true }), train(2, 3, options)])
     expect([there.losses, there.hash]).toEqual([here.losses, here.hash])
@@ -137,14 +137,14 @@ describe('training shared among ranks', () => {
     { size: 4, stage: 1, shared: ['masters', 'moments'] },
     { size: 4, stage: 2, shared: ['masters', 'moments', 'gradients'] },
     ...[2, 3, 4, 8].map((size) => ({ size, stage: 3, shared: ['masters', 'moments', 'gradients', 'weights'] })),
-  ])('divides by $size ranks, in stage $stage, $shared', async ({ size, stage, shared }) => {
+  ])('$size ranks in stage $stage divide $shared', async ({ size, stage, shared }) => {
     const [[{ memory: whole }], [{ memory }]] = await Promise.all([oneStep(1, 0), oneStep(size, stage)])
     const kinds = ['masters', 'moments', 'gradients', 'weights'] as const
     const all = [...kinds, 'gathered_weights' as const, 'gathered_gradients' as const]
     const sizes = all.map((kind) => `${kind} ${memory[kind]}`)
     console.log(`stage ${stage}, ${size} ranks, bytes a rank: ${sizes.join(', ')}`)
     for (const kind of kinds) {
-      // Shards are whole vectors, with up to 63 elements more.
+      // Shards are full vectors, with up to 63 additional elements.
       expect(memory[kind] / whole[kind], kind).toBeCloseTo(shared.includes(kind) ? 1 / size : 1, 2)
     }
   })
@@ -159,7 +159,7 @@ function firstBatch(): Instance[] {
 
 describe('a plan', () => {
   it.each([{ size: 1, stage: 0 }, ...[0, 1, 2, 3].map((stage) => ({ size: 4, stage }))])(
-    'has the bytes that $size ranks in stage $stage hold by kind, and those that they send',
+    'a plan has the bytes that $size ranks in stage $stage hold by kind, and the bytes that they send',
     async ({ size, stage }) => {
       const outcomes = await oneStep(size, stage)
       const instances = firstBatch()
@@ -183,7 +183,7 @@ describe('a plan', () => {
         expect(outcome.memory).toEqual(kinds)
         expect(outcome.allocated).toBe(total - reserved)
         expect(outcome.traffic).toEqual(calls)
-        // Every message has a head of its own; and to wake another thread is to write, too.
+        // Every message has a header; waking another thread is also a write.
         expect(outcome.sent - sent).toBeGreaterThanOrEqual(0)
         expect(outcome.sent - sent).toBeLessThan(0.02 * sent + 16384)
       }
@@ -193,14 +193,14 @@ describe('a plan', () => {
 })
 
 describe('communication that is slow', () => {
-  it('changes nothing', async () => {
+  it('slow communication does not change the losses', async () => {
     const quick = await train(2, 3, { steps: 3 })
     const slow = await train(2, 3, { steps: 3, fault: 'slow' })
     expect(slow[0].losses).toEqual(quick[0].losses)
   })
 
   it.each(['computation does not wait', 'communication does not wait'])(
-    'is ordered by events alone: when the %s, the losses are others',
+    'only events order communication: when the %s, the losses differ',
     async (fault) => {
       const quick = await train(2, 3, { steps: 3 })
       const [{ losses }] = await train(2, 3, { steps: 3, fault })

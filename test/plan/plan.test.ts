@@ -39,7 +39,7 @@ function options(recipe: RecipeInput = {}, hardware: Partial<Hardware> = {}, ran
   }
 }
 
-/** Only some things take time. */
+/** Rates at which nothing takes time; tests override some of them. */
 const free = {
   op_seconds: 0,
   call_seconds: 0,
@@ -58,7 +58,7 @@ async function openAlpaca7b(ranks: number, recipe: Record<string, unknown> = {})
 }
 
 describe('a timeline', () => {
-  it('tells what of the communication is hidden', () => {
+  it('a timeline shows the hidden share of communication', () => {
     const timeline = new Timeline()
     const first = timeline.run('compute', 0, 2)
     timeline.run('communication', 1, 3)
@@ -83,7 +83,7 @@ describe('a timeline', () => {
     })
   })
 
-  it('hides nothing where communication takes the cores that compute', () => {
+  it('a timeline hides nothing if communication uses the cores that compute', () => {
     const timeline = new Timeline(true)
     timeline.run('compute', 0, 2)
     expect(timeline.run('communication', 0, 3)).toBe(5)
@@ -100,24 +100,24 @@ describe('a timeline', () => {
 })
 
 describe('the time of a step', () => {
-  it('is that of the operations which training is said to take, where only matrix products take time', async () => {
+  it('step time equals the documented training FLOPs if only matrix products take time', async () => {
     const { step } = await planRun(options({}, { ...free, matmul_flops: 1e9 }, 1))
     const lengths = instances.map(({ inputIds }) => inputIds.length)
-    // The head takes rows in multiples of 64: of the 252 with a label in a micro-batch it makes 256.
+    // The head processes rows in multiples of 64: of the 252 with a label in a micro-batch it makes 256.
     const flops = trainingFlops(config, lengths, 64 * 64)
     const attention = 6 * config.numHiddenLayers * config.hiddenSize * 64 * 64 ** 2
     expect(step.compute * 1e9).toBeCloseTo(flops - attention, -2)
     expect(step.total).toBeCloseTo(step.compute, 9)
   })
 
-  it('is that of the bytes that a rank sends, where only communication takes time', async () => {
+  it('step time equals the bytes that a rank sends if only communication takes time', async () => {
     const { step, traffic } = await planRun(options({}, { ...free, matmul_flops: 1e30, link_bandwidth: 1e9 }))
     const sent = Object.values(traffic).reduce((sum, one) => sum + one.sent, 0)
     expect(step.communication * 1e9).toBeCloseTo(sent, -2)
     expect(step.exposed / step.total).toBeCloseTo(1, 6)
   })
 
-  it.each([0, 1, 2, 3])('in stage %i lies between the longer of the two and both together', async (stage) => {
+  it.each([0, 1, 2, 3])('step time in stage %i is between the longer of the two and their sum', async (stage) => {
     let previous = 0
     for (const link_bandwidth of [1e12, 1e10, 1e9, 1e8]) {
       const { step } = await planRun(options({ zero_stage: stage }, { link_bandwidth, matmul_flops: 1e12 }))
@@ -130,7 +130,7 @@ describe('the time of a step', () => {
     }
   })
 
-  it('hides most of the communication behind the computation of other units, in stage 3', async () => {
+  it('stage 3 hides most of the communication behind the computation of other units', async () => {
     const { step } = await planRun(
       options({}, { link_bandwidth: 3e10, matmul_flops: 1e12, op_seconds: 0, collective_seconds: 0 }),
     )
@@ -138,17 +138,17 @@ describe('the time of a step', () => {
     expect(step.hidden / step.communication).toBeGreaterThan(0.7)
   })
 
-  it('is the same on every run', async () => {
+  it('step time is the same on every run', async () => {
     expect(await planRun(await openAlpaca7b(16))).toEqual(await planRun(await openAlpaca7b(16)))
   })
 })
 
 describe('memory', () => {
-  it('of one process is 18 bytes a parameter, and working memory', async () => {
+  it('memory of one process is 18 bytes per parameter, plus working memory', async () => {
     const memory = await planMemory(options({}, {}, 1))
     const parameters = parameterCount(config)
     for (const [kind, bytes] of Object.entries({ weights: 2, masters: 4, moments: 8, gradients: 4 })) {
-      // Units are whole vectors, and so a little longer.
+      // Units are full vectors, and so a little longer.
       expect(memory[kind as 'weights'] / (bytes * parameters)).toBeCloseTo(1, 3)
     }
     expect(memory.gathered_weights + memory.gathered_gradients).toBe(0)
@@ -156,14 +156,14 @@ describe('memory', () => {
     expect(memory.total).toBe(all)
   })
 
-  it('of 7B takes more than one 80 GB card, and much less than each of 64', async () => {
+  it('memory of 7B exceeds one 80 GB card, and is much less on each of 64', async () => {
     expect((await planMemory(await openAlpaca7b(1))).fits).toBe(false)
     const { fits, moments } = await planMemory(await openAlpaca7b(64))
     expect(fits).toBe(true)
     expect((moments * 64) / (8 * 6_738_415_616)).toBeCloseTo(1, 3)
   })
 
-  it('that is too little comes with settings each of which makes the run fit', async () => {
+  it('insufficient memory gives settings each of which makes the run fit', async () => {
     const planned = await openAlpaca7b(2, { zero_stage: 2, max_tokens_per_micro_batch: 8192 })
     expect((await planMemory(planned)).fits).toBe(false)
     const advice = await adviceFor(planned)
@@ -186,29 +186,29 @@ describe('memory', () => {
     }
   })
 
-  it('of masters and moments is on the machine where they are offloaded, and the time of it shows', async () => {
+  it("offloaded masters and moments use the machine's memory, and their transfer takes time", async () => {
     const [here, there] = [await openAlpaca7b(4), await openAlpaca7b(4, { offload: 'optimizer' })]
     const [kept, offloaded] = [await planRun(here), await planRun(there)]
     expect(offloaded.memory).toMatchObject({ masters: 0, moments: 0 })
-    // Beside them two buffers for gradients and for weights on their way.
+    // In addition, two buffers for gradients and weights in transit.
     expect(offloaded.memory.host).toBeGreaterThan(kept.memory.masters + kept.memory.moments)
     expect(offloaded.step.offload).toBeGreaterThan(0)
     expect(offloaded.step.total).toBeGreaterThan(kept.step.total)
   })
 
-  it('of a machine is shared by its ranks, where they are on the CPU', async () => {
+  it('memory of a machine is shared by its ranks on the CPU', async () => {
     const shared = await planMemory({ ...options({}, { memory: 16e9 }, 8), device: 'cpu', nodes: 2 })
     expect(shared.capacity).toBe(4e9)
   })
 
-  it('that nothing makes enough comes without advice', async () => {
+  it('memory that no setting makes sufficient gives no advice', async () => {
     const planned = { ...(await openAlpaca7b(1)), hardware: { ...gpus.h100, memory: 4e9 } }
     expect(await adviceFor(planned)).toEqual([])
   })
 })
 
 describe('a known config', () => {
-  it('has the number of parameters that the model is known by', async () => {
+  it('a known config has the published number of parameters', async () => {
     const count = async (name: string) => parameterCount((await planConfig(recipeSchema.parse({}), name)).config)
     expect(knownConfigs()).toEqual(['open_llama_13b', 'open_llama_3b', 'open_llama_7b'])
     expect(await count('openlm-research/open_llama_3b_v2')).toBe(3_426_473_600)
@@ -216,7 +216,7 @@ describe('a known config', () => {
     expect(await count('openlm-research/open_llama_13b@main')).toBe(13_015_864_320)
   })
 
-  it('that is not known is asked for', async () => {
+  it('an unknown config is reported', async () => {
     await expect(planConfig(recipeSchema.parse({ model_path: 'acme/alpaca' }))).rejects.toThrow(
       'acme/alpaca is neither a local directory nor one of the known configs (open_llama_13b, open_llama_3b, open_llama_7b): pass --config FILE',
     )
