@@ -141,7 +141,10 @@ describe.each(deviceTypes)('on $name, a tokenizer without tokens for some ids', 
   it.each([
     ['greedily', {}],
     ['with sampling', { doSample: true, temperature: 3, topK: 0, seed: 5 }],
-    ['with sampling, with top-k, top-p, and a penalty', { temperature: 3, topK: 300, topP: 0.99, repetitionPenalty: 1.2 }],
+    [
+      'with sampling, with top-k, top-p, and a penalty',
+      { temperature: 3, topK: 300, topP: 0.99, repetitionPenalty: 1.2 },
+    ],
   ])('ids without tokens never appear in the answer, %s', async (_, how) => {
     using model = LlamaForCausalLM.fromConfig(
       {
