@@ -2,14 +2,13 @@ import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { isPackageRoot, repository } from './version.js'
 
-/** The repository to clone where the published package has no addon for a machine. */
+/** The repository to clone if the published package has no addon for a machine. */
 const source = `a clone of ${repository ?? 'the openalpaca-native repository'}, where "npm run setup" compiles it`
 
 /**
- * What to do when the native addon cannot be loaded, for somebody who has a clone or the published package.
- *
+ * Advice for an addon that cannot be loaded, for a clone or the published package.
  * @param root the package's folder
- * @param message what the loader says
+ * @param message the loader's message
  */
 export function addonAdvice(root: string, message: string): string {
   if (existsSync(path.join(root, 'scripts', 'setup.mjs'))) return `run "npm run setup" in ${root}`

@@ -1,7 +1,7 @@
-/** Checks of what JavaScript callers pass, where types do not guard: `expected X, got Y`. */
+/** Checks arguments from JavaScript callers, which types do not guard: `expected X, got Y`. */
 import { nearest } from './nearest.js'
 
-/** A value as an error message shows it: short, on one line. */
+/** A value in an error message: short, on one line. */
 export function shown(value: unknown): string {
   if (typeof value === 'function') return 'a function'
   if (typeof value === 'bigint') return `${value}n`
@@ -12,7 +12,7 @@ export function shown(value: unknown): string {
   return text.length > 60 ? `${text.slice(0, 57)}...` : text
 }
 
-/** @throws {TypeError} for options that are no object, or have one that does not exist: it names the nearest */
+/** @throws {TypeError} for options that are not an object, or have an unknown key; it names the nearest known one */
 export function checkOptions(caller: string, options: unknown, known: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw new TypeError(`${caller}: expected an object of options, got ${shown(options)}`)
@@ -26,17 +26,17 @@ export function checkOptions(caller: string, options: unknown, known: readonly s
   }
 }
 
-/** @throws {TypeError} for a value that is not a string; `advice` says what to do */
+/** @throws {TypeError} for a value that is not a string; `advice` adds what to do */
 export function checkText(what: string, value: unknown, advice = ''): void {
   if (typeof value !== 'string') throw new TypeError(`${what}: expected a string, got ${shown(value)}${advice}`)
 }
 
-/** An array, or a typed array as tokenizers of other packages return. */
+/** An array, or a typed array as returned by other packages' tokenizers. */
 export function isList(value: unknown): value is ArrayLike<unknown> {
   return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView))
 }
 
-/** @throws {TypeError} for what is no list of token ids, or, with `lists`, of such lists */
+/** @throws {TypeError} for a value that is not a list of token ids, or, with `lists`, of such lists */
 export function checkIds(what: string, value: unknown, { lists = false }: { lists?: boolean } = {}): void {
   const expected = lists ? 'a list of token ids, or of such lists' : 'a list of token ids'
   const wrong = (got: unknown) => {

@@ -18,19 +18,21 @@ import type { RankGroup } from './parallel/group.js'
 import { type SaveOptions, type SaveResult, saveModel } from './save.js'
 import type { OnWarning } from './warnings.js'
 
-/** Where and how a model computes. */
+/** Device, dtype, and other options of a model. */
 export interface ModelOptions {
-  /** `cuda` where there is one, else `cpu`, when left out. */
+  /** Defaults to `cuda` if available, else `cpu`. */
   device?: DeviceType | 'auto' | Device
-  /** bfloat16 where the device has it in hardware, else float32, when left out. */
+  /** Defaults to bfloat16 if the device has it in hardware, else float32. */
   dtype?: ModelDType | 'auto'
-  /** Keeps a float32 copy of bfloat16 weights from the start, so that training begins from the file's full precision. */
+  /**
+   * Keeps a float32 copy of bfloat16 weights from the start, so that training begins from the file's full precision.
+   */
   masterWeights?: boolean
-  /** @internal The ranks that train the model together, each with its share of it. */
+  /** @internal The ranks that train the model together, each with its shard of it. */
   group?: RankGroup
-  /** Called with what is unusual about the model and no error; a warning of Node.js when left out. */
+  /** Called with unusual but harmless facts about the model; defaults to a Node.js warning. */
   onWarning?: OnWarning
-  /** Aborted: reading or downloading stops, and the promise rejects. */
+  /** When aborted, reading or downloading stops, and the promise rejects. */
   signal?: AbortSignal
 }
 
@@ -45,7 +47,7 @@ export class LlamaForCausalLM implements Disposable {
   private constructor(
     /** @internal */
     readonly parameters: Parameters,
-    /** The directory that it was read from. */
+    /** The directory that it was loaded from. */
     readonly directory?: string,
   ) {
     this.rope = new RopeCache(parameters.device, parameters.config)
@@ -56,7 +58,7 @@ export class LlamaForCausalLM implements Disposable {
     return this.parameters.config
   }
 
-  /** Where it computes. */
+  /** The type of its device. */
   get device(): DeviceType {
     return this.parameters.device.type
   }
@@ -67,9 +69,9 @@ export class LlamaForCausalLM implements Disposable {
   }
 
   /**
-   * Reads a Hugging Face model directory: safetensors or torch `.bin`, whole or in shards.
-   * @param modelPath the directory, or the model's name on the Hub (`owner/name`), from where it is downloaded
-   * @throws {HubError} for a name that is neither a directory nor a model that can be downloaded
+   * Loads a Hugging Face model directory: safetensors or torch `.bin`, in one file or in shards.
+   * @param modelPath the directory, or the model's name on the Hub (`owner/name`), which is downloaded
+   * @throws {HubError} for a name that is neither a directory nor a downloadable model
    * @throws {ConfigError} for a config.json that is missing or of another architecture
    * @throws {CheckpointError} for weights that are missing, cut short, or do not fit the config
    */
@@ -98,8 +100,8 @@ export class LlamaForCausalLM implements Disposable {
 
   /**
    * A new model with random weights, from the keys of a config.json; a seed gives the same weights on every run.
-   * @throws {ConfigError} for a shape that cannot be computed
-   * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE`, `OUT_OF_MEMORY`
+   * @throws {ConfigError} for an unsupported shape
+   * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE` or `OUT_OF_MEMORY` for an unusable device or a lack of memory
    */
   static fromConfig(config: ConfigJson, options: ModelOptions & { seed?: number } = {}): LlamaForCausalLM {
     checkOptions('fromConfig', options, [...modelOptions, 'seed'])
@@ -123,8 +125,9 @@ export class LlamaForCausalLM implements Disposable {
 
   /**
    * The logits of every position of every sequence.
-   * @returns per sequence, tokens × vocabulary, row-major
-   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   * @returns per sequence, [tokens, vocabulary], flat and row-major
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, or `EMPTY_SEQUENCE` for invalid ids; `DISPOSED` for
+   *   a disposed model
    */
   async logits(sequences: readonly (readonly number[])[]): Promise<Float32Array[]> {
     this.check(sequences)
@@ -150,10 +153,12 @@ export class LlamaForCausalLM implements Disposable {
 
   /**
    * The loss of a batch and the gradient of every parameter.
-   * @param labels aligned with the sequences, −100 where nothing is learned; labels[t] is predicted from tokens < t
+   * @param labels aligned with the sequences, −100 for tokens that are not learned; labels[t] is predicted from tokens
+   *   < t
    * @returns the loss, and gradients by Hugging Face name, float32, flat and row-major
-   * @throws {RangeError} for labels that are not as long as their sequence
-   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`
+   * @throws {RangeError} for labels whose length differs from their sequence's
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, or `EMPTY_SEQUENCE` for invalid ids; `DISPOSED` for
+   *   a disposed model
    */
   async lossAndGradients(
     sequences: readonly (readonly number[])[],
@@ -175,11 +180,11 @@ export class LlamaForCausalLM implements Disposable {
   }
 
   /**
-   * @internal Lets a group use the model as one process does, for generating: rank 0 alone where it has all weights, or
-   * has the memory for a copy of them; else all ranks together, which then have to do the same. All ranks have to call
-   * it.
-   * @param copy says whether a copy is to be made, in place of the free memory
-   * @returns what `use` has returned; undefined on a rank that had no part in it
+   * @internal Lets a group use the model for generation as one process does: on rank 0 alone if it has all weights, or
+   *   enough memory for a copy of them; else on all ranks together, which must then make the same calls. All ranks must
+   *   call it.
+   * @param copy overrides whether a copy is made, regardless of free memory
+   * @returns the result of `use`; undefined on a rank that took no part
    */
   async asOne<T>(
     use: (model: LlamaForCausalLM) => Promise<T>,
@@ -199,7 +204,7 @@ export class LlamaForCausalLM implements Disposable {
     return await use(model)
   }
 
-  /** Throws the reason of an aborted signal; where ranks generate together, on all of them when one is to stop. */
+  /** Throws the reason of an aborted signal; if ranks generate together, on all of them when any is to stop. */
   private async heedAbort(signal: AbortSignal | undefined): Promise<void> {
     const { group } = this.parameters
     if (group.stage === 3 && (await group.any(signal?.aborted ?? false)) && !signal?.aborted) {
@@ -215,13 +220,13 @@ export class LlamaForCausalLM implements Disposable {
   }
 
   /**
-   * New ids only, the end token left out. A list of prompts gives a list of answers. An error ends this generation alone: the
-   * model can be used on.
-   * @throws {TypeError} for ids that are not ids, and for an unknown option
-   * @throws {RangeError} for an option out of its range
-   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, `EMPTY_SEQUENCE`, `DISPOSED`, `NON_FINITE`, and those of
-   * the device
-   * @throws the reason of `signal`, an `AbortError`, once that is aborted
+   * Generates an answer. Returns only new ids, without the end token; a list of prompts gives a list of answers. After
+   * an error the model can still be used.
+   * @throws {TypeError} for invalid ids, and for an unknown option
+   * @throws {RangeError} for an option out of range
+   * @throws {OpenAlpacaError} `INVALID_TOKEN`, `SEQUENCE_TOO_LONG`, or `EMPTY_SEQUENCE` for invalid ids; `DISPOSED` for
+   *   a disposed model; `NON_FINITE` for logits that are not finite; or an error of the device
+   * @throws {Error} for an aborted `signal`: its reason, an `AbortError`
    */
   generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]>
   /** The answers to several prompts, computed together. */
@@ -238,7 +243,9 @@ export class LlamaForCausalLM implements Disposable {
     return (await this.generateBatch([Array.from(ids as number[])], options))[0]
   }
 
-  /** The ids of `generate`, one prompt's, as they come; it throws what `generate` rejects with. */
+  /**
+   * Yields the ids of `generate` for one prompt as they are computed; throws the errors that `generate` rejects with.
+   */
   async *stream(ids: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number> {
     checkIds('stream: ids', ids)
     for await (const [id] of this.decode([Array.from(ids)], options)) {
@@ -260,7 +267,7 @@ export class LlamaForCausalLM implements Disposable {
     return answers
   }
 
-  /** A token of every prompt at a time, null for those that have ended; until all have. */
+  /** Yields one token for every prompt at a time, null for those that have ended, until all have. */
   private async *decode(
     prompts: readonly (readonly number[])[],
     options: GenerateOptions,
@@ -294,10 +301,10 @@ export class LlamaForCausalLM implements Disposable {
   }
 
   /**
-   * Writes a Hugging Face directory that Transformers reads: config, weights in shards, and the tokenizer's files where
-   * the model has a directory that it was read from. It is there as a whole or not at all.
-   * @returns values that `dtype` cannot hold, such as weights beyond 65504 in float16; on rank 0 of a group
-   * @throws {CheckpointError} when it cannot be written
+   * Writes a Hugging Face directory that Transformers reads: config, weights in shards, and the tokenizer's files if
+   * the model was loaded from a directory. It appears completely or not at all.
+   * @returns the values that `dtype` cannot hold, such as weights beyond 65504 in float16; in a group, on rank 0
+   * @throws {CheckpointError} for output that cannot be written
    * @throws {NonFiniteError} with `strict`, for values that `dtype` cannot hold; nothing is written then
    */
   async savePretrained(directory: string, options: SaveOptions = {}): Promise<SaveResult> {

@@ -11,27 +11,27 @@ import {
 } from './native.js'
 import { Tensor } from './tensor.js'
 
-/** What computes. */
+/** A kind of device. */
 export type DeviceType = 'cpu' | 'cuda'
 
-/** What `backends` says of a device type. */
+/** The state of a device type, from `backends`. */
 export interface Backend extends Partial<DeviceProperties> {
-  /** Its type, which `device` options take. */
+  /** Its type, for `device` options. */
   device: DeviceType
   /** Whether it can be used here. */
   available: boolean
-  /** Why it is not available, in words. */
+  /** The reason that it is unavailable. */
   reason?: string
-  /** The same for programs, such as `NO_CUDA_DRIVER`. */
+  /** The reason as a code, such as `NO_CUDA_DRIVER`. */
   code?: string
   /**
-   * What others wrote and it runs on: `oneDNN`, `Gloo`, `cuBLASLt`, `NCCL`, with the version that is used; `not found`, or
-   * `not in this build`.
+   * Third-party libraries in use, `oneDNN`, `Gloo`, `cuBLASLt`, `NCCL`, with their versions; `not found`, or `not in
+   * this build`.
    */
   libraries?: Record<string, string>
 }
 
-/** The devices that this package knows, whether they can be used here, and if not, why. */
+/** The devices that this package supports, whether they can be used here, and if not, why. */
 export function backends(): Backend[] {
   return (['cpu', 'cuda'] as const).map((type) => {
     try {
@@ -45,8 +45,8 @@ export function backends(): Backend[] {
 }
 
 /**
- * How many devices of a type this process sees. Unlike opening one it takes no memory of a GPU.
- * @throws {OpenAlpacaError} a code and the reason, where there is none
+ * The number of devices of a type that this process sees. Unlike opening one, it allocates no GPU memory.
+ * @throws {OpenAlpacaError} for none, with a code and the reason
  */
 export function countDevices(type: DeviceType): number {
   return native.deviceCount(type)
@@ -54,7 +54,7 @@ export function countDevices(type: DeviceType): number {
 
 let gpu = 0
 
-/** Makes `cuda` the GPU of this number among those that the process sees; to be called before one is opened. */
+/** Selects the GPU for `cuda` among those that the process sees; call it before opening one. */
 export function chooseGpu(number: number): void {
   if (opened.has('cuda')) throw new Error('a GPU has been opened already')
   gpu = number
@@ -63,9 +63,9 @@ export function chooseGpu(number: number): void {
 const opened = new Map<DeviceType, Device>()
 
 /**
- * The device of a type; `auto` is `cuda` where there is one, else `cpu`. A device itself is returned as it is.
- * @throws {OpenAlpacaError} whose code and message tell why it cannot be used: `DEVICE_UNAVAILABLE` where the build has no
- *   such device, `NO_CUDA_DRIVER` and others where the machine has none
+ * Opens the device of a type; `auto` is `cuda` if available, else `cpu`. Returns a given device unchanged.
+ * @throws {OpenAlpacaError} `DEVICE_UNAVAILABLE` for a device that is not in this build, `NO_CUDA_DRIVER` or another
+ *   code for one that is not on this machine
  */
 export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device {
   if (type instanceof Device) return type
@@ -73,7 +73,7 @@ export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device 
     try {
       return openDevice('cuda')
     } catch {
-      return openDevice('cpu') // why there is no other, `backends` tells
+      return openDevice('cpu') // see `backends()` for why CUDA is unavailable
     }
   }
   let device = opened.get(type)
@@ -84,10 +84,10 @@ export function openDevice(type: DeviceType | 'auto' | Device = 'auto'): Device 
   return device
 }
 
-/** Memory and streams. One object a device type and process: `openDevice` makes it. */
+/** Memory and streams. There is one object per device type and process, made by `openDevice`. */
 export class Device {
   private defaultStream?: Stream
-  /** The tensors made in the present `allocating`. */
+  /** The tensors made during the current `allocating` call. */
   private allocated?: Tensor[]
 
   /** @internal */
@@ -98,50 +98,52 @@ export class Device {
     readonly handle: DeviceHandle,
   ) {}
 
-  /** The chip, and its memory at this moment. */
+  /** The chip and its current memory use. */
   get properties(): DeviceProperties {
     return native.deviceProperties(this.handle)
   }
 
-  /** What others wrote and it runs on, with versions. Opens what is not open yet, such as NCCL. @internal */
+  /**
+   * Third-party libraries in use, with their versions. Opens libraries that are not open yet, such as NCCL. @internal
+   */
   get libraries(): Record<string, string> {
     return native.deviceLibraries(this.handle)
   }
 
-  /** The CPU, for what this device has no room for. */
+  /** The CPU, for data that does not fit on this device. */
   get host(): Device {
     return openDevice('cpu')
   }
 
-  /** How many threads an op may use on the CPU; one per core at first. */
+  /** Sets the maximum number of CPU threads per op; initially one per core. */
   setThreads(threads: number): void {
     native.deviceSetThreads(this.handle, threads)
   }
 
-  /** bfloat16 where the device multiplies it in hardware, else float32. */
+  /** bfloat16 if the device multiplies it in hardware, else float32. */
   get preferredDType(): 'bfloat16' | 'float32' {
     return this.properties.fastBfloat16 ? 'bfloat16' : 'float32'
   }
 
-  /** The stream that is used where none is named. */
+  /** The default stream. */
   get stream(): Stream {
     this.defaultStream ??= this.createStream()
     return this.defaultStream
   }
 
-  /** A stream of its own: its work runs beside that of other streams. */
+  /** Creates a stream whose work runs concurrently with that of other streams. */
   createStream(): Stream {
     return new Stream(native.streamCreate(this.handle))
   }
 
-  /** A mark for `Stream.record` and `Stream.wait`. */
+  /** Creates an event for `Stream.record` and `Stream.wait`. */
   createEvent(): EventHandle {
     return native.eventCreate(this.handle)
   }
 
   /**
-   * Uninitialised memory, row-major.
-   * @throws {OpenAlpacaError} `OUT_OF_MEMORY`
+   * Allocates uninitialized memory, row-major.
+   * @throws {OpenAlpacaError} `OUT_OF_MEMORY` for a lack of memory
    */
   tensor(dtype: DType, shape: readonly number[]): Tensor {
     const tensor = new Tensor(this, dtype, shape, native.tensorCreate(this.handle, dtype, shape))
@@ -150,8 +152,8 @@ export class Device {
   }
 
   /**
-   * Runs `make`. If it throws, such as for lack of memory, the tensors that it has made so far are freed at once rather than
-   * when they are collected, so that there is room for what comes next. @internal
+   * Runs `make`. If it throws, for example for lack of memory, the tensors that it has made are freed at once rather
+   * than by the garbage collector, so that their memory is available again. @internal
    */
   allocating<T>(make: () => T): T {
     const outer = this.allocated
@@ -183,8 +185,8 @@ export function updatedArguments(op: string): string[] {
 }
 
 /**
- * Takes work in order and returns at once; `synchronize`, `read` and `upload` wait for it, without blocking the event
- * loop. An op that fails makes the stream pass over what follows, until the next wait, which rejects with the error.
+ * Runs work in order and returns at once; `synchronize`, `read` and `upload` wait for it, without blocking the event
+ * loop. After an op fails, the stream skips further work until the next wait, which rejects with the error.
  */
 export class Stream {
   /** @internal */
@@ -193,7 +195,7 @@ export class Stream {
     readonly handle: StreamHandle,
   ) {}
 
-  /** @internal An op of core/ops.h; lib/ops.ts has them with their arguments. */
+  /** @internal Enqueues an op of core/ops.h; lib/ops.ts has typed functions for them. */
   enqueue(op: string, args: object): void {
     const values = opFields.get(op)!.map((field) => {
       const value = (args as Record<string, unknown>)[field]
@@ -202,12 +204,12 @@ export class Stream {
     native.ops[op](this.handle, ...values)
   }
 
-  /** Copies `data` now, and into the tensor when its turn comes. For small arrays. */
+  /** Copies `data` now, and into the tensor in stream order. For small arrays. */
   write(tensor: Tensor, data: HostArray): void {
     native.streamWrite(this.handle, tensor.handle, data)
   }
 
-  /** Copies `data` into the tensor without a copy between; it must not change until the promise is settled. */
+  /** Copies `data` into the tensor without an intermediate copy; it must not change until the promise settles. */
   upload(tensor: Tensor, data: HostArray): Promise<void> {
     return native.streamUpload(this.handle, tensor.handle, data)
   }
@@ -218,24 +220,24 @@ export class Stream {
   }
 
   /**
-   * Copies between this stream's device and a tensor of the CPU, which must not change, or be used, until the promise is
-   * settled; both have the same dtype and length.
+   * Copies between this stream's device and a CPU tensor, which must not change, or be used, until the promise settles;
+   * both have the same dtype and length.
    */
   transfer(destination: Tensor, source: Tensor): Promise<void> {
     return native.streamTransfer(this.handle, destination.handle, source.handle)
   }
 
-  /** Resolves when everything enqueued so far is done; rejects with what went wrong on the stream since the last wait. */
+  /** Resolves when everything enqueued so far is done; rejects with any error on the stream since the last wait. */
   synchronize(): Promise<void> {
     return native.streamSynchronize(this.handle)
   }
 
-  /** The event comes when everything enqueued so far is done. */
+  /** The event occurs when everything enqueued so far is done. */
   record(event: EventHandle): void {
     native.streamRecord(this.handle, event)
   }
 
-  /** What is enqueued from here on waits for the event, as it was last recorded. */
+  /** Work enqueued from here on waits for the event's last recording. */
   wait(event: EventHandle): void {
     native.streamWait(this.handle, event)
   }
@@ -252,7 +254,7 @@ export class Stream {
     return native.streamEndCapture(this.handle)
   }
 
-  /** Runs the ops of a graph, in one go. */
+  /** Runs all ops of a graph. */
   launch(graph: GraphHandle): void {
     native.streamLaunch(this.handle, graph)
   }

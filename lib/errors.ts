@@ -1,7 +1,7 @@
-/** An error that programs may want to tell apart by `code`; its message says what is wrong and what to do. */
+/** An error that programs can distinguish by `code`; its message says what is wrong and what to do. */
 export class OpenAlpacaError extends Error {
   constructor(
-    /** What kind of failure it is, such as `INVALID_CONFIG`; docs/api.md lists them. */
+    /** The kind of failure, such as `INVALID_CONFIG`; docs/api.md lists them. */
     readonly code: string,
     message: string,
     options?: ErrorOptions,
@@ -39,7 +39,7 @@ export class TokenizerError extends OpenAlpacaError {
   }
 }
 
-/** A recipe, a flag or a DeepSpeed file with a key or a value that is not understood. */
+/** A recipe, a flag or a DeepSpeed file with an unknown key or an invalid value. */
 export class RecipeError extends OpenAlpacaError {
   constructor(message: string, options?: ErrorOptions) {
     super('INVALID_RECIPE', message, options)
@@ -47,8 +47,8 @@ export class RecipeError extends OpenAlpacaError {
 }
 
 /**
- * A loss or a gradient that is not finite, and the weights are as they were before the step; the logits of a generation;
- * or, under `strict`, weights that the type they are written in cannot hold.
+ * A loss or gradient that is not finite, with the weights as they were before the step; the logits of a generation; or,
+ * with `strict`, weights that the output type cannot hold.
  */
 export class NonFiniteError extends OpenAlpacaError {
   constructor(message: string, options?: ErrorOptions) {
@@ -56,15 +56,15 @@ export class NonFiniteError extends OpenAlpacaError {
   }
 }
 
-/** Ranks of a run that cannot find each other (`NO_ANSWER`, `PORT_IN_USE`), that disagree, or of which one is lost. */
+/** Ranks of a run that cannot connect (`NO_ANSWER`, `PORT_IN_USE`), that disagree, or one that is lost. */
 export class ParallelError extends OpenAlpacaError {}
 
-/** The Hugging Face Hub, or what is asked of it: a name it doesn't know, a missing right, a network that is down. */
+/** An error of the Hugging Face Hub or of a request: an unknown name, a missing permission, a network that is down. */
 export class HubError extends OpenAlpacaError {
   constructor(
     message: string,
     options?: ErrorOptions,
-    /** The HTTP status that the Hub answered with, where it answered. */
+    /** The HTTP status of the Hub's response, if there was one. */
     readonly status?: number,
   ) {
     super('HUB_FAILED', message, options)

@@ -1,4 +1,4 @@
-/** Seconds as a person says them: `4.2 s`, `3 min 05 s`, `2 h 14 min`. */
+/** Formats seconds for users: `4.2 s`, `3 min 05 s`, `2 h 14 min`. */
 export function formatDuration(seconds: number): string {
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`
   const whole = Math.round(seconds)
@@ -9,7 +9,7 @@ export function formatDuration(seconds: number): string {
   return `${Math.floor(minutes / 60)} h ${pad(minutes % 60)} min`
 }
 
-/** A count in three digits or so: `950`, `12.3k`, `3.43B`. */
+/** Formats a count in about three digits: `950`, `12.3k`, `3.43B`. */
 export function formatCount(value: number): string {
   const units = ['', 'k', 'M', 'B', 'T']
   let unit = 0
@@ -21,7 +21,7 @@ export function formatCount(value: number): string {
   return unit === 0 ? String(Math.round(scaled)) : `${Number(scaled.toPrecision(3))}${units[unit]}`
 }
 
-/** A measured value in four digits, `2e-5` and the like below a thousandth. */
+/** Formats a measured value in four digits; below a thousandth as `2e-5`. */
 export function formatNumber(value: number): string {
   const magnitude = Math.abs(value)
   if (magnitude >= 10_000) return formatCount(value)
@@ -29,12 +29,15 @@ export function formatNumber(value: number): string {
   return String(Number(value.toPrecision(4)))
 }
 
-/** A share from 0 to 1 as a percentage. */
+/** Formats a fraction from 0 to 1 as a percentage. */
 export function formatPercent(share: number): string {
   return `${(100 * share).toFixed(1)} %`
 }
 
-/** Control characters other than tab and line break as pictures (␛): text of a model or a data set must not steer the terminal. */
+/**
+ * Replaces control characters other than tab and line break with pictures (␛): text from a model or a data set must not
+ * control the terminal.
+ */
 export function forTerminal(text: string): string {
   return text.replace(/[^\P{Cc}\n\t]/gu, (character) => {
     const code = character.charCodeAt(0)
@@ -42,13 +45,13 @@ export function forTerminal(text: string): string {
   })
 }
 
-/** Text from a file, fit for an error message: of bounded length and without control characters. */
+/** Text from a file for an error message, of bounded length and without control characters. */
 export function forError(text: string): string {
   const short = text.length > 300 ? `${text.slice(0, 300)}…` : text
   return short.replace(/\p{C}/gu, '?')
 }
 
-/** A number of bytes for people, in powers of ten as disks are sold: `13.5 GB`. */
+/** Formats a number of bytes in powers of ten, as for disks: `13.5 GB`. */
 export function formatBytes(bytes: number): string {
   const units = ['bytes', 'KB', 'MB', 'GB', 'TB', 'PB']
   const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(bytes, 1)) / 3)))

@@ -1,3 +1,3 @@
-// The ES module face of the package. One implementation serves import and require, so that a program which uses both
-// has one addon and one set of classes.
+// The ES module entry point. It shares one implementation with `require`, so that a program that uses both has one
+// addon and one set of classes.
 export * from './index.js'

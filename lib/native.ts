@@ -1,6 +1,6 @@
 /**
- * The one door to the addon: raw functions on opaque handles, as binding/ exports them. Everything else in lib/ uses
- * the idiomatic classes of device.ts, tensor.ts and ops.ts.
+ * The only module that loads the addon: raw functions on opaque handles, as exported by binding/. Everything else in
+ * lib/ uses the idiomatic classes of device.ts, tensor.ts and ops.ts.
  */
 import nodeGypBuild from 'node-gyp-build'
 import { addonAdvice } from './addon-advice.js'
@@ -13,32 +13,32 @@ export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32'
 export type HostArray = Float32Array | Uint16Array | Int32Array | Uint8Array
 
 declare const kind: unique symbol
-/** An object that only the addon can make and look into. */
+/** An object that only the addon can create and read. */
 type Handle<Kind extends string> = { readonly [kind]: Kind }
 export type DeviceHandle = Handle<'device'>
 export type StreamHandle = Handle<'stream'>
-/** A mark in the work of streams, by which one waits for another. */
+/** A point in a stream's work that another stream can wait for. */
 export type EventHandle = Handle<'event'>
 /** Recorded ops. */
 export type GraphHandle = Handle<'graph'>
 export type TensorHandle = Handle<'tensor'>
 export type CommunicatorHandle = Handle<'communicator'>
 
-/** What a device says of itself. */
+/** A device's description of itself. */
 export interface DeviceProperties {
   /** The chip's name. */
   name: string
-  /** The instruction set that was chosen, such as `avx512_bf16`. */
+  /** The selected instruction set, such as `avx512_bf16`. */
   isa: string
   /** Threads of a CPU, multiprocessors of a GPU. */
   units: number
   /** Whether bfloat16 matrix products run in hardware. */
   fastBfloat16: boolean
-  /** Tells a GPU from all others anywhere; of the CPU empty. */
+  /** The GPU's UUID; empty for the CPU. */
   id: string
   /** Bytes. */
   totalMemory: number
-  /** Bytes that nobody uses at this moment. */
+  /** Bytes that are currently unused. */
   freeMemory: number
 }
 
@@ -87,15 +87,15 @@ interface Addon {
 
 const parallelCodes = new Set(['CONNECTION_FAILED', 'NOT_CONNECTED', 'RANK_LOST', 'COLLECTIVE_TIMEOUT', 'NCCL_ERROR'])
 
-/** What the addon throws for a failure of this code. */
+/** The error for an addon failure with this code. */
 export function errorOf(code: string, message: string): OpenAlpacaError {
   if (code === 'NON_FINITE') return new NonFiniteError(message)
   return parallelCodes.has(code) ? new ParallelError(code, message) : new OpenAlpacaError(code, message)
 }
 
 function load(): Addon {
-  // OpenMP's threads wait for each other by spinning, for milliseconds where nothing else is said. Beside any other
-  // busy process that leaves a training run a tenth of its speed; some 50 µs cost it nothing when it is alone.
+  // By default, OpenMP's threads spin for milliseconds while they wait for each other. With any other busy process,
+  // that slows a training run to a tenth of its speed; some 50 µs cost nothing when it runs alone.
   if (!process.env.OMP_WAIT_POLICY) process.env.GOMP_SPINCOUNT ??= '10000'
   try {
     return nodeGypBuild(packageRoot) as Addon

@@ -1,5 +1,5 @@
 /**
- * The optimal string alignment distance: the fewest insertions, deletions, substitutions and swaps of neighbours that
+ * The optimal string alignment distance: the fewest insertions, deletions, substitutions and swaps of neighbors that
  * turn `a` into `b`.
  */
 export function editDistance(a: string, b: string): number {
@@ -19,7 +19,7 @@ export function editDistance(a: string, b: string): number {
   return last[b.length]
 }
 
-/** The candidate that a mistyped word most likely stands for, or undefined when none is near (two edits in five letters). */
+/** The candidate that a mistyped word most likely stands for; undefined if none is near (two edits in five letters). */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined
   let bestDistance = Number.POSITIVE_INFINITY

@@ -10,23 +10,23 @@ import { CHAT_TEMPLATE_FILES } from './tokenizer/chat-templates.js'
 import type { LlamaTokenizer } from './tokenizer/tokenizer.js'
 import { emitWarning, type OnWarning } from './warnings.js'
 
-/** How a model is saved. */
+/** Options of saving. */
 export interface SaveOptions {
-  /** `bin` is torch's; safetensors when left out. */
+  /** `bin` is torch's; defaults to safetensors. */
   format?: WeightFormat
-  /** Weights beyond this go into further files: bytes, or a text such as `5GB` (the default). */
+  /** Size limit of a weight file: bytes, or a text such as `5GB` (the default). */
   maxShardSize?: number | string
-  /** The model's own when left out. */
+  /** Defaults to the model's dtype. */
   dtype?: 'bfloat16' | 'float16' | 'float32'
-  /** Its files are written too; those of the directory that the model was read from when left out. */
+  /** The tokenizer to save; defaults to the files of the directory that the model was loaded from. */
   tokenizer?: LlamaTokenizer
-  /** Makes values that `dtype` cannot hold an error, and nothing is written then; they are counted when left out. */
+  /** Makes values that `dtype` cannot hold an error, and nothing is written then; by default they are only counted. */
   strict?: boolean
-  /** Called with what the conversion to `dtype` lost; a warning of Node.js when left out. */
+  /** Called with the losses of the conversion to `dtype`; defaults to a Node.js warning. */
   onWarning?: OnWarning
 }
 
-/** What saving in another type has lost. */
+/** The losses of saving in another type. */
 export interface SaveResult {
   /** Finite values that became infinite. */
   overflows: number
@@ -42,7 +42,7 @@ export const tokenizerFiles = [
   ...CHAT_TEMPLATE_FILES,
 ] as const
 
-/** Small files of a model directory, those of `names` that it has. */
+/** The existing files among `names` in a model directory. */
 export async function readSmallFiles(
   directory: string,
   names: readonly string[],
@@ -57,7 +57,7 @@ export async function readSmallFiles(
   return (await Promise.all(names.map(read))).flat()
 }
 
-/** The tokenizer's files; those of a new model, whose `config` is given, have its context as the longest text. */
+/** The tokenizer's files; for a new model, whose `config` is given, with its context as the maximum length. */
 function filesFor(tokenizer: LlamaTokenizer, config?: LlamaConfig): ReturnType<LlamaTokenizer['files']> {
   return tokenizer.files().map((file) => {
     if (!config || file.name !== 'tokenizer_config.json') return file
@@ -67,8 +67,9 @@ function filesFor(tokenizer: LlamaTokenizer, config?: LlamaConfig): ReturnType<L
 }
 
 /**
- * Writes a Hugging Face model directory, whole or not at all. Of a group, rank 0 writes and all have to call it.
- * @param source the directory that the model was read from, whose small files are carried over
+ * Writes a Hugging Face model directory, completely or not at all. In a group, rank 0 writes and all ranks must call
+ * it.
+ * @param source the directory that the model was loaded from, whose small files are copied
  */
 export async function saveModel(
   parameters: Parameters,

@@ -14,13 +14,13 @@ export function numel(shape: readonly number[]): number {
 }
 
 /**
- * A typed, contiguous, row-major view of device memory. The tensor that `Device.tensor` made owns the memory: disposing
- * of it ends all its views. A finalizer frees what was forgotten.
+ * A typed, contiguous, row-major view of device memory. The tensor made by `Device.tensor` owns the memory: disposing
+ * of it invalidates all its views. A finalizer frees tensors that were not disposed of.
  */
 export class Tensor implements Disposable {
   /** @internal */
   constructor(
-    /** Whose memory it is. */
+    /** The device of the memory. */
     readonly device: Device,
     /** The number format. */
     readonly dtype: DType,
@@ -28,7 +28,7 @@ export class Tensor implements Disposable {
     readonly shape: readonly number[],
     /** @internal */
     readonly handle: TensorHandle,
-    /** What a view was made of: it must not be collected, which would free the memory, while the view is in use. */
+    /** The source of a view, kept from garbage collection, which would free the memory while the view is in use. */
     protected readonly source?: Tensor,
   ) {}
 
@@ -43,8 +43,8 @@ export class Tensor implements Disposable {
   }
 
   /**
-   * The same memory from element `offset` on, with another shape and, for memory that is shared in turn, dtype.
-   * @throws {RangeError} for what does not lie within the tensor
+   * The same memory from element `offset` on, with another shape and, for memory that is reused, another dtype.
+   * @throws {RangeError} for a view outside the tensor
    */
   view(shape: readonly number[], offset = 0, dtype: DType = this.dtype): Tensor {
     const handle = native.tensorView(this.handle, offset * bytesPerElement(this.dtype), dtype, shape)

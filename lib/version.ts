@@ -9,21 +9,20 @@ const manifest = require('../package.json') as {
   repository?: string | { url: string }
 }
 
-/** Whether a directory is the package's own. */
+/** Whether a directory is this package's root. */
 export function isPackageRoot(directory: string): boolean {
   const file = path.join(directory, 'package.json')
   return existsSync(file) && JSON.parse(readFileSync(file, 'utf8')).name === manifest.name
 }
 
 /**
- * The package's directory. In a program's bundle it is the installed package's, if there is one in the bundle's
+ * The package's directory. In a program's bundle it is that of the installed package, if there is one in the bundle's
  * directory or above, else the bundle's directory, into which the program's author may have copied `prebuilds`.
- *
  * @param here the directory of this file, or of the bundle that it is part of
  */
 export function findPackageRoot(here: string): string {
   const parent = path.resolve(here, '..')
-  if (isPackageRoot(parent)) return parent // which holds dist/ or, in the tests, lib/
+  if (isPackageRoot(parent)) return parent // which contains dist/ or, in the tests, lib/
   for (let directory = here; ; directory = path.dirname(directory)) {
     const installed = path.join(directory, 'node_modules', manifest.name)
     if (isPackageRoot(installed)) return installed
@@ -39,9 +38,9 @@ export const packageRoot = findPackageRoot(
 /** The version in package.json. */
 export const packageVersion = manifest.version
 
-/** Where to clone the package's repository, once package.json says it. */
+/** The repository to clone, if package.json has one. */
 export const repository =
   typeof manifest.repository === 'object' ? manifest.repository.url : (manifest.repository ?? null)
 
-/** The oldest Node.js that it is for, such as `20`. */
+/** The oldest supported Node.js, such as `20`. */
 export const oldestNode = /[\d.]+/.exec(manifest.engines.node)![0]

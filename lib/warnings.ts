@@ -1,5 +1,5 @@
-/** Takes a message about something unusual that is no error. */
+/** Receives a message about something unusual but harmless. */
 export type OnWarning = (message: string) => void
 
-/** For callers that take no warnings themselves: Node.js prints it on standard error. */
+/** For callers without a warning handler: Node.js prints it on standard error. */
 export const emitWarning: OnWarning = (message) => process.emitWarning(message, 'OpenAlpacaWarning')

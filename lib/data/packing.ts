@@ -14,7 +14,7 @@ export interface PackedBatch {
   positions: Int32Array
   /** S + 1 offsets: sequence s is the tokens from cuSeqlens[s] up to cuSeqlens[s + 1]. */
   cuSeqlens: Int32Array
-  /** T labels, shifted: labels[t] is the token to predict at t, or −1 for none (prompts, the last token of a sequence). */
+  /** T labels, shifted: labels[t] is the token to predict at t, or −1 for none (prompts, a sequence's last token). */
   labels: Int32Array
   /** T weights, zero for tokens without a label. */
   weights: Float32Array

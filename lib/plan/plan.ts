@@ -123,9 +123,16 @@ class DryRun implements Disposable {
     const { device } = this
     void device.stream // creates the compute stream first
     this.communicator = new DryCommunicator(ranks, costs)
-    const group = RankGroup.of(device, this.communicator, device.createStream(), recipe.zero_stage as Stage, nobody, {
-      prefetchBlocks: recipe.prefetch_blocks,
-    })
+    const group = RankGroup.of(
+      device,
+      this.communicator,
+      device.createStream(),
+      recipe.zero_stage as Stage,
+      simulated,
+      {
+        prefetchBlocks: recipe.prefetch_blocks,
+      },
+    )
     this.model = LlamaForCausalLM.fromConfig(config.json, { device, dtype, group, masterWeights: true })
   }
 
@@ -170,8 +177,8 @@ class DryRun implements Disposable {
   }
 }
 
-/** Stands in for the simulated ranks. */
-const nobody = {
+/** Stands in for the rendezvous with the other ranks. */
+const simulated = {
   exchange: async <T>(_what: string, value: T) => [value],
   agree: async () => {},
   explain: async (error: unknown) => error,

@@ -46,7 +46,7 @@ export interface Inspection {
   config?: ConfigJson
   /** Of tokenizer.model or of a GGUF file, where there is one; `model` is llama.cpp's name for its kind. */
   tokenizer?: { file: string; vocabSize: number; model?: string }
-  /** A training checkpoint's steps and ranks; of one of DeepSpeed's also its form, such as `ZeRO stage 2` or `universal`. */
+  /** A training checkpoint's steps and ranks; for DeepSpeed also its form, such as `ZeRO stage 2` or `universal`. */
   training?: { step?: number; ranks: number; form?: string }
   /** What a GGUF file says of itself; of lists with more than 16 elements only how many they have. */
   gguf?: { version: number; architecture: string; metadata: Record<string, unknown> }

@@ -11,7 +11,7 @@ const promptsAtOnce = 32
 /**
  * The model's greedy answers to instructions, in order, none longer than the longest expected one (a longer one would
  * be wrong anyway).
- * @throws the reason of `signal` when it is aborted
+ * @throws {Error} for an aborted `signal`: its reason
  */
 export async function answerInstructions(
   model: LlamaForCausalLM,
