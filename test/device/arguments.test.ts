@@ -74,7 +74,7 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
       () => ops.matmul(stream, { c: f32(1, 1), a: f32(1, 1), b: f32(1, 1), transposeA: wrong(1) }),
       'matmul: transpose_a must be a boolean',
     ],
-  ])('given %s throws a TypeError that names itself and the argument', (_, call, message) => {
+  ])('an op given %s throws a TypeError that names the op and the argument', (_, call, message) => {
     expect(call).toThrow(TypeError)
     expect(call).toThrow(expect.objectContaining({ message }))
   })
@@ -119,13 +119,16 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
       () => sampleWith({ scratch: f32(2, 13) }),
       'sample: scratch must have shape [B, 2V] where V = 7 from logits, got [2, 13]',
     ],
-  ])('given %s throws a RangeError that names itself, the argument and what was expected', (_, call, message) => {
-    expect(call).toThrow(RangeError)
-    expect(call).toThrow(expect.objectContaining({ message }))
-  })
+  ])(
+    'an op given %s throws a RangeError that names the op, the argument, and the expected value',
+    (_, call, message) => {
+      expect(call).toThrow(RangeError)
+      expect(call).toThrow(expect.objectContaining({ message }))
+    },
+  )
 
   it.each(['seed', 'streamId'])(
-    'throws a RangeError for %s = NaN, ±∞, or 2^70, and does not wrap it around',
+    'randomNormal throws a RangeError for %s = NaN, ±∞, or 2^70, and does not wrap it around',
     (name) => {
       for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 2 ** 70]) {
         const args = { x: f32(4), std: 1, seed: 0, streamId: 0, [name]: value }
@@ -134,7 +137,7 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     },
   )
 
-  it('given key/value heads that do not divide its query heads throws a RangeError', () => {
+  it('attention throws a RangeError for key/value heads that do not divide its query heads', () => {
     const attention = (numHeads: number, numKvHeads: number) =>
       ops.attentionForward(device.createStream(), {
         qkv: f32(2, numHeads + 2 * numKvHeads, 8),
@@ -149,7 +152,7 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     expect(() => attention(1, 2)).toThrow(/num_heads/)
   })
 
-  it('enqueues nothing when it throws', async () => {
+  it('an op enqueues nothing when it throws', async () => {
     const args = norm()
     for (const tensor of [args.x, args.w, args.y]) ops.fill(stream, { x: tensor, value: 1 })
     expect(() => ops.rmsNormForward(stream, { ...args, eps: wrong(null) })).toThrow(TypeError)
@@ -157,7 +160,7 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     expect(await args.y.toArray()).toEqual(new Float32Array(16).fill(1))
   })
 
-  it('takes tensors of its own device alone', () => {
+  it('an op accepts only tensors of its own device', () => {
     const other = new Device(device.type, native.deviceOpen(device.type))
     const foreign: Tensor = other.tensor('float32', [2, 8])
     expect(() => normWith({ x: foreign })).toThrow(
@@ -170,7 +173,7 @@ describe.each(deviceTypes)('an op on $name', ({ device }) => {
     expect(() => stream.read(foreign, new Float32Array(16))).toThrow(elsewhere('read'))
   })
 
-  it('takes no handle of another kind', () => {
+  it('an op rejects handles of another kind', () => {
     const tensor = f32(1)
     const event = device.createEvent()
     const calls: [() => unknown, string][] = [

@@ -4,7 +4,7 @@ import { NonFiniteError, OpenAlpacaError, ParallelError } from '../../lib/errors
 import { errorOf, native } from '../../lib/native.js'
 
 describe('backends', () => {
-  it('lists the CPU with its properties, and says why a device is missing', () => {
+  it('backends lists the CPU with its properties, and the reason why a device is missing', () => {
     const [cpu, ...others] = backends()
     expect(cpu).toMatchObject({
       device: 'cpu',
@@ -18,13 +18,13 @@ describe('backends', () => {
     for (const { available, reason } of others) expect(available || reason).toBeTruthy()
   })
 
-  it('are opened once a process, and the best of them by default', () => {
+  it('each backend is opened once per process, and the best one is the default', () => {
     expect(openDevice('cpu')).toBe(openDevice('cpu'))
     const available = backends().filter((backend) => backend.available)
     expect(openDevice()).toBe(openDevice(available[available.length - 1].device))
   })
 
-  it('that are missing are refused with a code', () => {
+  it('missing backends are rejected with a code', () => {
     expect(() => native.deviceOpen('abacus')).toThrow(OpenAlpacaError)
     expect(errorOf('NON_FINITE', '')).toBeInstanceOf(NonFiniteError)
     expect(errorOf('RANK_LOST', '')).toBeInstanceOf(ParallelError)
@@ -41,12 +41,12 @@ describe('the CPU', () => {
     else process.env.OPENALPACA_CPU_ISA = before
   })
 
-  it('uses the instruction set that OPENALPACA_CPU_ISA names', () => {
+  it('the CPU uses the instruction set that OPENALPACA_CPU_ISA selects', () => {
     process.env.OPENALPACA_CPU_ISA = 'baseline'
     expect(native.deviceProperties(native.deviceOpen('cpu')).isa).toBe('baseline')
   })
 
-  it('names the instruction sets that it has when asked for another', () => {
+  it('an unsupported OPENALPACA_CPU_ISA gives an error with the supported instruction sets', () => {
     process.env.OPENALPACA_CPU_ISA = 'avx1024'
     expect(() => native.deviceOpen('cpu')).toThrow(
       expect.objectContaining({
@@ -56,7 +56,7 @@ describe('the CPU', () => {
     )
   })
 
-  it('uses as many threads as it is told to', () => {
+  it('the CPU uses the requested number of threads', () => {
     const device = openDevice('cpu')
     const threads = device.properties.units
     device.setThreads(3)

@@ -5,7 +5,7 @@ import { deviceTypes } from '../support/devices.js'
 import { slowWork } from '../support/slow-work.js'
 
 describe.each(deviceTypes)('while $name computes', ({ device }) => {
-  it('a timer of 10 ms keeps firing', async () => {
+  it('a timer of 10 ms keeps firing during computation', async () => {
     const enqueue = await slowWork(device, 400)
     let ticks = 0
     const timer = setInterval(() => ticks++, 10)
@@ -14,7 +14,8 @@ describe.each(deviceTypes)('while $name computes', ({ device }) => {
     await device.stream.synchronize()
     const elapsed = performance.now() - start
     clearInterval(timer)
-    // A loop that waits for the work fires once at its end. The machine is shared, so a quarter of the ticks will do.
+    // Blocking waits would let the timer fire only once at the end. The machine is shared, so a quarter of the ticks
+    // suffices.
     expect(ticks).toBeGreaterThan(elapsed / 40)
   })
 
@@ -40,21 +41,21 @@ describe.each(deviceTypes)('a process with work queued on $name', ({ name }) => 
       })
     })
 
-  it('ends cleanly when nobody waits for it', async () => {
+  it('a process exits cleanly without a wait for its queued work', async () => {
     expect(await run('nobody')).toEqual({ code: 0, signal: null, stdout: '', stderr: '' })
   })
 
-  it('stays until a wait is settled', async () => {
+  it('a process stays alive until a wait is settled', async () => {
     expect(await run('waiting')).toEqual({ code: 0, signal: null, stdout: 'done\n', stderr: '' })
   })
 
-  it('ends at process.exit with a wait outstanding', async () => {
-    // Several at once: what a stream's thread is doing when the libraries are taken down is a matter of chance.
+  it('a process exits at process.exit with a pending wait', async () => {
+    // Several at once: the state of a stream's thread while the libraries are unloaded is random.
     const ends = await Promise.all([1, 2, 3, 4].map(() => run('exit')))
     for (const end of ends) expect(end).toEqual({ code: 0, signal: null, stdout: '', stderr: '' })
   })
 
-  it('ends with an uncaught error as any program does', async () => {
+  it('a process with queued work exits on an uncaught error', async () => {
     expect(await run('throw')).toMatchObject({ code: 1, signal: null, stderr: expect.stringContaining('on purpose') })
   })
 })

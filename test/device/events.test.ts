@@ -4,7 +4,10 @@ import { deviceTypes } from '../support/devices.js'
 import { slowWork } from '../support/slow-work.js'
 
 describe.each(deviceTypes)('an event on $name', ({ device }) => {
-  /** One stream is slow and then writes 2 over 1; another copies what it finds, after the event or without it. */
+  /**
+   * One stream is slow and then writes 2 over 1; another copies the current value, with or without waiting for the
+   * event.
+   */
   async function race(ordered: boolean, milliseconds: number): Promise<number> {
     const enqueue = await slowWork(device, milliseconds)
     const [producer, consumer] = [device.createStream(), device.createStream()]
@@ -22,12 +25,12 @@ describe.each(deviceTypes)('an event on $name', ({ device }) => {
     return value
   }
 
-  it('makes one stream wait for another', async () => {
+  it('an event makes one stream wait for another', async () => {
     for (let i = 0; i < 3; i++) expect(await race(true, 30)).toBe(2)
   })
 
-  it('is needed: without it the second stream does not wait', async () => {
-    // The slow work is made longer until the other stream, whose thread must get its turn, is ahead of it.
+  it('without an event, a second stream does not wait', async () => {
+    // The slow work is extended until the other stream's thread is scheduled and gets ahead of it.
     const values: number[] = []
     for (let milliseconds = 50; milliseconds <= 1600 && !values.includes(1); milliseconds *= 2) {
       values.push(await race(false, milliseconds))
@@ -35,7 +38,7 @@ describe.each(deviceTypes)('an event on $name', ({ device }) => {
     expect(values).toContain(1)
   })
 
-  it('orders streams both ways, over and over, when it is recorded again', async () => {
+  it('an event that is recorded repeatedly orders streams in both directions', async () => {
     const [a, b] = [device.createStream(), device.createStream()]
     const [forth, back] = [device.createEvent(), device.createEvent()]
     const one = device.tensor('float32', [1, 1])
@@ -43,7 +46,7 @@ describe.each(deviceTypes)('an event on $name', ({ device }) => {
     ops.fill(a, { x: one, value: 1 })
     ops.fill(a, { x: sum, value: 0 })
     for (let i = 0; i < 200; i++) {
-      // Each adds to what the other left: sum = 2 · sum + 1 on one, sum = sum / 2 on the other.
+      // Each adds to the result of the other: sum = 2 · sum + 1 on one, sum = sum / 2 on the other.
       ops.matmul(a, { c: sum, a: one, b: one, beta: 2 })
       a.record(forth)
       b.wait(forth)
@@ -51,22 +54,22 @@ describe.each(deviceTypes)('an event on $name', ({ device }) => {
       b.record(back)
       a.wait(back)
     }
-    // The limit of s → (2s + 1) / 2 = s + ½, 200 times over.
+    // The limit of s → (2s + 1) / 2 = s + ½, 200 times.
     expect(await sum.toArray(a)).toEqual(Float32Array.of(100))
   })
 
-  it('that was never recorded is not waited for', async () => {
+  it('waiting for an event that was never recorded returns at once', async () => {
     const stream = device.createStream()
     stream.wait(device.createEvent())
     await stream.synchronize()
   })
 
-  it('is waited for as it was recorded last before the wait', async () => {
+  it('a wait refers to the last record of the event before it', async () => {
     const [producer, consumer] = [device.createStream(), device.createStream()]
     const event = device.createEvent()
     producer.record(event)
     consumer.wait(event)
-    // A later record that the consumer itself has to come before: waiting for it would be a deadlock.
+    // A later record that the consumer itself must precede: waiting for it would be a deadlock.
     const done = device.createEvent()
     consumer.record(done)
     producer.wait(done)
@@ -74,7 +77,7 @@ describe.each(deviceTypes)('an event on $name', ({ device }) => {
     await Promise.all([producer.synchronize(), consumer.synchronize()])
   })
 
-  it('is recorded by a stream that failed too, so that nobody waits for ever', async () => {
+  it('an event is also recorded by a failed stream, so that no wait hangs', async () => {
     const [failing, waiting] = [device.createStream(), device.createStream()]
     const ids = device.tensor('int32', [1])
     failing.write(ids, Int32Array.of(-1))

@@ -9,7 +9,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     return x
   }
 
-  it('records ops without running them, and runs them at each launch on what the tensors then hold', async () => {
+  it('a graph records ops without running them, and each launch runs them on the current contents of the tensors', async () => {
     const { stream } = device
     const [x, sum] = [scalar(2), scalar(1)]
     const graph = stream.capture(() => ops.matmul(stream, { c: sum, a: x, b: x, beta: 1 }))
@@ -22,7 +22,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     expect(await sum.toArray()).toEqual(Float32Array.of(109))
   })
 
-  it('runs in the order of the stream, among other work, many times', async () => {
+  it('a graph runs in stream order, among other work, many times', async () => {
     const { stream } = device
     const [one, sum] = [scalar(1), scalar(0)]
     const graph = stream.capture(() => {
@@ -35,7 +35,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     expect(await sum.toArray()).toEqual(Float32Array.of(2002))
   })
 
-  it('keeps what was written while it was recorded', async () => {
+  it('a graph keeps the data written during recording', async () => {
     const { stream } = device
     const x = scalar(0)
     const data = Float32Array.of(5)
@@ -48,7 +48,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     }
   })
 
-  it('keeps its operands alive when their owners dispose of them', async () => {
+  it('a graph keeps its operands alive when their owners dispose of them', async () => {
     const { stream } = device
     const [x, sum] = [scalar(3), scalar(0)]
     const graph = stream.capture(() => ops.matmul(stream, { c: sum, a: x, b: x, beta: 1 }))
@@ -59,7 +59,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     expect(await sum.toArray()).toEqual(Float32Array.of(9))
   })
 
-  it('may run on another stream than the one it was recorded on', async () => {
+  it('a graph may run on another stream than the one it was recorded on', async () => {
     const [recording, running] = [device.createStream(), device.createStream()]
     const x = scalar(0)
     await device.stream.synchronize()
@@ -68,7 +68,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     expect(await x.toArray(running)).toEqual(Float32Array.of(8))
   })
 
-  it('cannot hold what waits, launches or records in turn', async () => {
+  it('a graph cannot contain waits, launches, or recordings', async () => {
     const stream = device.createStream()
     const event = device.createEvent()
     const empty = stream.capture(() => {})
@@ -90,14 +90,14 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
         expect(call).toThrow(expect.objectContaining({ code: 'CAPTURING', message }))
       }
     })
-    // What was refused is not in the graph either.
+    // The rejected calls are not in the graph either.
     stream.launch(graph)
     await stream.synchronize()
     expect(target).toEqual(Float32Array.of(0))
     expect(await x.toArray(stream)).toEqual(Float32Array.of(1))
   })
 
-  it('is not made when recording it throws, and the stream works on', async () => {
+  it('no graph is created when recording throws, and the stream stays usable', async () => {
     const { stream } = device
     const x = scalar(1)
     const record = () => {
@@ -110,7 +110,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     expect(await x.toArray()).toEqual(Float32Array.of(3))
   })
 
-  it('that fails tells the stream that it was launched on, which leaves parameters as they are', async () => {
+  it('a failing graph rejects the wait for the stream that launched it, and leaves parameters unchanged', async () => {
     const stream = device.createStream()
     const [rows, table, ids] = [device.tensor('float32', [1, 1]), scalar(5), device.tensor('int32', [1])]
     const [master, m, v, grad] = [1, 0, 0, 1].map((value) => scalar(value).view([1]))
@@ -137,7 +137,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
   })
 
   it.runIf(device.type === 'cpu')(
-    'that fails passes over its rest, and what follows, until the stream is waited for',
+    'a failing graph skips its remaining ops, and later ones, until the stream is waited for',
     async () => {
       const { stream } = device
       const x = scalar(1)

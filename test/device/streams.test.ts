@@ -14,14 +14,14 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
   }
   const failure = { code: 'INVALID_INDEX', message: 'embedding_forward: id 3 is outside [0, 3)' }
 
-  it('takes its work in order', async () => {
+  it('a stream runs its work in order', async () => {
     const stream = device.createStream()
     const x = device.tensor('float32', [1000])
     for (let value = 1; value <= 200; value++) ops.fill(stream, { x, value })
     expect(await x.toArray(stream)).toEqual(new Float32Array(1000).fill(200))
   })
 
-  it('synchronises only when all that was enqueued before is done', async () => {
+  it('synchronize resolves only after all work enqueued before it', async () => {
     const stream = device.createStream()
     const enqueue = await slowWork(device, 50)
     const x = tensorOf(device, 'float32', [1], 0)
@@ -32,7 +32,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(await x.toArray(device.createStream())).toEqual(Float32Array.of(1))
   })
 
-  it('settles several waits in their order', async () => {
+  it('several waits settle in order', async () => {
     const stream = device.createStream()
     const x = device.tensor('float32', [1])
     const order: number[] = []
@@ -45,7 +45,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(order).toEqual([0, 1, 2, 3])
   })
 
-  it('copies what is written at the call: a later change of the array does not count', async () => {
+  it('write copies the data at the call: a later change of the array has no effect', async () => {
     const enqueue = await slowWork(device, 30)
     const x = device.tensor('float32', [4])
     const data = Float32Array.of(1, 2, 3, 4)
@@ -55,7 +55,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(await valuesOf(x)).toEqual(Float64Array.of(1, 2, 3, 4))
   })
 
-  it('uploads without a copy between: what the array holds when its turn comes counts', async () => {
+  it('upload does not copy: it uses the contents of the array at the time of the transfer', async () => {
     const enqueue = await slowWork(device, 30)
     const x = device.tensor('float32', [4])
     const data = Float32Array.of(1, 2, 3, 4)
@@ -66,7 +66,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(await valuesOf(x)).toEqual(Float64Array.of(9, 9, 9, 9))
   })
 
-  it('writes from, uploads from and reads into a part of a larger buffer', async () => {
+  it('write, upload, and read work on a part of a larger buffer', async () => {
     const x = device.tensor('int32', [3])
     const buffer = Int32Array.of(0, 1, 2, 3, 4)
     device.stream.write(x, buffer.subarray(1, 4))
@@ -77,7 +77,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(target).toEqual(Int32Array.of(0, 2, 3, 4, 0))
   })
 
-  it('refuses data of another size, and what is no typed array', () => {
+  it('a stream rejects data of another size, and values that are not typed arrays', () => {
     const x = device.tensor('float32', [4])
     const { stream } = device
     const message = (op: string) => `${op}: data must have the tensor's 16 bytes, got 12`
@@ -88,7 +88,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(() => stream.write(x, array)).toThrow(new TypeError('write: data must be a typed array'))
   })
 
-  it('that failed leaves parameters as they are until it is waited for, and then works again', async () => {
+  it('a failed stream leaves parameters unchanged until it is waited for, and then works again', async () => {
     const stream = device.createStream()
     const [master, m, v, grad] = [1, 2, 3, 4].map((value) => tensorOf(device, 'float32', [2], value))
     await device.stream.synchronize()
@@ -112,7 +112,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect((await valuesOf(master))[0]).toBeLessThan(1)
   })
 
-  it.runIf(device.type === 'cpu')('that failed passes over what follows until it is waited for', async () => {
+  it.runIf(device.type === 'cpu')('a failed stream skips later work until it is waited for', async () => {
     const stream = device.createStream()
     const x = device.tensor('float32', [2])
     ops.fill(stream, { x, value: 1 })
@@ -124,7 +124,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(await x.toArray(stream)).toEqual(Float32Array.of(3, 3))
   })
 
-  it('reports the first failure, once, to the wait that comes next', async () => {
+  it('a stream reports the first failure once, to the next wait', async () => {
     const stream = device.createStream()
     fail(stream)
     const labels = device.tensor('int32', [1])
@@ -137,7 +137,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     expect(waits[0]).toMatchObject({ reason: failure })
   })
 
-  it('rejects reads and uploads after a failure too, and leaves alone what would have been read into', async () => {
+  it('reads and uploads reject after a failure too, and the destination of a read stays unchanged', async () => {
     const stream = device.createStream()
     const x = tensorOf(device, 'float32', [2], 7)
     await device.stream.synchronize()
@@ -150,7 +150,7 @@ describe.each(deviceTypes)('a stream on $name', ({ device }) => {
     if (device.type === 'cpu') expect(await x.toArray(stream)).toEqual(Float32Array.of(7, 7))
   })
 
-  it('is not touched by the failure of another', async () => {
+  it('a stream is not affected by the failure of another', async () => {
     const [failing, working] = [device.createStream(), device.createStream()]
     const x = device.tensor('float32', [1])
     fail(failing)

@@ -7,7 +7,7 @@ import { deviceTypes } from '../support/devices.js'
 import { slowWork } from '../support/slow-work.js'
 import { tensorOf, valuesOf } from '../support/tensors.js'
 
-/** node --expose-gc, for this process from now on. */
+/** Enables node --expose-gc for the rest of this process. */
 function collectGarbage(): void {
   setFlagsFromString('--expose-gc')
   runInNewContext('gc')()
@@ -22,7 +22,7 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     ['int32', Int32Array.of(7, -(2 ** 31))],
     ['bfloat16', Uint16Array.of(0x3f80, 0xffff)],
     ['float16', Uint16Array.of(0x3c00, 0x0001)],
-  ] as const)('of %s gives back the elements that were written', async (dtype, elements) => {
+  ] as const)('a tensor of %s returns the elements that were written', async (dtype, elements) => {
     const tensor = device.tensor(dtype, [1, 2])
     stream.write(tensor, elements)
     expect(await tensor.toArray()).toEqual(elements)
@@ -31,12 +31,12 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     expect(bytesPerElement(dtype)).toBe(elements.BYTES_PER_ELEMENT)
   })
 
-  it('may have no elements, or no dimensions', async () => {
+  it('a tensor may have no elements, or no dimensions', async () => {
     expect((await device.tensor('float32', [3, 0]).toArray()).length).toBe(0)
     expect(await valuesOf(tensorOf(device, 'float32', [], [5]))).toEqual(Float64Array.of(5))
   })
 
-  it('shares its memory with its views', async () => {
+  it('a tensor shares its memory with its views', async () => {
     const whole = tensorOf(
       device,
       'float32',
@@ -51,7 +51,7 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     expect(await valuesOf(whole)).toEqual(Float64Array.of(0, 1, 2, 3, 4, -1, -1, -1, -1, 9, 10, 11))
   })
 
-  it('lends its memory to another dtype', async () => {
+  it('a tensor can be viewed as another dtype', async () => {
     const memory = tensorOf(device, 'float32', [2], [1, -1])
     expect(await memory.view([4], 0, 'bfloat16').toArray()).toEqual(Uint16Array.of(0, 0x3f80, 0, 0xbf80))
   })
@@ -60,17 +60,17 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     [3, 2, 'bytes 8 to 20 are outside of a tensor of 16 bytes'],
     [5, 0, 'bytes 0 to 20 are outside of a tensor of 16 bytes'],
     [1, -1, 'bytes -4 to 0 are outside of a tensor of 16 bytes'],
-  ])('of four elements has no view of %i from element %i', (length, offset, what) => {
+  ])('a tensor of four elements has no view of %i from element %i', (length, offset, what) => {
     const tensor = device.tensor('float32', [4])
     expect(() => tensor.view([length], offset)).toThrow(new RangeError(`tensorView: ${what}`))
   })
 
-  it('has no view that begins inside an element', () => {
+  it('a tensor has no view that begins inside an element', () => {
     const halves = device.tensor('bfloat16', [5])
     expect(() => halves.view([2], 1, 'float32')).toThrow(RangeError)
   })
 
-  it('cannot be used once it is disposed of, nor can its views', () => {
+  it('a disposed tensor cannot be used, nor can its views', () => {
     const owner = device.tensor('float32', [4])
     const view = owner.view([2], 1)
     const viewOfView = view.view([1])
@@ -85,7 +85,7 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     }
   })
 
-  it('outlives the disposal of a view, and may be disposed of twice', async () => {
+  it('a tensor remains after a view is disposed of, and may be disposed of twice', async () => {
     const owner = tensorOf(device, 'float32', [2], [1, 2])
     owner.view([1]).dispose()
     expect(await valuesOf(owner)).toEqual(Float64Array.of(1, 2))
@@ -93,26 +93,26 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     owner.dispose()
   })
 
-  it('is disposed of by its Symbol.dispose', () => {
+  it('Symbol.dispose disposes of a tensor', () => {
     const tensor = device.tensor('float32', [1])
     tensor[Symbol.dispose]()
     expect(() => ops.fill(stream, { x: tensor, value: 0 })).toThrow(ended('fill: x'))
   })
 
-  it('keeps its memory until queued work is done with it', async () => {
+  it('a tensor keeps its memory until queued work with it is done', async () => {
     const enqueue = await slowWork(device, 30)
     const [a, b] = [tensorOf(device, 'float32', [10_000], 3), device.tensor('float32', [10_000])]
     enqueue(stream)
     ops.cast(stream, { dst: b, src: a })
     a.dispose()
-    // Were the memory free by now, one of these would get it and be filled before the copy is made.
+    // If the memory were free by now, one of these would get it and be filled before the copy is made.
     const other = device.createStream()
     for (let i = 0; i < 20; i++) ops.fill(other, { x: device.tensor('float32', [10_000]), value: 9 })
     await other.synchronize()
     expect(await valuesOf(b)).toEqual(new Float64Array(10_000).fill(3))
   })
 
-  it('is not collected while a view of it is in use', async () => {
+  it('a tensor is not collected while a view of it is in use', async () => {
     const views = Array.from({ length: 50 }, (_, i) => {
       const tensor = device.tensor('float32', [4])
       ops.fill(device.stream, { x: tensor, value: i })
@@ -123,7 +123,7 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     for (const [i, view] of views.entries()) expect(await view.toArray()).toEqual(Float32Array.of(i, i))
   })
 
-  it('is collected when it is forgotten, because V8 knows of its memory', async () => {
+  it('a forgotten tensor is collected, because V8 knows its memory size', async () => {
     const megabytes = 32
     const before = process.memoryUsage().rss
     let most = 0
@@ -132,7 +132,7 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
       await stream.synchronize()
       most = Math.max(most, process.memoryUsage().rss - before)
     }
-    // Were the objects all that V8 saw, it would keep the 40 of them.
+    // If V8 only saw the small objects, it would keep all 40 of them.
     expect(most / 2 ** 20).toBeLessThan((40 * megabytes) / 2)
   })
 
@@ -143,16 +143,16 @@ describe.each(deviceTypes)('a tensor on $name', ({ device }) => {
     { shape: ['2'], message: 'tensorCreate: shape[0] must be a non-negative integer' },
     { shape: [1, 1, 1, 1, 1], message: 'tensorCreate: a tensor has at most 4 dimensions' },
     { shape: [2 ** 40, 2 ** 40], message: `tensorCreate: a tensor of shape [${2 ** 40}, ${2 ** 40}] is too large` },
-  ])('cannot have the shape $shape', ({ shape, message }) => {
+  ])('a tensor cannot have the shape $shape', ({ shape, message }) => {
     expect(() => device.tensor('float32', shape as number[])).toThrow(new RangeError(message))
   })
 
-  it('cannot have another dtype than the four', () => {
+  it('a tensor cannot have a dtype other than the four', () => {
     const message = "tensorCreate: unknown dtype 'float8'; use float32, bfloat16, float16 or int32"
     expect(() => device.tensor('float8' as DType, [1])).toThrow(new TypeError(message))
   })
 
-  it('that no machine has the memory for is refused with a code', () => {
+  it("a tensor larger than any machine's memory is rejected with a code", () => {
     expect(() => device.tensor('float32', [2 ** 47])).toThrow(expect.objectContaining({ code: 'OUT_OF_MEMORY' }))
   })
 })

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 
-// Bold text is wider, and a browser's font may be wider than ours: both are counted generously.
+// Bold text is wider, and a browser's font may be wider than ours: the limits allow for both.
 const characterWidth = { title: 8.2, plain: 6.6 }
 
 describe('the charts of the documentation', () => {

@@ -1,4 +1,4 @@
-/** Types what the documentation shows, page by page, in a copy of the repository: `npm run test:docs`. */
+/** Runs the commands of the documentation, page by page, in a copy of the repository: `npm run test:docs`. */
 import { execFile, execFileSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
@@ -17,21 +17,21 @@ beforeAll(() => {
   const tracked = execFileSync('git', ['ls-files', '-co', '--exclude-standard', '-z'], { cwd: root, encoding: 'utf8' })
   for (const file of tracked.split('\0').filter(Boolean)) cpSync(path.join(root, file), path.join(copy, file))
   for (const built of ['dist', 'build']) cpSync(path.join(root, built), path.join(copy, built), { recursive: true })
-  // What was fetched has a part in what counts as built.
+  // Fetched files are part of the check whether a build is up to date.
   for (const fetched of ['node_modules', '.cuda'].filter((name) => existsSync(path.join(root, name)))) {
     symlinkSync(path.join(root, fetched), path.join(copy, fetched))
   }
-  // What was built counts as built here: the set-up notes where.
+  // The build counts as up to date in the copy: setup records its location.
   for (const stamp of ['.native-stamp', '.emulated-stamp'].map((name) => path.join(copy, 'build', name))) {
     if (existsSync(stamp)) writeFileSync(stamp, readFileSync(stamp, 'utf8').replaceAll(root, copy))
   }
-  // A small model and small data go by the names that the documentation uses.
+  // A small model and small data under the names that the documentation uses.
   cpSync(fixture('d100'), path.join(copy, 'open_llama_3b_v2'), { recursive: true })
   cpSync(fixture('d100'), path.join(copy, 'my-model'), { recursive: true })
   const rows = JSON.parse(readFileSync(fixture('instructions.json'), 'utf8')) as { input: string; output: string }[]
   const dolly = rows.map(({ input, output, ...row }) => JSON.stringify({ ...row, context: input, response: output }))
   writeFileSync(path.join(copy, 'databricks-dolly-15k.jsonl'), dolly.join('\n'))
-  // Enough for a batch of the default size.
+  // Enough rows for a batch of the default size.
   writeFileSync(path.join(copy, 'openalpaca.json'), JSON.stringify([...rows, ...rows, ...rows]))
   // Files that a page shows with their names, such as `# my.yaml`.
   for (const { text } of pages.flatMap(blocks)) {
@@ -46,7 +46,7 @@ afterAll(() => {
   console.log(`Only parsed, by docs.test.ts:\n  ${left.join('\n  ')}`)
 })
 
-/** The model in the Hub's cache, as a download leaves it. */
+/** The model in the Hub's cache, as after a download. */
 function hubCache(name: string): void {
   const commit = '0'.repeat(40)
   const directory = path.join(copy, 'hub', `models--${name.replace('/', '--')}`)
@@ -58,10 +58,10 @@ function hubCache(name: string): void {
 const env = { ...process.env, HF_HUB_CACHE: path.join(copy, 'hub'), HF_HUB_OFFLINE: '1', NO_COLOR: '1' }
 const shell = (line: string) => run('bash', ['-c', line], { cwd: copy, env, maxBuffer: 2 ** 26 })
 
-/** What a command needs that is not here. */
+/** The requirement of a command that is not available here. */
 const reasonNotTo = (text: string) => cannotRun.find(([pattern]) => pattern.test(text))?.[1]
 
-/** The line with what makes it small. */
+/** The line with the flags that make it small. */
 function inSmall(line: string): string {
   let small = line
   for (const [text, instead] of standIns) small = small.replace(text, instead)

@@ -20,10 +20,10 @@ import { anchors, commands, inlineCommands, isPacked, links, pages, programs, re
 
 const scripts = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')).scripts as Record<string, string>
 
-/** Programs of others, whose flags are theirs. */
+/** Programs of others, with their own flags. */
 const others = ['cd', 'curl', 'docker', 'g++', 'git', 'make', 'ninja', 'npm', 'npx', 'ollama', 'pip', 'python', 'bash']
 
-/** Parses a command line of `openalpaca` with the parser that it has, without running it. */
+/** Parses a command line of `openalpaca` with its own parser, without running it. */
 function parseCli(argv: string[]): void {
   const program = createProgram()
   for (const command of program.commands) command.action(() => {}).configureOutput({ writeOut: () => {} })
@@ -38,7 +38,7 @@ function parseCli(argv: string[]): void {
     throw error
   }
   const flags = command?.opts() as { recipe?: string; deepspeed?: string }
-  // Keys and values of a recipe of one's own are seen when it is run.
+  // Keys and values of the user's own recipe are checked when it runs.
   if (argv[0] === 'train' && !flags.recipe?.includes('.') && !flags.deepspeed) recipeFromFlags(flags, () => {})
 }
 
@@ -52,7 +52,7 @@ function parseBench(argv: string[]): void {
   }
 }
 
-/** @throws when a command names a script, a file or a flag that there is not */
+/** @throws when a command names a script, a file, or a flag that does not exist */
 function parse(line: string): void {
   const all = words(line)
   const argv = all.filter((_, i) => all.slice(0, i + 1).some((before) => !/^[A-Z_]+=/.test(before)))
@@ -79,11 +79,11 @@ function parse(line: string): void {
     for (const file of files) if (!existsSync(path.join(root, file))) throw new Error(`there is no ${file}`)
     if (files.length > 0) return
   }
-  if (!others.includes(argv[0])) throw new Error(`nobody knows ${argv[0]}; say in test/docs/docs.test.ts whose it is`)
+  if (!others.includes(argv[0])) throw new Error(`unknown program ${argv[0]}: add it to others in test/docs/docs.test.ts`)
 }
 
 describe.each(pages)('in %s', (page) => {
-  it('every command is one that there is, with flags that it knows', () => {
+  it('every command in the documentation exists, and accepts its flags', () => {
     for (const { where, text, isPart } of [...commands(page), ...inlineCommands(page)]) {
       try {
         parse(text)
@@ -94,7 +94,7 @@ describe.each(pages)('in %s', (page) => {
     }
   })
 
-  it('every link leads somewhere', () => {
+  it('every link in the documentation resolves', () => {
     for (const link of links(page)) {
       const [file, anchor] = link.split('#')
       const target = file === '' ? page : path.join(path.dirname(page), file)
@@ -104,7 +104,7 @@ describe.each(pages)('in %s', (page) => {
   })
 })
 
-it('no link of a page in the package leads to a file that the package lacks', () => {
+it('no link of a page in the package refers to a file that the package lacks', () => {
   const packed = pages.filter(isPacked)
   expect(packed).toEqual(expect.arrayContaining(['README.md', 'docs/getting-started.md', 'docs/api.md']))
   const dead = packed.flatMap((page) =>
@@ -142,13 +142,13 @@ it('every program in the documentation compiles', async () => {
   }
 })
 
-it('every code of an error is listed, and no other', () => {
+it('every error code is listed in docs/api.md, and no other', () => {
   const sources = ['core', 'cpu', 'cuda', 'binding', 'lib'].flatMap((folder) =>
     readdirSync(path.join(root, folder), { recursive: true, encoding: 'utf8' })
       .filter((file) => /\.(h|cpp|cuh?|ts)$/.test(file))
       .map((file) => readFileSync(path.join(root, folder, file), 'utf8')),
   )
-  // The first argument may choose between two; what a rank tells the others is an object with its code.
+  // The first argument may choose between two; a rank's message to the others is an object with its code.
   const raised = sources.flatMap((text) => [
     ...Array.from(text.matchAll(/(?:Error|super)\(\s*([^,()]*),/g), ([, argument]) => argument),
     ...Array.from(text.matchAll(/\bcode: ('\w+')/g), ([, code]) => code),
@@ -162,13 +162,13 @@ it('every code of an error is listed, and no other', () => {
   expect([...new Set(listed)].sort()).toEqual([...codes].sort())
 })
 
-it('the benchmark page and the README have the recorded figures', () => {
+it('the benchmark page and the README match the recorded figures', () => {
   const script = path.join(root, 'dist', 'bench', 'docs.js')
   const { status, stderr } = spawnSync(process.execPath, [script, '--check'], { encoding: 'utf8' })
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
 })
 
-it('the README shows the first two commands that a stranger types', () => {
+it('the README shows the first two commands of a new user', () => {
   expect(commands('README.md').length).toBeGreaterThan(2)
   expect(read('README.md')).toMatch(/^# openalpaca-native\n/)
 })

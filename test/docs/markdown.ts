@@ -1,4 +1,4 @@
-/** What the documentation tells a reader to type, and where its links lead. */
+/** The commands, programs, and links of the documentation. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { root } from '../support/typescript.js'
@@ -10,7 +10,7 @@ export interface Block {
   text: string
 }
 
-/** The pages for people, relative to the repository. */
+/** The user-facing pages, relative to the repository. */
 export const pages = [
   ...['README.md', 'CONTRIBUTING.md', 'emulator/README.md', 'prebuilds/README.md'],
   ...readdirSync(path.join(root, 'docs'))
@@ -37,13 +37,13 @@ export function blocks(page: string): Block[] {
 
 export interface Command {
   where: string
-  /** As it stands there, without a comment at the end. */
+  /** The command as written, without a trailing comment. */
   text: string
-  /** Of a sentence, which may name no more flags than it is about. */
+  /** The command is part of a sentence, which may omit required flags. */
   isPart?: boolean
 }
 
-/** The lines of bash blocks, and those that begin with `$ ` in blocks that show output too. */
+/** The lines of bash blocks, and lines that begin with `$ ` in blocks that also show output. */
 export function commands(page: string): Command[] {
   return blocks(page).flatMap(({ where, language, text }) => {
     const lines = text.replaceAll('\\\n', ' ').split('\n')
@@ -60,7 +60,7 @@ export function commands(page: string): Command[] {
   })
 }
 
-/** Commands within sentences, which are parsed and not run; those with a gap (…) or a stand-in (COMMAND) are none. */
+/** Commands within sentences, which are parsed but not run, except those with a gap (…) or a placeholder (COMMAND). */
 export function inlineCommands(page: string): Command[] {
   const text = read(page).replace(/^(```+)[\s\S]*?^\1$/gm, '')
   return Array.from(
@@ -71,12 +71,12 @@ export function inlineCommands(page: string): Command[] {
   ).filter(({ text }) => !/…|\bCOMMAND\b|\bX\b/.test(text))
 }
 
-/** Splits a command line at its blanks, outside quotes. Variables stay as they are. */
+/** Splits a command line at spaces outside quotes. Variables stay as they are. */
 export function words(line: string): string[] {
   return Array.from(line.matchAll(/(?:"[^"]*"|'[^']*'|[^\s"'])+/g), ([word]) => word.replace(/["']/g, ''))
 }
 
-/** Programs that are whole: those that import the package. `npm run test:llama-cpp` runs that for node-llama-cpp. */
+/** Complete programs: those that import the package. `npm run test:llama-cpp` runs the one for node-llama-cpp. */
 export function programs(page: string): Block[] {
   return blocks(page).filter(({ language, text }) => {
     return (
@@ -85,7 +85,7 @@ export function programs(page: string): Block[] {
   })
 }
 
-/** Links of a page that lead to another place of the repository. */
+/** Links of a page to other files of the repository. */
 export function links(page: string): string[] {
   const text = read(page)
     .replace(/^(```+)[\s\S]*?^\1$/gm, '')
@@ -93,7 +93,7 @@ export function links(page: string): string[] {
   return Array.from(text.matchAll(/\]\(([^)\s]+)\)/g), ([, target]) => target).filter((target) => !/^\w+:/.test(target))
 }
 
-/** Whether a file goes into the package, by `files` of its package.json; npm adds the manifest, README, and LICENSE. */
+/** Whether the package includes a file, by `files` of its package.json; npm adds the manifest, README, and LICENSE. */
 export function isPacked(file: string): boolean {
   const { files } = JSON.parse(read('package.json')) as { files: string[] }
   const holds = (entry: string) => file === entry || file.startsWith(`${entry}/`)
@@ -101,7 +101,7 @@ export function isPacked(file: string): boolean {
   return files.some((entry) => holds(entry)) && !files.some((entry) => entry.startsWith('!') && holds(entry.slice(1)))
 }
 
-/** The anchors of a page's headings, as GitHub makes them. */
+/** The anchors of a page's headings, as GitHub generates them. */
 export function anchors(page: string): string[] {
   const headings = read(page)
     .replace(/^(```+)[\s\S]*?^\1$/gm, '')

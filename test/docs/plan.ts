@@ -1,8 +1,8 @@
-/** How `npm run test:docs` runs what the documentation shows: in small, or not at all, with the reason. */
+/** How `npm run test:docs` runs the commands of the documentation: small, or not at all, with the reason. */
 
 /**
- * Commands that cannot run on any contributor's machine, by what they need. docs.test.ts parses them all the same, with
- * the parsers of the programs they call.
+ * Commands that cannot run on every contributor's machine, by requirement. docs.test.ts parses them all the same, with
+ * the parsers of the programs that they call.
  */
 export const cannotRun: [pattern: RegExp, needs: string][] = [
   [/^HF_TOKEN=.* push /, 'an account on the Hub'],
@@ -26,7 +26,7 @@ export const cannotRun: [pattern: RegExp, needs: string][] = [
   [/bench:docs/, 'nothing, but docs.test.ts has the same with --check'],
 ]
 
-/** Flags that make a command small; the rest of the line is run as it stands. */
+/** Flags that make a command small; the rest of the line stays unchanged. */
 export const smaller: [pattern: RegExp, flags: string][] = [
   [
     / train\b(?!.*(--preview|--help))(?!.*(--recipe|--model_path|--data_path))/,
@@ -41,7 +41,7 @@ export const smaller: [pattern: RegExp, flags: string][] = [
   [/ bench\b/, '--device emulated --only ops --repetitions 1'],
 ]
 
-/** What stands for things that a reader has, and this copy has not. */
+/** Substitutes for files of a reader that this copy lacks. */
 export const standIns: [text: string, instead: string, why: string][] = [
   ['--input databricks/databricks-dolly-15k ', '--input databricks-dolly-15k.jsonl ', 'it would be downloaded'],
   ['runs/my-run/checkpoint-1000 my-model', 'ckpt/checkpoint-2 from-checkpoint', 'a run of 1000 steps takes hours'],

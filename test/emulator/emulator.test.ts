@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 
-/** What the emulator says of a kernel of selftest.cu. */
+/** The emulator's result for a kernel of selftest.cu. */
 function outcome(kernel: string): string {
   const program = path.join(__dirname, '../../build/emulated/emulator-selftest')
   return execFileSync(program, [kernel], { encoding: 'utf8' }).trimEnd()
@@ -16,10 +16,10 @@ describe('the emulator runs a kernel', () => {
     ['copies_with_cp_async', 'no error: 64 63 2 1'],
     ['counts_with_atomics', 'no error: 128 128 128 128'],
     ['multiplies_in_tensor_cores', 'no error: 0 0 0 0'],
-  ])('that %s', (kernel, result) => expect(outcome(kernel)).toBe(result))
+  ])('the emulator runs the kernel %s', (kernel, result) => expect(outcome(kernel)).toBe(result))
 })
 
-describe('the emulator names the place where a kernel', () => {
+describe('the emulator detects an error in a kernel', () => {
   const memory = (what: string) => `outside of device memory: ${what}, which has 64 elements of 4 bytes`
   const under = 'while a cp.async of thread \\d+ to it is under way: it needs a cp_async_wait first'
   it.each([
@@ -54,11 +54,11 @@ describe('the emulator names the place where a kernel', () => {
       '',
       'deadlock: threads 0 to 31 wait at __syncthreads .*, threads 32 to 62 wait at __syncwarp .*, thread 63 waits at __sync',
     ],
-  ])('%s', (kernel, thread, text) =>
+  ])('the emulator names the location of the error in %s', (kernel, thread, text) =>
     expect(outcome(kernel)).toMatch(new RegExp(`^${kernel}, block.*${thread}.*${text}`)),
   )
 
-  it('and goes on afterwards', () => {
+  it('the emulator stays usable after an error', () => {
     expect(outcome('forgets_a_barrier')).not.toMatch('no error')
     const program = path.join(__dirname, '../../build/emulated/emulator-selftest')
     const both = execFileSync(program, ['ends_before_a_barrier', 'sums_a_block'], { encoding: 'utf8' }).split('\n')

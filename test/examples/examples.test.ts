@@ -17,7 +17,7 @@ const directory = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-examples-'))
 afterAll(() => rmSync(directory, { recursive: true }))
 
 describe.concurrent('the example', () => {
-  it('fine-tune trains a model and saves it', async () => {
+  it('the fine-tune example trains a model and saves it', async () => {
     const output = path.join(directory, 'tuned')
     const args = [example('fine-tune.mjs'), model, path.join(fixtures, 'instructions.json'), output]
     const { stdout } = await run(process.execPath, args, { env })
@@ -26,24 +26,24 @@ describe.concurrent('the example', () => {
     expect(readdirSync(output)).toEqual(expect.arrayContaining(['config.json', 'model.safetensors', 'tokenizer.model']))
   })
 
-  it('generate prints an answer', async () => {
+  it('the generate example prints an answer', async () => {
     const { stdout } = await run(process.execPath, [example('generate.mjs'), model, 'Name three colours.'], { env })
     expect(stdout.length).toBeGreaterThan(1)
   })
 
-  it('gradients prints the loss, and a norm for each parameter', async () => {
+  it('the gradients example prints the loss, and a norm for each parameter', async () => {
     const { stdout } = await run(process.execPath, [example('gradients.cjs'), model], { env })
     expect(stdout).toMatch(/^loss \d/)
     expect(stdout).toMatch(/^model\.layers\.0\.self_attn\.q_proj\.weight \d/m)
   })
 
-  it('own-model learns to repeat letters', async () => {
+  it('the own-model example learns to repeat letters', async () => {
     const { stdout } = await run(process.execPath, [example('own-model.mjs'), '100'], { env })
     expect(stdout).toMatch(/^step 1 {2}loss 3\.\d+ {2}right \d\.\d %$/m)
     expect(stdout).toMatch(/^step 100 {2}loss 0\.0\d+ {2}right (100\.0|99\.\d) %$/m)
   })
 
-  it('server streams answers to several clients, each as if it were alone', async () => {
+  it('the server example streams answers to several clients, each as if it were the only one', async () => {
     const { server, address } = await serve()
     try {
       const ask = async (request: object) => {
@@ -73,8 +73,8 @@ describe.concurrent('the example', () => {
     expect(server.exitCode).toBe(0)
   })
 
-  it('has no mistake that the type checker sees', async () => {
-    // Against the sources' own declarations in dist/, as a JavaScript project with checkJs.
+  it('the examples pass the type checker', async () => {
+    // Against the declarations in dist/, like a JavaScript project with checkJs.
     const names = readdirSync(path.join(root, 'examples')).filter((name) => /\.[cm]js$/.test(name))
     const options = { allowJs: true, checkJs: true, module: 'node16', moduleResolution: 'node16', skipLibCheck: true }
     const lenient = {
@@ -91,7 +91,7 @@ async function serve(): Promise<{ server: ChildProcess; address: string }> {
   const args = [example('server.mjs'), model, '0']
   const server = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = once(server, 'exit').then(([code]) => Promise.reject(new Error(`the server ended with ${code}`)))
-  ended.catch(() => {}) // later it is meant to end
+  ended.catch(() => {}) // its end is expected later
   const [line] = (await Promise.race([once(createInterface({ input: server.stdout }), 'line'), ended])) as [string]
   return { server, address: line.replace('listening on ', '') }
 }

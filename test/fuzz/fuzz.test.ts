@@ -11,7 +11,7 @@ const targets = createTargets(fixtures)
 
 describe('damaged files', () => {
   it.each(Object.keys(targets))(
-    'of %s are read or refused with an error that names them, and nothing else',
+    'damaged %s files are read, or rejected with an error that names them',
     async (name) => {
       const results = { read: 0, refused: 0 }
       for (let seed = 0; seed < 150; seed++) {
@@ -19,14 +19,14 @@ describe('damaged files', () => {
         expect(fault, `${name} ${seed}`).toBeUndefined()
         results[result]++
       }
-      expect(results.refused).toBeGreaterThan(20) // the damage does reach what is checked
+      expect(results.refused).toBeGreaterThan(20) // the damage reaches the checked parts
     },
   )
 
   it.each([
     ['a reader that fails on its own', async () => (undefined as never as { x: string }).x],
     ['a writer outside its directory', outside],
-  ] as [string, (directory: string) => Promise<unknown>][])('%s is found out by the harness', async (_, use) => {
+  ] as [string, (directory: string) => Promise<unknown>][])('the fuzz harness detects %s', async (_, use) => {
     const broken = { ...targets.config!, use }
     const { fault } = await runCase(broken, 1, path.join(root, 'case'))
     expect(fault).toMatch(/not an error for a user|it wrote stray/)

@@ -1,13 +1,13 @@
 /**
  * The long run: `npm run fuzz -- --cases 100000`. Damages every kind of file that is read, case after case, in worker
- * processes. A case is told by its target and its number, and `--only TARGET --seed NUMBER --cases 1` runs it again.
+ * processes. Target and number identify a case, and `--only TARGET --seed NUMBER --cases 1` runs it again.
  */
 import { fork } from 'node:child_process'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { createTargets } from './targets.js'
 
-/** A worker that says nothing for so long hangs. */
+/** A worker that is silent for this long hangs. */
 const HANGS_AFTER = 30_000
 const BATCH = 2000
 
@@ -28,7 +28,7 @@ const fixtures = path.join(__dirname, '../../test/fixtures')
 const faults: string[] = []
 const counts = { read: 0, refused: 0 }
 
-/** Runs cases of one target from `first` on in a worker. @returns the first that it did not come to */
+/** Runs cases of one target from `first` on in a worker. @returns the first case that it did not reach */
 function runBatch(target: string, first: number, count: number): Promise<number> {
   return new Promise((resolve) => {
     let next = first

@@ -1,6 +1,9 @@
-/** Damage to bytes and to texts, drawn by a seed. */
+/** Damage to bytes and to texts, from a seeded generator. */
 
-/** Numbers from a seed: the same on every machine (Steele et al., "Fast splittable pseudorandom number generators"). */
+/**
+ * Random numbers from a seed: the same on every machine (Steele et al., "Fast splittable pseudorandom number
+ * generators").
+ */
 export class Dice {
   #state: number
 
@@ -8,7 +11,7 @@ export class Dice {
     this.#state = seed >>> 0
   }
 
-  /** A whole number from 0 to n − 1. */
+  /** An integer from 0 to n − 1. */
   below(n: number): number {
     this.#state = (this.#state + 0x9e3779b9) >>> 0
     let z = this.#state
@@ -21,7 +24,7 @@ export class Dice {
     return list[this.below(list.length)]!
   }
 
-  /** A position of which half lie in the first and the last kilobyte, where formats keep their structure. */
+  /** A position; half of them are in the first and the last kilobyte, where formats keep their structure. */
   position(length: number): number {
     const near = Math.min(length, 1024)
     return [this.below(near), length - 1 - this.below(near), this.below(length), this.below(length)][this.below(4)]!
@@ -61,12 +64,12 @@ const mutations: Mutation[] = [
 ]
 
 function at(bytes: Buffer, dice: Dice, change: (copy: Buffer, position: number) => void): Buffer {
-  const copy = Buffer.concat([bytes, Buffer.alloc(8)]) // room for a wide value at the end
+  const copy = Buffer.concat([bytes, Buffer.alloc(8)]) // space for a wide value at the end
   change(copy, dice.position(bytes.length))
   return copy.subarray(0, bytes.length)
 }
 
-/** One to four kinds of damage, one after the other. */
+/** One to four kinds of damage in sequence. */
 export function mutateBytes(seeds: readonly Buffer[], dice: Dice): Buffer {
   let bytes = dice.pick(seeds)
   for (let left = 1 + dice.below(4); left > 0 && bytes.length > 0; left--) {
@@ -81,7 +84,7 @@ const VALUES = [
   ...['"..\\\\outside.bin"', '"outside/x.safetensors"', '".safetensors"', '"\\ud800.bin"', `"${'x'.repeat(5000)}"`],
 ]
 
-/** JSON text with values, keys and punctuation changed, or damaged as bytes. */
+/** JSON text with values, keys, and punctuation changed, or damaged as bytes. */
 export function mutateJson(seeds: readonly Buffer[], dice: Dice): Buffer {
   if (dice.below(5) === 0) return mutateBytes(seeds, dice)
   let text = dice.pick(seeds).toString()

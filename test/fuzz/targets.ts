@@ -1,4 +1,4 @@
-/** What is fuzzed: seeds that are valid, how they are damaged, and what is then done with the file. */
+/** Fuzz targets: valid seeds, the way to damage them, and the code that reads the file. */
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { OpenAlpacaError } from '#lib/errors.js'
@@ -19,16 +19,16 @@ interface Target {
   /** Valid files, or parts of files. */
   seeds: Buffer[]
   mutate(seeds: readonly Buffer[], dice: Dice): Buffer
-  /** Puts the damaged bytes where the reader will find them, in `directory`, which is empty. */
+  /** Writes the damaged bytes to `directory`, which is empty, where the reader will find them. */
   place(directory: string, bytes: Buffer): void
-  /** Reads, as a user would. `output` may be written, and nothing else. */
+  /** Reads the file like a user would. It may write `output`, and nothing else. */
   use(directory: string, output: string, dice: Dice): Promise<unknown>
 }
 
-/** How many bytes of output a case may ask for: beyond, only its description is read. */
+/** The maximum output bytes of a case: beyond that, only its description is read. */
 const MOST_BYTES = 1 << 20
 
-/** Reads a piece of every tensor: a stride of 0 makes a large tensor out of few bytes, as it does for torch. */
+/** Reads a piece of every tensor: a stride of 0 makes a large tensor out of few bytes, as in torch. */
 async function readSome(opening: Promise<WeightSource>): Promise<number> {
   const source = await opening
   try {
@@ -51,7 +51,7 @@ export function createTargets(fixtures: string): Record<string, Target> {
     (directory, bytes) =>
       writeFileSync(path.join(directory, name), bytes)
 
-  /** A file that holds a model's weights: read as one, inspected, or split into shards. */
+  /** A file with a model's weights: loaded, inspected, or split into shards. */
   const weights = (name: string): Pick<Target, 'place' | 'use'> => ({
     place: file(name),
     async use(directory, output, dice) {
@@ -120,7 +120,7 @@ export function createTargets(fixtures: string): Record<string, Target> {
       },
     },
     gguf: {
-      // Its header alone, so that the damage is to what is checked.
+      // Only its header, so that the damage hits the checked parts.
       seeds: [read('gguf/reference.gguf')].map((whole) => whole.subarray(0, whole.indexOf('vector') + 32)),
       mutate: mutateBytes,
       place: (directory, bytes) => {
@@ -172,7 +172,7 @@ export function createTargets(fixtures: string): Record<string, Target> {
       },
       use: (directory) => readSome(openShardedCheckpoint(directory)),
     },
-    // Of one rank, so that a case is a few files.
+    // Of one rank, so that a case consists of few files.
     'deepspeed-0': deepSpeed(path.join(fixtures, 'deepspeed/stage0_fp16')),
     'deepspeed-2': deepSpeed(path.join(fixtures, 'deepspeed/stage2_fp32')),
     'deepspeed-3': deepSpeed(path.join(fixtures, 'deepspeed/stage3_fp32')),
@@ -183,16 +183,16 @@ export function createTargets(fixtures: string): Record<string, Target> {
   }
 }
 
-/** A checkpoint of DeepSpeed, or the files of it that `used` names, of which one is damaged. */
+/** A checkpoint of DeepSpeed, or those of its files that match `used`, one of which is damaged. */
 function deepSpeed(checkpoint: string, used = /./): Target {
   const all = readdirSync(checkpoint, { recursive: true }) as string[]
   const files = all.filter((name) => name.endsWith('.pt') && used.test(name)).sort()
-  // One of each kind: the files of the ranks are alike.
+  // One of each kind, since the files of the ranks are similar.
   const kinds = [/model_states/, /optim_states/, /fp32\.pt/]
   const damaged = kinds.flatMap((kind) => files.filter((name) => kind.test(name)).slice(-1))
   return {
     seeds: damaged.map((name) => readFileSync(path.join(checkpoint, name))),
-    // The first byte says which file it is, and the rest are its own.
+    // The first byte selects the file, and the rest is its contents.
     mutate(seeds, dice) {
       const which = dice.below(seeds.length)
       return Buffer.concat([Buffer.of(which), mutateBytes([seeds[which]!], dice)])
@@ -212,13 +212,13 @@ function deepSpeed(checkpoint: string, used = /./): Target {
 }
 
 export interface Outcome {
-  /** `read` where the damage did no harm, else `refused`. */
+  /** `read` if the damage did no harm, otherwise `refused`. */
   result: 'read' | 'refused'
-  /** What a reader may not do; none is expected. */
+  /** A violation by the reader; none is expected. */
   fault?: string
 }
 
-/** Runs one case in a sandbox of its own, and judges what came of it. */
+/** Runs one case in its own sandbox, and judges the result. */
 export async function runCase(target: Target, seed: number, sandbox: string): Promise<Outcome> {
   const dice = new Dice(seed)
   const input = path.join(sandbox, 'in', 'here')
@@ -260,7 +260,7 @@ function contentsOf(directory: string): string {
     .join('\0')
 }
 
-/** An error must be ours, name a file, say what is wrong with it, and fit a line of a terminal. */
+/** An error must be ours, name a file, describe the problem, and fit on a terminal line. */
 function judge(error: unknown, sandbox: string): string | undefined {
   if (error === undefined) return undefined
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error)

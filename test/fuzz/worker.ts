@@ -1,10 +1,10 @@
-/** Runs cases in a process of its own, which may crash, hang or grow without taking the harness along. */
+/** Runs cases in a separate process, which may crash, hang, or grow without affecting the harness. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createTargets, runCase } from './targets.js'
 
-/** Of the whole process at its largest, Node itself included. */
+/** Peak of the entire process, including Node itself. */
 const MOST_MEMORY = 700 * 2 ** 20
 
 const [fixtures, name, first, count] = process.argv.slice(2) as [string, string, string, string]
@@ -17,7 +17,7 @@ async function main(): Promise<void> {
     const memory = process.resourceUsage().maxRSS * 1024
     const grown = memory > MOST_MEMORY ? `the process took ${Math.round(memory / 2 ** 20)} MiB` : undefined
     process.send!({ seed, result, fault: fault ?? grown })
-    if (grown) break // it stays at its largest: the harness goes on in a new one
+    if (grown) break // the peak stays: the harness continues in a new process
   }
   rmSync(path.dirname(sandbox), { recursive: true, force: true })
   process.disconnect()

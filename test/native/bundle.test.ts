@@ -6,7 +6,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { root } from '../support/typescript.js'
 
-/** The bundler inside vite, which bundles as esbuild and rollup do. */
+/** The bundler inside vite, which bundles like esbuild and rollup. */
 interface Rolldown {
   rolldown(input: object): Promise<{ write(output: object): Promise<unknown>; close(): Promise<void> }>
 }
@@ -18,7 +18,7 @@ const program = `
     (tokenizer) => console.log(JSON.stringify([cpu.available, tokenizer.decode(tokenizer.encode('alpaca'))])),
   )`
 
-/** What bundlers leave undefined in an ES module (docs/api.md has the same for esbuild). */
+/** Identifiers that bundlers leave undefined in an ES module (docs/api.md has the same for esbuild). */
 const banner = 'const __filename = import.meta.filename'
 
 describe('a program that is bundled', () => {
@@ -44,12 +44,12 @@ describe('a program that is bundled', () => {
   })
   afterAll(() => rmSync(directory, { recursive: true }))
 
-  it('finds the addon of the installed package', () => {
+  it('a bundled program finds the addon of the installed package', () => {
     expect(run(at('app', 'out', 'bundle.cjs'))).toBe('[true,"alpaca"]')
     expect(run(at('app', 'out', 'bundle.mjs'))).toBe('[true,"alpaca"]')
   })
 
-  it('finds an addon that was copied next to it, and says so where there is none', () => {
+  it('a bundled program finds an addon copied next to it, and reports a missing one', () => {
     const bundle = at('alone', 'bundle.cjs')
     expect(run(bundle)).toMatch(/is a bundle without the package's files: mark openalpaca-native as external, or copy/)
     const addons = at('alone', 'prebuilds', `${process.platform}-${process.arch}`)

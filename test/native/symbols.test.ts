@@ -12,11 +12,11 @@ const objectsOf = (isa: string) => {
     .map((name) => path.join(targets, `cpu_${isa}.dir`, name))
 }
 
-// The linker keeps one body of a weak function for the whole program. If an instruction set's object files held one
-// that others have too, say std::vector<int>::push_back, the body that is kept might be the one that this processor
-// cannot run.
+// The linker keeps one body of a weak function for the entire program. If an instruction set's object files contained a
+// function that others contain too, say std::vector<int>::push_back, the remaining body might be one that this
+// processor cannot run.
 describe('the object files of an instruction set', () => {
-  it.each(isas)('%s share no function with the rest of the program', (isa) => {
+  it.each(isas)('object files of %s share no function with the rest of the program', (isa) => {
     const objects = objectsOf(isa)
     expect(objects.length).toBeGreaterThan(0)
     const symbols = execFileSync('nm', ['--demangle', '--defined-only', ...objects], { encoding: 'utf8' }).split('\n')
@@ -25,12 +25,12 @@ describe('the object files of an instruction set', () => {
     expect(shared).toEqual([])
   })
 
-  it('exist for every set that the processor family has', () => {
+  it('object files exist for every instruction set of the processor family', () => {
     const expected = process.arch === 'x64' ? ['avx2', 'avx512_bf16', 'baseline'] : ['baseline']
     expect([...isas].sort()).toEqual(expected)
   })
 
-  it('are compiled from the same files', () => {
+  it('object files of all instruction sets are compiled from the same files', () => {
     const files = isas.map((isa) =>
       objectsOf(isa)
         .map((file) => path.basename(file))

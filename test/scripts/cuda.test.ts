@@ -7,8 +7,8 @@ import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { root as repository } from '../support/typescript.js'
 
 /**
- * A python3 that logs its arguments and the requirements it gets, and installs a file per folder of NVIDIA's packages,
- * unless it is to look in local folders alone or FAIL is set.
+ * A fake python3 that logs its arguments and the requirements that it gets, and installs one file per directory of
+ * NVIDIA's packages, unless it is restricted to local directories or FAIL is set.
  */
 const fakePython = `#!/bin/sh
 echo "$@" >> "$LOG"
@@ -46,7 +46,7 @@ describe('fetch-cuda', () => {
   })
   afterEach(() => rmSync(root, { recursive: true }))
 
-  it('installs exact versions with hashes, even where another nvcc is on the PATH', () => {
+  it('fetch-cuda installs exact versions with hashes, even if another nvcc is on the PATH', () => {
     expect(fetch()).toMatchObject({ status: 0, stderr: '' })
     expect(existsSync(at('.cuda/compiler/nvidia/cu13/bin/nvcc'))).toBe(true)
     const requirements = log().match(/^nvidia-\S+.*$/gm)!
@@ -58,7 +58,7 @@ describe('fetch-cuda', () => {
     expect(log()).toMatch(/--require-hashes/)
   })
 
-  it('asks the index only for what no local folder has', () => {
+  it('fetch-cuda asks the index only for packages that no local directory has', () => {
     fetch(['compiler'], { LOCAL: '1' })
     expect(log().match(/^-m pip.*$/gm)).toEqual([expect.stringContaining('--no-index')])
     rmSync(at('log'))
@@ -68,7 +68,7 @@ describe('fetch-cuda', () => {
     expect(second).not.toContain('--no-index')
   })
 
-  it('keeps no libraries where only a header is needed', () => {
+  it('fetch-cuda keeps no libraries if only a header is needed', () => {
     fetch(['headers', 'cublas'])
     expect(existsSync(at('.cuda/headers/nvidia/cu13/include/cublasLt.h'))).toBe(true)
     expect(existsSync(at('.cuda/headers/nvidia/cu13/lib'))).toBe(false)
@@ -76,7 +76,7 @@ describe('fetch-cuda', () => {
     expect(existsSync(at('.cuda/compiler'))).toBe(false)
   })
 
-  it('fetches a part again when its pins change, and only then', () => {
+  it('fetch-cuda fetches a part again only when its pins change', () => {
     expect(fetch(['--check']).status).toBe(1)
     fetch()
     expect(fetch(['--check'])).toEqual({ status: 0, stdout: '', stderr: '' })
@@ -87,7 +87,7 @@ describe('fetch-cuda', () => {
     expect(fetch().stdout).toMatch(/^fetching the header of cuBLASLt: nvidia-cublas==13\.9\.9\.9\n$/)
   })
 
-  it('leaves nothing that looks complete when pip fails', () => {
+  it('fetch-cuda leaves nothing that looks complete when pip fails', () => {
     const { status, stdout, stderr } = fetch([], { FAIL: '1' })
     expect(status).toBe(1)
     expect(stdout + stderr).toMatch(/no matching distribution[\s\S]*could not be fetched: pip failed/)
@@ -100,7 +100,7 @@ describe('the choice about CUDA', async () => {
   const choice = (env: Record<string, string>, files: string[] = []) =>
     cudaChoice({ env, exists: (file: string) => files.includes(file), fetched: () => ['compiler'] })
 
-  it('is the same whether CUDA is switched off or there is no driver', () => {
+  it('the CUDA setting is the same whether CUDA is disabled or there is no driver', () => {
     const none = choice({})
     expect(choice({ OPENALPACA_CUDA: 'OFF' })).toEqual(none)
     expect(choice({ OPENALPACA_CUDA: 'auto', CUDA_HOME: '/opt/cuda', OPENALPACA_NVCC_FLAGS: '-G' })).toEqual(none)
@@ -109,7 +109,7 @@ describe('the choice about CUDA', async () => {
     expect(choice({}, ['/dev/nvidiactl'])).not.toEqual(none)
   })
 
-  it('changes with the compiler and its flags where there is a CUDA device', () => {
+  it('the CUDA setting changes with the compiler and its flags if there is a CUDA device', () => {
     const on = { OPENALPACA_CUDA: 'ON' }
     const all: Record<string, string>[] = [
       {},
@@ -120,7 +120,7 @@ describe('the choice about CUDA', async () => {
     expect(new Set(all.map((env) => JSON.stringify(choice({ ...on, ...env })))).size).toBe(all.length)
   })
 
-  it('is all that may differ between builds in one folder', () => {
+  it('the CUDA setting is the only difference between builds in one directory', () => {
     const state = (...parts: unknown[]) => JSON.stringify(parts)
     expect(sameButCuda(state('/a', ['AUTO'], 'x64'), state('/a', ['ON'], 'x64'))).toBe(true)
     expect(sameButCuda(state('/a', ['AUTO'], 'x64'), state('/b', ['AUTO'], 'x64'))).toBe(false)
@@ -135,7 +135,7 @@ describe('the kernel report', () => {
     readFileSync(path.join(repository, 'cuda/requirements.txt'), 'utf8'),
   )![1]
 
-  /** Checks kernels [symbol, bytes of spills], compiled by an nvcc of the version. */
+  /** Checks kernels [symbol, bytes of spills], compiled by this nvcc version. */
   const check = (version: string, ...kernels: [string, number][]) => {
     const log = kernels.map(
       ([symbol, spills]) =>
@@ -151,14 +151,14 @@ describe('the kernel report', () => {
   }
   const attention = (head: number, access: number) => `_Z9dq_kernelI13__nv_bfloat16Li${head}ELi${access}EEvv`
 
-  it('fails on a spill in a kernel that models use, and names it', () => {
+  it('the kernel report fails on a spill in a kernel that models use, and names it', () => {
     expect(check(pinned, [attention(104, 8), 0], [attention(104, 4), 8])).toEqual({ status: 0, stderr: '' })
     const { status, stderr } = check(pinned, [attention(104, 8), 8], ['_Z12adamw_kernelv', 4])
     expect(status).toBe(1)
     expect(stderr).toBe('these must not spill: dq_kernel<__nv_bfloat16, 104, 8> (sm_90a); adamw_kernel (sm_90a)\n')
   })
 
-  it('warns where another compiler was used than the pinned one', () => {
+  it('the kernel report warns if the compiler is not the pinned one', () => {
     const { status, stderr } = check('12.8.93', ['_Z12adamw_kernelv', 0])
     expect(status).toBe(0)
     expect(stderr).toBe(`warning: nvcc 12.8.93 compiled these, not ${pinned}\n`)

@@ -4,14 +4,14 @@ import os from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 
-/** An npm that writes down what it was asked, and installs `installs`. */
+/** A fake npm that logs its arguments, and installs `installs`. */
 const fakeNpm = (installs: object) => `
   const fs = require('node:fs')
   fs.appendFileSync('npm-calls', process.argv.slice(2).join(' ') + '\\n')
   fs.mkdirSync('node_modules', { recursive: true })
   fs.writeFileSync('node_modules/.package-lock.json', ${JSON.stringify(JSON.stringify(installs))})`
 
-/** A cmake-js that writes down what it was asked, and makes the addon. */
+/** A fake cmake-js that logs its arguments, and creates the addon. */
 const fakeCmakeJs = `
   const fs = require('node:fs')
   fs.appendFileSync('cmake-calls', process.argv.slice(2).join(' ') + '\\n')
@@ -19,7 +19,7 @@ const fakeCmakeJs = `
   fs.mkdirSync('build/Release', { recursive: true })
   fs.writeFileSync('build/Release/openalpaca.node', '')`
 
-/** A compiler that makes the main file of what it compiles. */
+/** A fake compiler that creates the main output file. */
 const fakeTsc = `
   const fs = require('node:fs')
   const part = /tsconfig\\.(\\w+)\\.json/.exec(process.argv.join(' '))[1]
@@ -55,7 +55,7 @@ describe('the set-up', () => {
   })
   afterEach(() => rmSync(root, { recursive: true }))
 
-  it('names the Node.js that is needed', () => {
+  it('setup names the required Node.js', () => {
     write('package.json', { devEngines: { runtime: { name: 'node', version: '>=99.1' } } })
     const { status, stderr } = setUp([])
     expect(status).toBe(1)
@@ -64,7 +64,7 @@ describe('the set-up', () => {
     )
   })
 
-  it('installs the packages once, and again when the lock file asks for another version', () => {
+  it('setup installs the packages once, and again when the lock file requires another version', () => {
     expect(setUp(['--packages'])).toMatchObject({ status: 0, stderr: expect.stringContaining('npm packages: done') })
     expect(setUp(['--packages'])).toEqual({ status: 0, stderr: '' })
     write('package-lock.json', locked('1.0.1'))
@@ -75,14 +75,14 @@ describe('the set-up', () => {
     expect(calls[0]).toMatch(/^ci --ignore-scripts /)
   })
 
-  it('leaves out packages of other platforms when it looks for what is missing', () => {
+  it('setup ignores packages of other platforms when it looks for missing ones', () => {
     const other = { 'node_modules/b': { version: '1.0.0', optional: true } }
     write('package-lock.json', { packages: { ...locked('1.0.0').packages, ...other } })
     setUp(['--packages'])
     expect(setUp(['--packages'])).toEqual({ status: 0, stderr: '' })
   })
 
-  it('shows the error of a step that fails, and where its log lies', () => {
+  it('setup shows the error of a failing step, and the path of its log', () => {
     write('npm.js', 'console.log("fetching"); console.error("npm error no such package"); process.exit(7)')
     const { status, stderr } = setUp(['--packages'])
     expect(status).toBe(1)
@@ -91,7 +91,7 @@ describe('the set-up', () => {
     expect(existsSync(path.join(root, '.setup.lock'))).toBe(false)
   })
 
-  it('takes over the lock of a set-up that has died', () => {
+  it('setup takes over the lock of a dead setup process', () => {
     const { pid } = spawnSync(process.execPath, ['-e', ''])
     write('.setup.lock', String(pid))
     expect(setUp(['--packages']).status).toBe(0)
@@ -118,7 +118,7 @@ describe('the set-up', () => {
       write('node_modules/typescript/bin/tsc', fakeTsc)
     })
 
-    it('compiles benchmarks and fuzzer only where they are wanted', () => {
+    it('setup compiles benchmarks and fuzzer only on request', () => {
       build(['--javascript'])
       expect(calls('tsc')).toEqual(['build'])
       build(['--javascript', '--bench'])
@@ -131,7 +131,7 @@ describe('the set-up', () => {
       expect(calls('tsc')).toEqual(['build', 'bench'])
     })
 
-    it('keeps what is compiled when the choice about CUDA changes, and builds nothing when that changes nothing', () => {
+    it('setup keeps the build when the CUDA setting changes, and builds nothing when that has no effect', () => {
       build([])
       expect(calls('cmake')).toHaveLength(2)
       build([], 'OFF')
@@ -147,7 +147,7 @@ describe('the set-up', () => {
     })
   })
 
-  it('says what to install where it cannot', () => {
+  it('setup lists the packages to install if it cannot install them', () => {
     const { status, stderr } = setUp([], { PATH: root, CXX: '' })
     expect(status).toBe(1)
     const lines = stderr.trim().split('\n')

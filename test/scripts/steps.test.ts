@@ -9,7 +9,7 @@ import { root } from '../support/typescript.js'
 const steps = pathToFileURL(path.join(root, 'scripts/steps.mjs')).href
 
 describe('a step', () => {
-  it('ends with its script, whatever signal ends that', async () => {
+  it('a step ends with its script, whatever signal ends that', async () => {
     const directory = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-steps-'))
     try {
       const [log, pidFile] = ['log', 'pid'].map((name) => path.join(directory, name))
@@ -22,7 +22,7 @@ describe('a step', () => {
       child.kill('SIGTERM')
       expect(await ended).toBe(130)
       const pid = Number(readFileSync(pidFile, 'utf8'))
-      await vi.waitUntil(() => !isAlive(-pid), { timeout: 60_000 }) // the whole process group
+      await vi.waitUntil(() => !isAlive(-pid), { timeout: 60_000 }) // the entire process group
     } finally {
       rmSync(directory, { recursive: true })
     }
@@ -40,12 +40,12 @@ function isAlive(pid: number): boolean {
 describe('the time that a step still takes', async () => {
   const { timeLeft } = await import(steps)
 
-  it('is estimated from what make and ninja print', () => {
+  it('the remaining time of a step is estimated from the output of make and ninja', () => {
     expect(timeLeft('[15/60]', 30)).toBe('about 2 min left')
     expect(timeLeft('[ 75%]', 60)).toBe('about 20 s left')
   })
 
-  it('is not shown before there is anything to go by', () => {
+  it('the remaining time of a step is not shown until it can be estimated', () => {
     for (const [progress, seconds] of [
       ['', 60],
       ['[1/60]', 60],

@@ -1,20 +1,20 @@
-/** Comparisons with a reference, which say where and by how much a result is off. */
+/** Comparisons with a reference, which report the position and the size of an error. */
 import { expect } from 'vitest'
 import type { FloatDType } from './numbers.js'
 
-/** The most that rounding to a dtype changes a number, relative to it: half a unit in the last place. */
+/** The maximum relative change from rounding to a dtype: half a unit in the last place. */
 export const roundoff: Record<FloatDType, number> = { float32: 2 ** -24, bfloat16: 2 ** -8 }
 
 export interface Tolerance {
-  /** Relative to each expected value; a number, or one an element. */
+  /** Relative to each expected value; a number, or one per element. */
   relative?: number
   /** Relative to the largest expected magnitude. */
   ofLargest?: number
-  /** Absolute, one an element. */
+  /** Absolute, one per element. */
   absolute?: ArrayLike<number>
 }
 
-/** Infinities must be equal; NaN only where NaN is expected. */
+/** Infinities must be equal; NaN is allowed only if NaN is expected. */
 export function expectClose(
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,
@@ -37,7 +37,7 @@ export function expectClose(
   }
 }
 
-/** ‖actual − expected‖ ≤ bound · ‖expected‖. For results whose single elements may cancel. */
+/** ‖actual − expected‖ ≤ bound · ‖expected‖, for results whose elements may cancel. */
 export function expectSmallError(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: number): void {
   expect(actual.length).toBe(expected.length)
   let error = 0

@@ -1,4 +1,4 @@
-// One rank that does every collective, and prints what came out. Run by test/parallel/communicator.test.ts.
+// One rank that runs every collective, and prints the results. Run by test/parallel/communicator.test.ts.
 import { createHash } from 'node:crypto'
 import { openDevice } from '#lib/device.js'
 import { cast, fill, randomNormal } from '#lib/ops.js'
@@ -7,7 +7,7 @@ import { Rendezvous } from '#lib/parallel/rendezvous.js'
 
 const { rank, size, port, lengths, repeats = 1, device: type = 'cpu' } = JSON.parse(process.argv[2])
 const device = openDevice(type)
-const host = openDevice('cpu') // numbers are drawn on it: another device has other logarithms
+const host = openDevice('cpu') // numbers are generated on it, since other devices have different logarithms
 const stream = device.createStream()
 const rendezvous = await Rendezvous.join({ rank, size, port, address: '127.0.0.1', timeout: 30 })
 const communicator = await Communicator.connect(rendezvous, device, { timeout: 30 })
@@ -19,7 +19,7 @@ const tensor = async (dtype, n, seed) => {
   stream.write(x, await drawn.toArray())
   return x
 }
-/** The bits as a hash, which tells everything, and the first elements, to look at. */
+/** The bits as a hash, which detects any difference, and the first elements, for diagnosis. */
 const read = async (x) => {
   const bits = await x.toArray(stream)
   return { hash: createHash('sha256').update(bits).digest('hex'), first: Array.from(bits.subarray(0, 4)) }

@@ -1,4 +1,4 @@
-// A rank whose run goes wrong as `fault` says, seen from all sides. Prints how it ended. Run by
+// A rank whose run fails according to `fault`; tests run one for each rank. Prints the outcome. Run by
 // test/parallel/communicator.test.ts.
 import { openDevice } from '#lib/device.js'
 import { fill } from '#lib/ops.js'
@@ -37,7 +37,7 @@ try {
     else communicator.broadcast(stream, shard, culprit)
     await stream.synchronize()
   }
-  // A rank that never computes, so that what is lost shows in a collective.
+  // A rank that never computes, so that the loss shows in a collective.
   for (let i = 0; i < 1e6; i++) {
     communicator.reduceScatter(stream, { out: shard, input: all })
     await stream.synchronize()

@@ -1,6 +1,6 @@
 /**
  * The gradient of a scalar function by central differences. In float64 with this step, the error of the differences is
- * about 1e-10 of the function's size: rounding 1e-16 / 1e-5 = 1e-11, truncation of the order of the step's square.
+ * about 1e-10 of the function's magnitude: rounding 1e-16 / 1e-5 = 1e-11, truncation of the order of the step's square.
  */
 export function finiteDifferences(f: (x: Float64Array) => number, x: Float64Array, step = 1e-5): Float64Array {
   return x.map((_, i) => {

@@ -7,7 +7,7 @@ import { readTensor } from '../../lib/io/stream.js'
 /** Reference values from PyTorch; see README.md there. */
 export const fixtures = path.join(__dirname, '..', 'fixtures')
 
-/** The instances that PyTorch trained on (trajectory.json), one without a label included. */
+/** The instances that PyTorch trained on (trajectory.json), including one without a label. */
 export function readInstances(): Instance[] {
   const lines = readFileSync(path.join(fixtures, 'instances.jsonl'), 'utf8').trim().split('\n')
   return lines.map((line, id) => {

@@ -1,6 +1,6 @@
 /**
- * A stand-in for the Hugging Face Hub that speaks its protocol: models, data sets (as `datasets/owner/name`), Git LFS
- * behind another host, uploads, commits.
+ * A fake Hugging Face Hub that speaks its protocol: models, data sets (as `datasets/owner/name`), Git LFS on another
+ * host, uploads, commits.
  */
 import { createHash } from 'node:crypto'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
@@ -9,12 +9,12 @@ import type { AddressInfo } from 'node:net'
 interface Repository {
   private: boolean
   gated?: boolean
-  /** Commits by id, each with the files that it holds. */
+  /** Commits by id, each with its files. */
   commits: Map<string, Map<string, Buffer>>
   branches: Map<string, string>
 }
 
-/** What goes wrong with a request; the first that answers is asked no more for that request. */
+/** Returns the fault to apply to a request, if any; the first of `faults` that returns one applies. */
 export type Fault = (request: {
   method: string
   path: string
@@ -34,11 +34,11 @@ export class HubServer {
   readonly #lfs = new Map<string, Buffer>()
   readonly #uploading = new Map<string, Buffer[]>()
   faults: Fault[] = []
-  /** The token that may read private models, and write. */
+  /** The token with permission to read private models, and to write. */
   token = 'hf_good'
-  /** Entries of a page of a file list. */
+  /** Entries per page of a file list. */
   pageSize = 3
-  /** Bytes of a part of an upload; whole files when undefined. */
+  /** Bytes per part of an upload; entire files when undefined. */
   partSize: number | undefined
   #server!: Server
   url = ''
@@ -57,12 +57,12 @@ export class HubServer {
     this.#server.close()
   }
 
-  /** Another name of this server, in the part of the storage that the Hub sends clients to. */
+  /** Another host name of this server, for the storage that the Hub redirects clients to. */
   get storageUrl(): string {
     return this.url.replace('127.0.0.1', 'localhost')
   }
 
-  /** Puts a commit on a branch. @returns its id */
+  /** Adds a commit to a branch. @returns its id */
   add(
     name: string,
     files: Record<string, Buffer | string>,
@@ -105,7 +105,7 @@ export class HubServer {
     this.requests.push({ method, path, headers, host: headers.host ?? '' })
     const body = await readAll(request)
     const fault = this.faults.map((ask) => ask({ method, path, headers })).find((answer) => answer !== undefined)
-    if (fault === 'silence') return // until the client goes, or the server is stopped
+    if (fault === 'silence') return // until the client disconnects, or the server is stopped
     if (fault && 'status' in fault) {
       response.writeHead(fault.status, fault.headers).end(fault.body ?? 'no')
       return
@@ -129,7 +129,7 @@ export class HubServer {
     const [, name = ''] =
       /^\/(?:api\/models\/|api\/(?=datasets\/))?((?:datasets\/)?[^/]+\/[^/]+?)(?:\.git)?(?:\/|$)/.exec(path) ?? []
     const repository = this.repositories.get(name)
-    // The Hub does not tell strangers whether there is such a model.
+    // The Hub does not disclose to strangers whether such a model exists.
     if (!repository) return refuse(isAllowed ? 404 : 401, 'RepoNotFound')
     if (repository.private && !isAllowed) return refuse(401, 'RepoNotFound')
     const rest = path.slice(path.indexOf(name) + name.length)
@@ -286,7 +286,7 @@ function send(
   response.writeHead(first === undefined ? 200 : 206)
   if (request.method === 'HEAD') response.end()
   else if (fault && 'cutAfter' in fault) {
-    // Later, as what a client has not read yet when it learns of the end would be lost to it.
+    // Later, since data that a client has not read yet when the connection closes would be lost.
     response.write(data.subarray(start, start + fault.cutAfter), () => setTimeout(() => response.destroy(), 150))
   } else response.end(data.subarray(start))
 }
@@ -301,7 +301,7 @@ function sha256(data: Buffer): string {
   return createHash('sha256').update(data).digest('hex')
 }
 
-/** What `git hash-object` gives. */
+/** The result of `git hash-object`. */
 export function gitId(data: Buffer): string {
   return createHash('sha1').update(`blob ${data.length}\0`).update(data).digest('hex')
 }

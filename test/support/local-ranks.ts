@@ -1,4 +1,4 @@
-/** Ranks of a run within this process, each with a device of its own, to see what happens from all sides. */
+/** Ranks of a run within this process, each with its own device, to observe all of them. */
 
 import { Device, type DeviceType, type Stream } from '../../lib/device.js'
 import { native } from '../../lib/native.js'
@@ -23,13 +23,13 @@ interface Options {
   timeout?: number
 }
 
-/** An emulated GPU with a number, by which it is told from others. */
+/** An emulated GPU with a number that distinguishes it from others. */
 function openGpu(number: number): Device {
   process.env.OPENALPACA_EMULATOR_GPU = String(number)
   return new Device('emulated' as DeviceType, native.deviceOpen('emulated'))
 }
 
-/** Connects emulated GPUs, calls `work`, and leaves. At most four ranks: each takes a thread to connect. */
+/** Connects emulated GPUs, calls `work`, and disconnects. At most four ranks: each needs a thread to connect. */
 export async function withLocalRanks<T>(
   size: number,
   { backend, gpuOf = (rank) => rank, timeout = 30 }: Options,

@@ -1,2 +1,2 @@
-/** Whether the tests may take long: `npm run test:long` tries what `npm test` takes samples of. */
+/** Whether the tests may take long: `npm run test:long` runs all cases that `npm test` samples. */
 export const isLong = process.env.OPENALPACA_TESTS === 'long'

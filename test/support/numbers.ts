@@ -1,4 +1,4 @@
-/** Numbers as the storage types hold them, and reproducible draws of them. */
+/** Numbers in the precision of the storage types, and reproducible random numbers in them. */
 import type { DType } from '../../lib/tensor.js'
 
 /** The types that the ops compute with. */
@@ -8,7 +8,7 @@ export const floatDTypes: readonly FloatDType[] = ['float32', 'bfloat16']
 const float = new Float32Array(1)
 const bits = new Uint32Array(float.buffer)
 
-/** The bits of the bfloat16 nearest to a float32, ties to even. */
+/** The bits of the nearest bfloat16 to a float32, ties to even. */
 export function bfloat16Bits(value: number): number {
   float[0] = value
   if (Number.isNaN(value)) return 0x7fc0
@@ -31,12 +31,12 @@ export function fromFloat16Bits(half: number): number {
   return sign * (exponent === 0 ? fraction * 2 ** -14 : (1 + fraction) * 2 ** (exponent - 15))
 }
 
-/** A number as a float32 or bfloat16 holds it. */
+/** A number rounded to float32 or bfloat16. */
 export function rounded(dtype: FloatDType, value: number): number {
   return dtype === 'float32' ? Math.fround(value) : fromBfloat16Bits(bfloat16Bits(value))
 }
 
-/** The elements of a tensor of `dtype`, in the form that `Stream.write` takes. */
+/** The elements of a tensor of `dtype`, in the form that `Stream.write` accepts. */
 export function encode(dtype: DType, values: ArrayLike<number>): Float32Array | Int32Array | Uint16Array {
   if (dtype === 'float32') return Float32Array.from(values)
   if (dtype === 'int32') return Int32Array.from(values)
@@ -44,13 +44,13 @@ export function encode(dtype: DType, values: ArrayLike<number>): Float32Array | 
   throw new Error('the tests write float16 as bits')
 }
 
-/** The numbers that raw elements stand for. */
+/** The numbers that raw elements represent. */
 export function decode(dtype: DType, elements: ArrayLike<number>): Float64Array {
   if (dtype === 'bfloat16') return Float64Array.from(elements, fromBfloat16Bits)
   return Float64Array.from(elements, dtype === 'float16' ? fromFloat16Bits : Number)
 }
 
-/** Reproducible draws: mulberry32, and Box and Muller's normal numbers from it. */
+/** Reproducible random numbers: mulberry32, and Box and Muller's normal numbers from it. */
 export class Random {
   constructor(private state: number) {}
 
@@ -62,7 +62,7 @@ export class Random {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
   }
 
-  /** A whole number in [0, limit). */
+  /** An integer in [0, limit). */
   below(limit: number): number {
     return Math.floor(this.uniform() * limit)
   }
@@ -75,7 +75,7 @@ export class Random {
     return Math.sqrt(-2 * Math.log(1 - this.uniform())) * Math.cos(2 * Math.PI * this.uniform())
   }
 
-  /** Normal numbers that `dtype` holds exactly, so that a reference sees what the op sees. */
+  /** Normal numbers that `dtype` represents exactly, so that the reference and the op have the same inputs. */
   normals(dtype: FloatDType, count: number, scale = 1): Float64Array {
     return Float64Array.from({ length: count }, () => rounded(dtype, scale * this.normal()))
   }

@@ -1,4 +1,4 @@
-/** The values in test/fixtures/ops, which make.py there gets from PyTorch and Transformers. */
+/** The values in test/fixtures/ops, which make.py there computes with PyTorch and Transformers. */
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 
@@ -23,7 +23,7 @@ export interface References {
     dx: number[]
     dw: number[]
   }
-  /** cos and sin have a row a token, not a row a position. */
+  /** cos and sin have one row per token, not per position. */
   rope: Heads & { positions: number[]; theta: number; cos: number[]; sin: number[]; rotated: number[] }
   attention: Heads & { cuSeqlens: number[]; out: number[]; dout: number[]; dqkv: number[] }
   crossEntropy: {

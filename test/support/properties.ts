@@ -1,12 +1,10 @@
-/** Property tests of ops: shapes drawn by fast-check, data drawn by a seed that it draws too. */
+/** Property tests of ops: fast-check generates shapes and a seed, and the seed generates the data. */
 import fc from 'fast-check'
 import { Random } from './numbers.js'
 
 type Arbitraries<Case> = { [Key in keyof Case]: fc.Arbitrary<Case[Key]> }
 
-/**
- * Checks `property` for `runs` cases, the same ones on every run of the tests. A failure is reduced to a small case.
- */
+/** Checks `property` for `runs` cases, the same ones on every test run. A failure is shrunk to a small case. */
 export async function forAll<Case extends object>(
   arbitraries: Arbitraries<Case>,
   property: (example: Case & { random: Random }) => Promise<void> | void,
@@ -21,7 +19,7 @@ export async function forAll<Case extends object>(
 
 /**
  * Computes a reference once for all devices. The cases of a property are the same on each, so the property's title and
- * its case name the result.
+ * its case identify the result.
  */
 export function oncePerCase<Result>(): (key: unknown, compute: () => Result) => Result {
   const results = new Map<string, Result>()
@@ -33,17 +31,17 @@ export function oncePerCase<Result>(): (key: unknown, compute: () => Result) => 
   }
 }
 
-/** Numbers of tokens: often one or a few, now and then more than any block of a kernel. */
+/** Numbers of tokens: often one or a few, sometimes more than any block of a kernel. */
 export const tokenCounts = fc.oneof(
   { weight: 2, arbitrary: fc.integer({ min: 1, max: 3 }) },
   { weight: 4, arbitrary: fc.integer({ min: 4, max: 40 }) },
   { weight: 1, arbitrary: fc.integer({ min: 41, max: 140 }) },
 )
 
-/** Widths: below, at and beside multiples of any vector's length. */
+/** Widths: below, at, and next to multiples of any vector's length. */
 export const widths = fc.constantFrom(1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 100, 127, 200)
 
-/** Head sizes, of which OpenLLaMA-3B's is 100. */
+/** Head sizes, including OpenLLaMA-3B's 100. */
 export const headSizes = fc.constantFrom(4, 8, 12, 64, 80, 100, 128)
 
 /** Numbers of query and of key/value heads. */

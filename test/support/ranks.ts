@@ -1,4 +1,4 @@
-/** Runs a script of this folder as the ranks of a run: real processes, over a rendezvous of their own. */
+/** Runs a script of this directory as the ranks of a run: real processes with their own rendezvous. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -7,12 +7,12 @@ import { freePort } from '../../lib/parallel/launcher.js'
 export interface RankEnd {
   code: number | null
   signal: string | null
-  /** The lines of JSON that it printed. */
+  /** The JSON lines that it printed. */
   lines: unknown[]
   errors: string
 }
 
-/** One rank; `options` is what the script gets as JSON in its first argument, with rank, size and port. */
+/** One rank; the script receives `options` as JSON in its first argument, with rank, size, and port. */
 export function startRank(script: string, options: object): { child: ChildProcess; end: Promise<RankEnd> } {
   const child = spawn(process.execPath, [path.join(__dirname, script), JSON.stringify(options)], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -37,7 +37,7 @@ export function startRank(script: string, options: object): { child: ChildProces
   return { child, end }
 }
 
-/** All ranks, to their ends. */
+/** Waits until all ranks have exited. */
 export async function runRanks(script: string, size: number, options: object = {}): Promise<RankEnd[]> {
   const port = await freePort()
   return await Promise.all(

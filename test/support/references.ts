@@ -1,6 +1,6 @@
 /**
- * What the ops compute, written as the formulas stand in core/ops.h, in float64 and without any regard for speed. The
- * gradients come from the formulas' Jacobians; the tests hold them against finite differences.
+ * The ops in float64, as direct translations of the formulas in core/ops.h, without regard for speed. The gradients
+ * come from the formulas' Jacobians; the tests compare them with finite differences.
  */
 
 /** The rows of a matrix, as views. */
@@ -54,7 +54,7 @@ export interface Product {
   transposeB: boolean
 }
 
-/** op(a) · op(b), and the sums of the products' magnitudes, which bound the rounding errors of any order of summation. */
+/** op(a) · op(b), and the sums of the products' magnitudes, which bound the rounding errors of any summation order. */
 export function matrixProduct(a: Float64Array, b: Float64Array, { m, n, k, transposeA, transposeB }: Product) {
   const product = new Float64Array(m * n)
   const magnitudes = new Float64Array(m * n)
@@ -78,7 +78,7 @@ export interface Heads {
   headSize: number
 }
 
-/** The cosines and sines of `count` positions, D/2 of each a position. */
+/** The cosines and sines of `count` positions, D/2 of each per position. */
 export function ropeTable(count: number, headSize: number, theta = 10_000) {
   const angles = Array.from({ length: (count * headSize) / 2 }, (_, i) => {
     const pair = i % (headSize / 2)
@@ -87,7 +87,7 @@ export function ropeTable(count: number, headSize: number, theta = 10_000) {
   return { cos: Float64Array.from(angles, Math.cos), sin: Float64Array.from(angles, Math.sin) }
 }
 
-/** Each pair (xᵢ, xᵢ₊D/2) of a query or key head, as a complex number, times cos + i·sin; direction −1 turns back. */
+/** Each pair (xᵢ, xᵢ₊D/2) of a query or key head, as a complex number, times cos + i·sin; direction −1 rotates back. */
 export function rope(
   qkv: Float64Array,
   { cos, sin }: { cos: ArrayLike<number>; sin: ArrayLike<number> },
@@ -117,7 +117,7 @@ export function rope(
 export interface Attention extends Heads {
   cuSeqlens: readonly number[]
   scale: number
-  /** Only the last query of each sequence, which spares decoding's tests the others; their results are left at 0. */
+  /** Only the last query of each sequence, which is all that decoding's tests need; the other results stay 0. */
   lastOnly?: boolean
 }
 
@@ -127,7 +127,9 @@ const dotAt = (a: Float64Array, i: number, b: Float64Array, j: number, size: num
   return sum
 }
 
-/** Calls `visit` for each query of each head, with its softmax over the keys it sees and where its operands lie. */
+/**
+ * Calls `visit` for each query of each head, with its softmax over the visible keys and the offsets of its operands.
+ */
 function forEachQuery(
   qkv: Float64Array,
   { numHeads, numKvHeads, headSize, cuSeqlens, scale, lastOnly }: Attention,

@@ -1,5 +1,5 @@
-// One rank of the golden trajectory (test/train/trajectory.test.ts), trained in a stage of ZeRO. Prints each step's
-// loss and gradient norm, then what it holds in memory, what it sent in the first step, and the final weights' hash. Run
+// One rank of the golden trajectory (test/train/trajectory.test.ts), trained in a ZeRO stage. Prints each step's loss
+// and gradient norm, then its memory use, the communication of the first step, and the hash of the final weights. Run
 // by test/parallel/sharded.test.ts.
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
@@ -61,11 +61,13 @@ if (fault === 'slow' || fault === 'computation does not wait') {
     }
   }
 }
-// Without events a stream runs ahead of what it needs from the other.
+// Without events, a stream runs ahead of its inputs from the other stream.
 if (fault === 'computation does not wait') device.stream.wait = () => {}
 if (fault === 'communication does not wait') stream.wait = () => {}
 
-/** The first step's collectives and their bytes, and what the process has written to anywhere, its sockets included. */
+/**
+ * The first step's collectives and their bytes, and the bytes that the process wrote anywhere, including its sockets.
+ */
 const traffic = {}
 const count = (name, bytes) => {
   if (losses.length > 0) return
@@ -84,7 +86,7 @@ for (const [name, method, bytes] of [
   }
 }
 const written = () => Number(/wchar: (\d+)/.exec(readFileSync('/proc/self/io', 'utf8'))[1])
-/** Of tensors that were made and not disposed of. */
+/** Bytes of tensors that were created and not disposed of. */
 let allocated = 0
 const allocate = device.tensor.bind(device)
 device.tensor = (...args) => {
@@ -111,7 +113,7 @@ if (offload) await parameters.moveMastersToHost()
 const [beta1, beta2] = golden.betas
 const optimizer = new AdamW(parameters, { beta1, beta2, epsilon: golden.eps, weightDecay: golden.weight_decay })
 const trainPass = model.trainPass(paddedTokens(maxTokens))
-// The data's ids are those of one model; another has fewer.
+// The data's ids belong to one model; another has fewer.
 const { vocabSize } = model.config
 const fold = (ids) => ids.map((id) => (id < 0 ? id : id % vocabSize))
 const data = instances.map(({ id, inputIds, labels }) => ({ id, inputIds: fold(inputIds), labels: fold(labels) }))

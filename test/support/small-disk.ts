@@ -4,8 +4,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 
 /**
- * Runs a shell script with a disk of its own of so many megabytes at `$1`, which is gone afterwards; the rest of the
- * arguments are the script's.
+ * Runs a shell script with a temporary disk of this many megabytes at `$1`; the remaining arguments are the script's.
  */
 export function withSmallDisk(script: string, disk: string, megabytes: number, ...args: string[]) {
   mkdirSync(disk, { recursive: true })

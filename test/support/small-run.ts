@@ -5,10 +5,10 @@ import { fixtures } from './fixtures.js'
 export const main = path.join(__dirname, '..', '..', 'dist', 'cli', 'main.js')
 
 /**
- * What Node.js is started with for a training that takes a second: 20 instances, two held out, four a step, in float32 on
- * the CPU.
+ * Arguments of Node.js for a training run of one second: 20 instances, two held out, four per step, in float32 on the
+ * CPU.
  *
- * @param flags of `train`, which override the ones here
+ * @param flags of `train`, which override these defaults
  */
 export function smallRun(flags: Record<string, unknown> & { save_path: string }): string[] {
   const all = {

@@ -4,7 +4,7 @@ import type { DType, Tensor } from '../../lib/tensor.js'
 import { numel } from '../../lib/tensor.js'
 import { decode, encode } from './numbers.js'
 
-/** A tensor with the given values, rounded to its dtype; written on the device's own stream. */
+/** A tensor with the given values, rounded to its dtype; written on the device's default stream. */
 export function tensorOf(
   device: Device,
   dtype: Exclude<DType, 'float16'>,
@@ -17,10 +17,10 @@ export function tensorOf(
   return tensor
 }
 
-/** Whom a view belongs to: its memory goes when nobody has the owner any more. */
+/** The owner of a view, kept alive because the memory is freed with the owner. */
 const owners = new WeakMap<Tensor, Tensor>()
 
-/** The same as a view that begins `offset` elements into its memory, so that its address is a multiple of little. */
+/** The same as a view that begins `offset` elements into its memory, so that its address is poorly aligned. */
 export function viewOf(
   device: Device,
   dtype: Exclude<DType, 'float16'>,
@@ -35,7 +35,10 @@ export function viewOf(
   return view
 }
 
-/** A tensor for results. Full of NaN, or of −1: what an op leaves out shows, and what it must not read shows too. */
+/**
+ * A tensor for results, filled with NaN or −1: elements that an op does not write show, and elements that it must not
+ * read show too.
+ */
 export function resultOf(device: Device, dtype: Exclude<DType, 'float16'>, shape: readonly number[]): Tensor {
   return tensorOf(device, dtype, shape, dtype === 'int32' ? -1 : Number.NaN)
 }

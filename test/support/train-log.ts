@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 
-/** Steps and their losses as the log of a run has them so far; a last line that is being written is left out. */
+/** Steps and their losses in the log of a run so far, without a last line that is still being written. */
 export function logged(savePath: string): [number, number][] {
   const file = path.join(savePath, 'logs', 'train.jsonl')
   if (!existsSync(file)) return []
@@ -13,7 +13,7 @@ export function logged(savePath: string): [number, number][] {
   return events.filter(({ type }) => type === 'step').map(({ step, loss }) => [step, loss])
 }
 
-/** Waits until the log has so many steps, as long as the run lasts. */
+/** Waits until the log has this many steps, while the run lasts. */
 export async function reached(child: ChildProcess, savePath: string, step: number): Promise<void> {
   while ((logged(savePath).at(-1)?.[0] ?? 0) < step && child.exitCode === null) {
     await new Promise((resolve) => setTimeout(resolve, 5))

@@ -1,12 +1,12 @@
-/** The TypeScript compiler, as a user of the package runs it. */
+/** Runs the TypeScript compiler like a user of the package. */
 import { execFile } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 
-/** The repository. */
+/** The root directory of the repository. */
 export const root = path.resolve(__dirname, '..', '..')
 
-/** Compiles files of a directory with strict options. @returns what the compiler says; empty when all is well */
+/** Compiles files of a directory with strict options. @returns the compiler's output; empty on success */
 export function compile(directory: string, files: string[], options: object): Promise<string> {
   const compilerOptions = {
     target: 'ES2022',

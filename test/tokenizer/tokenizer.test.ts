@@ -31,7 +31,7 @@ beforeAll(async () => {
 
 afterAll(() => rm(scratch, { recursive: true }))
 
-/** A directory with one of the fixture models and the JSON files given. */
+/** A directory with one of the fixture models and the given JSON files. */
 async function directory(name: string, model: 'v1' | 'v2', files: Record<string, unknown> = {}): Promise<string> {
   const dir = join(scratch, name)
   await mkdir(dir, { recursive: true })
@@ -51,7 +51,7 @@ describe.each(['v1', 'v2'] as const)('the %s tokenizer', (version) => {
     await reference.load(join(dir, 'tokenizer.model'))
   })
 
-  it('encodes every text to the ids that libsentencepiece gives', () => {
+  it('encodes every text to the ids of libsentencepiece', () => {
     expect(cases).toHaveLength(67)
     for (const { text, [version]: expected } of cases) {
       expect(tokenizer.encode(text, { addSpecialTokens: false }), JSON.stringify(text)).toEqual(expected.ids)
@@ -59,7 +59,7 @@ describe.each(['v1', 'v2'] as const)('the %s tokenizer', (version) => {
     }
   })
 
-  it('decodes the ids of every text to what libsentencepiece gives', () => {
+  it('decodes the ids of every text like libsentencepiece', () => {
     for (const { [version]: expected } of cases) {
       expect(tokenizer.decode(expected.ids)).toBe(expected.decoded)
       expect(tokenizer.decode([1, ...expected.ids, 2])).toBe(expected.decoded)
@@ -67,7 +67,7 @@ describe.each(['v1', 'v2'] as const)('the %s tokenizer', (version) => {
     }
   })
 
-  it('decodes any ids as the C++ library does, ids that make no valid UTF-8 among them', () => {
+  it('decodes any ids like the C++ library, including ids that form invalid UTF-8', () => {
     const anyId = fc.integer({ min: 3, max: 511 })
     const byteId = fc.integer({ min: 3 + 0x80, max: 3 + 0xff }) // lead and continuation bytes, mostly out of order
     fc.assert(
@@ -92,7 +92,7 @@ describe.each(['v1', 'v2'] as const)('the %s tokenizer', (version) => {
     )
   })
 
-  it('knows the special ids and the size of the vocabulary', () => {
+  it('exposes the special ids and the size of the vocabulary', () => {
     expect(tokenizer).toMatchObject({ bosTokenId: 1, eosTokenId: 2, unkTokenId: 0, vocabSize: 512 })
     expect(tokenizer.padTokenId).toBeUndefined()
   })
@@ -104,7 +104,7 @@ describe('special tokens', () => {
     tokenizer = await LlamaTokenizer.fromPretrained(d100)
   })
 
-  it('never come out of a text that spells them', () => {
+  it('special tokens never result from a text that spells them', () => {
     fc.assert(
       fc.property(fc.array(fc.oneof(fc.constantFrom('<s>', '</s>', '<unk>', '<0x41>', ' '), fc.string())), (parts) => {
         const ids = tokenizer.encode(parts.join(''), { addSpecialTokens: false })
@@ -115,7 +115,7 @@ describe('special tokens', () => {
     expect(tokenizer.decode(tokenizer.encode('</s> <s> <unk>'))).toBe('</s> <s> <unk>')
   })
 
-  it('are left out of decoded text, or written as Transformers writes them', () => {
+  it('special tokens are omitted from decoded text, or written like Transformers', () => {
     const ids = [1, 462, 75, 463, 473, 355, 508, 291, 296, 36, 2]
     expect(tokenizer.decode(ids)).toBe('Hello, world!')
     expect(tokenizer.decode(ids, { skipSpecialTokens: false })).toBe('<s> Hello, world!</s>')
@@ -123,7 +123,7 @@ describe('special tokens', () => {
     expect(tokenizer.decode([265, 0, 265], { skipSpecialTokens: false })).toBe('a<unk> a')
   })
 
-  it('hold back no bytes behind them', () => {
+  it('special tokens hold back no bytes after them', () => {
     const stream = tokenizer.createDecodeStream({ skipSpecialTokens: false })
     expect(stream.push([3 + 0xf0, 3 + 0x9f])).toBe('')
     expect(stream.push(2)).toBe('\uFFFD\uFFFD</s>')
@@ -133,7 +133,7 @@ describe('special tokens', () => {
     expect(stream.flush()).toBe('\uFFFD')
   })
 
-  it('are added as tokenizer_config.json says with addSpecialTokens, and are one BOS in front without', async () => {
+  it('special tokens follow tokenizer_config.json with addSpecialTokens, and are a single BOS by default', async () => {
     const dir = await directory('flags', 'v2', {
       'tokenizer_config.json': { add_bos_token: false, add_eos_token: true },
     })
@@ -143,20 +143,20 @@ describe('special tokens', () => {
     expect(flagged.encode('a')).toEqual([1, 265])
   })
 
-  it('fall back to tokenizer.model where old conversions leave them empty', async () => {
+  it('special tokens fall back to tokenizer.model if old conversions leave them empty', async () => {
     const empty = { bos_token: '', eos_token: '', unk_token: '' }
     const dir = await directory('empty', 'v1', { 'tokenizer_config.json': empty, 'special_tokens_map.json': {} })
     expect(await LlamaTokenizer.fromPretrained(dir)).toMatchObject({ bosTokenId: 1, eosTokenId: 2, unkTokenId: 0 })
   })
 
-  it('are read from objects as well as from strings', async () => {
+  it('special tokens are read from objects as well as from strings', async () => {
     const token = (content: string) => ({ content, lstrip: false, normalized: true, rstrip: false, single_word: false })
     const map = { bos_token: token('</s>'), eos_token: token('<s>'), unk_token: token('<unk>') }
     const dir = await directory('objects', 'v2', { 'special_tokens_map.json': map })
     expect(await LlamaTokenizer.fromPretrained(dir)).toMatchObject({ bosTokenId: 2, eosTokenId: 1 })
   })
 
-  it('give a padding token behind the vocabulary the next id', async () => {
+  it('a padding token outside the vocabulary gets the next id', async () => {
     for (const [name, files] of Object.entries({
       implied: { 'special_tokens_map.json': { pad_token: '[PAD]' } },
       listed: { 'special_tokens_map.json': { pad_token: '[PAD]' }, 'added_tokens.json': { '[PAD]': 512 } },
@@ -176,19 +176,19 @@ describe('special tokens', () => {
   })
 })
 
-describe('awkward input', () => {
+describe('unusual input', () => {
   let tokenizer: LlamaTokenizer
   beforeAll(async () => {
     tokenizer = await LlamaTokenizer.fromPretrained(d100)
   })
 
-  it('reads a lone surrogate as U+FFFD and leaves its neighbours alone', () => {
+  it('encodes a lone surrogate as U+FFFD without affecting its neighbors', () => {
     expect(tokenizer.decode(tokenizer.encode('a\uD83Eb'))).toBe('a\uFFFDb')
     expect(tokenizer.decode(tokenizer.encode('\uDD99'))).toBe('\uFFFD')
     expect(tokenizer.decode(tokenizer.encode('a🦙b'))).toBe('a🦙b')
   })
 
-  it('gives back the text of any string without lone surrogates', () => {
+  it('restores the text of any string without lone surrogates', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary' }), (text) => {
         expect(tokenizer.decode(tokenizer.encode(text))).toBe(text.replaceAll('▁', ' '))
@@ -197,7 +197,7 @@ describe('awkward input', () => {
     )
   })
 
-  it('adds no text for an id without a token, and refuses what is no id', () => {
+  it('decodes an id without a token to no text, and rejects invalid ids', () => {
     expect(tokenizer.decode([265, 512, 265, 99_999])).toBe(tokenizer.decode([265, 265]))
     expect(tokenizer.decode([512])).toBe('')
     expect([0, 511, 512, -1, 1.5].map((id) => tokenizer.hasToken(id))).toEqual([true, true, false, false, false])
@@ -216,13 +216,13 @@ describe('awkward input', () => {
     ],
     ['decode', () => tokenizer.decode(5 as never), 'decode: expected a list of token ids, got 5'],
     ['decode', () => tokenizer.decode('5' as never), 'decode: expected a list of token ids, got "5"'],
-  ])('%s throws a TypeError that says what was expected', (_, call, message) => {
+  ])('%s throws a TypeError with the expected type', (_, call, message) => {
     expect(call).toThrow(new TypeError(message))
   })
 })
 
 describe('saving', () => {
-  it('writes what was read, so that Transformers finds the same tokenizer', async () => {
+  it('saves the files that it read, so that Transformers loads the same tokenizer', async () => {
     const dir = join(scratch, 'saved')
     await (await LlamaTokenizer.fromPretrained(d100)).save(dir)
     expect((await readdir(dir)).sort()).toEqual(['special_tokens_map.json', 'tokenizer.model', 'tokenizer_config.json'])
@@ -233,7 +233,7 @@ describe('saving', () => {
     }
   })
 
-  it('keeps added tokens and keys that it does not use, but no reference to a file left behind', async () => {
+  it('saves added tokens and unused keys, but no reference to a missing file', async () => {
     const config = { pad_token: '[PAD]', chat_template: '{{ x }}', auto_map: { AutoTokenizer: ['mine.py', null] } }
     const from = await LlamaTokenizer.fromPretrained(
       await directory('extra', 'v2', { 'tokenizer_config.json': config, 'added_tokens.json': { '[PAD]': 512 } }),
@@ -248,7 +248,7 @@ describe('saving', () => {
 })
 
 describe('the chat template', () => {
-  it('that is set replaces the templates of all files, and is saved with the key that keeps the space after BOS', async () => {
+  it('a new chat template replaces those of all files, and is saved with the key that keeps the space after BOS', async () => {
     const dir = await directory('templates', 'v2', {
       'tokenizer_config.json': { chat_template: '{{ x }}', legacy: false },
     })
@@ -276,12 +276,12 @@ describe('damaged files', () => {
       },
     )
 
-  it('names a tokenizer.model that is missing', async () => {
+  it('names a missing tokenizer.model', async () => {
     const dir = join(scratch, 'nowhere')
     expect(await message(dir)).toContain(`${join(dir, 'tokenizer.model')} does not exist`)
   })
 
-  it('refuses a tokenizer.model that is cut short, wherever it is cut', async () => {
+  it('rejects a tokenizer.model that is cut short at any byte', async () => {
     const whole = await readFile(join(d100, 'tokenizer.model'))
     const dir = await directory('cut', 'v2')
     for (const length of [0, 1, 2, 100, 5000, whole.length - 1]) {
@@ -290,7 +290,7 @@ describe('damaged files', () => {
     }
   })
 
-  it('refuses what is not a SentencePiece model', async () => {
+  it('rejects a file that is not a SentencePiece model', async () => {
     const dir = await directory('text', 'v2')
     await writeFile(join(dir, 'tokenizer.model'), 'a vocabulary\n')
     expect(await message(dir)).toMatch(/is not a SentencePiece model/)
@@ -302,7 +302,7 @@ describe('damaged files', () => {
     expect(await message(dir)).toMatch(/is not a SentencePiece model \(Internal: unk is not defined/)
   })
 
-  it('names the key of a JSON file that has the wrong type, or a token that the model lacks', async () => {
+  it('names the key of a JSON file with a wrong type, or a token that the model lacks', async () => {
     const files = (config: unknown) => directory('config', 'v2', { 'tokenizer_config.json': config })
     expect(await message(await files({ add_bos_token: 'yes' }))).toMatch(
       /tokenizer_config\.json: add_bos_token: .*bool/,

@@ -7,7 +7,7 @@ import { compile, root } from '../support/typescript.js'
 describe('the declarations in dist/', () => {
   let directory: string
 
-  /** A project that has the package, and of its packages only the types of Node.js. */
+  /** A project that has the package, and of its dependencies only the types of Node.js. */
   beforeAll(() => {
     directory = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-types-'))
     mkdirSync(path.join(directory, 'node_modules'))
@@ -24,10 +24,13 @@ describe('the declarations in dist/', () => {
     { kind: 'an ES module', file: 'program.mts', module: 'node16', moduleResolution: 'node16' },
     { kind: 'a bundler', file: 'program.ts', module: 'esnext', moduleResolution: 'bundler' },
   ]
-  it.each(resolutions)('compile with a strict program, for $kind', async ({ file, ...options }) => {
-    copyFileSync(path.join(__dirname, 'public-api.ts'), path.join(directory, file))
-    const { kind: _, ...compilerOptions } = options
-    // The declarations themselves are checked too: not everybody has skipLibCheck.
-    expect(await compile(directory, [file], { ...compilerOptions, skipLibCheck: false })).toBe('')
-  })
+  it.each(resolutions)(
+    'the declarations in dist/ compile with a strict program, for $kind',
+    async ({ file, ...options }) => {
+      copyFileSync(path.join(__dirname, 'public-api.ts'), path.join(directory, file))
+      const { kind: _, ...compilerOptions } = options
+      // The declarations themselves are checked too: not every user sets skipLibCheck.
+      expect(await compile(directory, [file], { ...compilerOptions, skipLibCheck: false })).toBe('')
+    },
+  )
 })

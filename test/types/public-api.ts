@@ -1,6 +1,6 @@
 /**
- * A program of somebody who uses the package, which must compile against its built declarations; it is never run.
- * declarations.test.ts compiles it as CommonJS, as an ES module, and as a bundler would see it.
+ * A user's program, which must compile against the built declarations of the package; it is never run.
+ * declarations.test.ts compiles it as CommonJS, as an ES module, and as a bundler would.
  */
 import { expectTypeOf } from 'expect-type'
 import {
@@ -55,13 +55,13 @@ export function modelsAndMistakes(config: ConfigJson): void {
   using fresh = LlamaForCausalLM.fromConfig(config, { seed: 0, device: 'auto', dtype: 'auto' })
   expectTypeOf(fresh.config.hiddenSize).toBeNumber()
   expectTypeOf(fresh.dtype).toEqualTypeOf<'bfloat16' | 'float32'>()
-  // @ts-expect-error: there is no such device
+  // @ts-expect-error: unknown device
   LlamaForCausalLM.fromConfig(config, { device: 'gpu' })
-  // @ts-expect-error: a shape must be whole
+  // @ts-expect-error: a shape must consist of integers
   LlamaForCausalLM.fromConfig({ hidden_size: 8 })
-  // @ts-expect-error: models are made by fromPretrained and fromConfig
+  // @ts-expect-error: models are created by fromPretrained and fromConfig
   new LlamaForCausalLM(config)
-  // @ts-expect-error: a misspelt option
+  // @ts-expect-error: a misspelled option
   fresh.generate(ids, { maxNewToken: 1 })
   // @ts-expect-error: training needs a tokenizer
   new Trainer({ model: fresh })
@@ -81,7 +81,7 @@ export async function opsOfOnesOwn(): Promise<void> {
   ops.rmsNormForward(stream, { y: x, rstd: x, x, w: x })
   // @ts-expect-error: a tensor, not an array
   ops.fill(stream, { x: new Float32Array(8), value: 1 })
-  // @ts-expect-error: no such number format
+  // @ts-expect-error: unknown dtype
   device.tensor('float64', [1])
   expectTypeOf(ops.attentionForward).returns.toBeVoid()
   expectTypeOf(stream.synchronize()).resolves.toBeVoid()
