@@ -1,10 +1,10 @@
-// Packs everything that the GPU tests and benchmarks need into build/gpu-bundle.tar.xz, for a machine with an NVIDIA GPU
-// on which nothing can be installed: Node itself, the addon, the compiled tests and benchmarks, and what they import.
+// Packs everything that the GPU tests and benchmarks need into build/gpu-bundle.tar.xz, for a machine with an NVIDIA
+// GPU on which nothing can be installed: Node.js, the addon, the compiled tests and benchmarks, and their imports.
 // There: tar xf gpu-bundle.tar.xz && openalpaca-gpu/run.sh test
 //
-// Tests that no GPU takes part in stay here, and so does oneDNN (7 MB packed): in its place comes a library whose
-// functions refuse, so that the addon loads and the CPU device has no matrix products. With --emulated the emulated
-// device comes too, and OPENALPACA_TEST_DEVICES=emulated ./run.sh test tries the bundle without a GPU.
+// Tests without a GPU are left out, and so is oneDNN (7 MB packed): a library whose functions fail replaces it, so that
+// the addon loads but the CPU device has no matrix products. With --emulated the bundle includes the emulated device,
+// and OPENALPACA_TEST_DEVICES=emulated ./run.sh test tries it without a GPU.
 
 import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
@@ -22,13 +22,13 @@ const run = (command, ...args) => execFileSync(command, args, { cwd: root, encod
 const at = (...parts) => path.join(folder, ...parts)
 const say = (text) => console.log(`bundle: ${text}`)
 
-// ---- what goes in -------------------------------------------------------------------------------------------------
+// ---- contents -----------------------------------------------------------------------------------------------------
 
 const testFolders = ['device', 'generate', 'model', 'ops', 'train', 'support']
-const fixtures = /^(README|make\.py$|torch_bin|deepspeed)/ // left out: those of files that no GPU reads
+const fixtures = /^(README|make\.py$|torch_bin|deepspeed)/ // excludes fixtures that no GPU test reads
 const notAtRunTime = ['cmake-js', 'node-addon-api', 'node-api-headers']
 
-/** Packages and what they depend on, as folders. */
+/** Folders of packages and their dependencies. */
 function closure(names) {
   const folders = new Set()
   const visit = (name, from) => {
@@ -48,7 +48,7 @@ function closure(names) {
   return [...folders]
 }
 
-/** Copies the files that Node may load. */
+/** Copies the files that Node.js may load. */
 function copyPackage(from) {
   const wanted = (file) => /\.(c?js|mjs|json|wasm|node)$/.test(file) || /^LICEN[CS]E/i.test(path.basename(file))
   const unwanted = /[\\/](node_modules|test|tests|docs|examples|benchmarks?)$/
@@ -110,7 +110,7 @@ function compileTests() {
   })
 }
 
-/** vitest's test functions and matchers as one file, which the compiled tests find as 'vitest'. */
+/** Bundles vitest's test functions and matchers into one file, which the compiled tests find as 'vitest'. */
 async function bundleVitest() {
   const require = createRequire(findModule('vite')) // rolldown comes with vite
   const { rolldown } = await import(require.resolve('rolldown'))

@@ -28,7 +28,7 @@ const layers = [
 ]
 const rank = new Map(layers.flatMap((names, index) => names.map((name) => [name, index])))
 
-/** The layer of a file: its directory in lib/, or its own name where it lies in lib/ itself. */
+/** The layer of a file: its directory in lib/, or its name if it is in lib/ itself. */
 const layerOf = (file) =>
   path
     .relative(root, file)

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Before npm packs: refuses where the prebuilt addon is missing, in pieces, or not of these sources, or where the
+// Runs before npm packs: fails if the prebuilt addon is missing, incomplete, or not built from these sources, or if the
 // compiled TypeScript is not.
 
 import { existsSync, readFileSync } from 'node:fs'
@@ -12,7 +12,7 @@ const folder = path.join(root, 'prebuilds', 'linux-x64')
 
 const prebuild = 'npm run prebuild'
 
-/** What is wrong, and what mends it; or undefined. */
+/** The problem and its fix; or undefined. */
 function problem() {
   const manifest = path.join(folder, 'build.json')
   if (!existsSync(manifest)) return ['prebuilds/linux-x64 is missing', prebuild]

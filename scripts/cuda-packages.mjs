@@ -1,4 +1,4 @@
-// The pinned CUDA packages of cuda/requirements.txt, and where scripts/fetch-cuda.mjs puts them.
+// The pinned CUDA packages of cuda/requirements.txt, and the folders that scripts/fetch-cuda.mjs puts them in.
 
 import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
@@ -6,10 +6,10 @@ import { root } from './toolchain.mjs'
 
 export const requirements = path.join(root, 'cuda', 'requirements.txt')
 export const folder = path.join(root, '.cuda')
-/** The nvcc that releases and the kernel check are made with, once it is fetched. */
+/** The nvcc for releases and the kernel check, once it is fetched. */
 export const pinnedNvcc = path.join(folder, 'compiler', 'nvidia', 'cu13', 'bin', 'nvcc')
 
-/** What is pinned, by package: { 'nvidia-cuda-nvcc': { version, line } }. */
+/** The pins by package: { 'nvidia-cuda-nvcc': { version, line } }. */
 export function pins(text = readFileSync(requirements, 'utf8')) {
   const pinned = text.replaceAll('\\\n', '').matchAll(/^([\w-]+)==(\S+).*$/gm)
   return Object.fromEntries(Array.from(pinned, ([line, name, version]) => [name, { version, line }]))
@@ -20,7 +20,7 @@ export const pinnedVersion = () => pins()['nvidia-cuda-nvcc'].version
 
 const compiler = ['nvidia-cuda-nvcc', 'nvidia-cuda-crt', 'nvidia-nvvm', 'nvidia-cuda-runtime', 'nvidia-cuda-cccl']
 
-/** What can be fetched. `leaveOut` names folders that are not kept. */
+/** The parts to fetch. `leaveOut` names folders to delete. */
 export const parts = {
   compiler: { what: 'nvcc with its headers, and the CUDA runtime', packages: compiler },
   headers: { what: 'the header of cuBLASLt', packages: ['nvidia-cublas'], leaveOut: ['lib'] },
@@ -29,19 +29,19 @@ export const parts = {
   cublas: { what: 'cuBLASLt', packages: ['nvidia-cublas'] },
 }
 
-/** What building the CUDA device takes. */
+/** The parts that building the CUDA device needs. */
 export const buildParts = ['compiler', 'headers', 'nccl-header']
 
-/** The pins of a part, as pip reads them. */
+/** The pins of a part, in pip's format. */
 export function pinsOf(name) {
   const pinned = pins()
   return parts[name].packages.map((it) => `${pinned[it].line}\n`).join('')
 }
 
-/** A part keeps the pins that it was fetched by, so that a new pin is fetched anew. */
+/** A part keeps the pins that it was fetched with, so that a changed pin is fetched again. */
 export const pinsFile = (directory) => path.join(directory, 'requirements.txt')
 
-/** Whether a part is there, in the version that is pinned. */
+/** Whether a part is present in the pinned version. */
 export function isFetched(name) {
   const file = pinsFile(path.join(folder, name))
   return existsSync(file) && readFileSync(file, 'utf8') === pinsOf(name)

@@ -1,14 +1,14 @@
-// What a shared library asks of the machine that loads it, as readelf of the compiler's binutils tells it.
+// The requirements of a shared library on the machine that loads it, as reported by readelf of the compiler's binutils.
 
 import { execFileSync } from 'node:child_process'
 
 const readelf = (...args) => execFileSync('readelf', ['--wide', ...args], { encoding: 'utf8', env: { LC_ALL: 'C' } })
 
-/** What every Linux machine with Node.js has: the C library, and the C++ library that Node.js itself needs. */
+/** Libraries on every Linux machine with Node.js: the C library, and the C++ library that Node.js itself needs. */
 export const baseLibraries =
   /^(ld-linux-x86-64\.so\.2|lib(c|m)\.so\.6|libdl\.so\.2|libpthread\.so\.0|librt\.so\.1|libstdc\+\+\.so\.6|libgcc_s\.so\.1)$/
 
-/** { needs: the libraries it names, searchPaths: where it has them looked for }. */
+/** { needs: the libraries it names, searchPaths: the directories in which they are searched }. */
 export function dynamicSection(file) {
   const text = readelf('--dynamic', file)
   const values = (tags) =>

@@ -1,19 +1,19 @@
 #!/usr/bin/env node
 // Fetches the CUDA packages of cuda/requirements.txt, which are NVIDIA's Python packages in exact versions, into .cuda/
-// here. No root is needed, and nothing outside of the folder is touched. What the machine has of its own does not
-// matter: releases and their checks are made with the same files everywhere. CMake finds them (cuda/build.cmake).
+// here. Root is not needed, and nothing outside the folder changes. Other CUDA versions on the machine do not matter:
+// releases and their checks use the same files everywhere. CMake finds them (cuda/build.cmake).
 //
-//   node scripts/fetch-cuda.mjs            what a build needs: compiler, runtime, the headers of cuBLASLt and NCCL
-//   node scripts/fetch-cuda.mjs cublas     cuBLASLt itself, for a machine with a GPU that has a driver only
-//   node scripts/fetch-cuda.mjs nccl       NCCL itself, for one with several GPUs
-//   node scripts/fetch-cuda.mjs --check    names what is missing, fetches nothing, and fails if anything is
+//   node scripts/fetch-cuda.mjs            the parts for a build: compiler, runtime, the headers of cuBLASLt and NCCL
+//   node scripts/fetch-cuda.mjs cublas     cuBLASLt itself, for a GPU machine with only a driver
+//   node scripts/fetch-cuda.mjs nccl       NCCL itself, for a machine with several GPUs
+//   node scripts/fetch-cuda.mjs --check    fetches nothing; lists missing parts, and fails if there are any
 
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { buildParts, folder, isFetched, parts, pinsFile, pinsOf } from './cuda-packages.mjs'
 
-/** Runs pip; returns what kept it from installing, or undefined. */
+/** Runs pip; returns the reason of a failure, or undefined. */
 function pip(target, how, output) {
   const install = ['install', '--quiet', '--no-deps', '--only-binary=:all:', '--require-hashes', '--target', target]
   const args = ['-m', 'pip', ...install, ...how, '--requirement', pinsFile(target)]
@@ -27,12 +27,12 @@ function fetchPart(name) {
   const { what, packages, leaveOut = [] } = parts[name]
   console.log(`fetching ${what}: ${pinsOf(name).match(/^\S+/gm).join(' ')}`)
   const target = path.join(folder, name)
-  const partial = path.join(folder, `${name}.partial`) // an interrupted download is not taken for a complete one
+  const partial = path.join(folder, `${name}.partial`) // an interrupted download must not look like a complete one
   rmSync(partial, { recursive: true, force: true })
   mkdirSync(partial, { recursive: true })
   writeFileSync(pinsFile(partial), pinsOf(name))
-  // pip asks its index first and waits for it, minutes where it cannot be reached, although pip's find-links names a
-  // folder that has the packages. So that folder comes first; without one, this fails in a second.
+  // pip asks its index first and waits for it, minutes if it cannot be reached, even if pip's find-links names a folder
+  // that has the packages. So that folder is tried first; without one, this fails in a second.
   const reason = pip(partial, ['--no-index'], 'ignore') && pip(partial, [], 'inherit')
   if (reason) {
     console.error(

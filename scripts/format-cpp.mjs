@@ -1,5 +1,5 @@
-// Formats the C++ sources by .clang-format; with --check, names those that are not formatted and fails. The formatter
-// is clang-format as WASM, so that everybody has the same version.
+// Formats the C++ sources with .clang-format; with --check, lists unformatted ones and fails. The formatter is
+// clang-format as WASM, so that its version is the same everywhere.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'

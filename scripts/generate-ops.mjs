@@ -1,5 +1,5 @@
-// Writes lib/ops.ts, the TypeScript declarations of the ops, from core/ops.h, their contract. With --check, fails where
-// the file is not up to date. `npm run setup` runs it.
+// Writes lib/ops.ts, the TypeScript declarations of the ops, from core/ops.h, their contract. With --check, fails if the
+// file is not up to date. `npm run setup` runs it.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
@@ -9,7 +9,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const file = path.join(root, 'lib', 'ops.ts')
 const contract = readFileSync(path.join(root, 'core', 'ops.h'), 'utf8')
 
-// Names whose capitals the contract does not give.
+// Names whose capitalization the contract does not give.
 const exported = {
   rmsnorm_forward: 'rmsNormForward',
   add_rmsnorm_forward: 'addRmsNormForward',
@@ -18,7 +18,7 @@ const exported = {
 
 const camelCase = (name) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase())
 
-/** Joins the lines of a // comment. Lines that are indented further, formulas, stay lines. */
+/** Joins the lines of a // comment. Lines with more indentation, such as formulas, stay separate. */
 function commentText(comment) {
   const lines = comment.split('\n').map((line) => line.replace(/^\/\/ ?/, ''))
   return lines
@@ -44,7 +44,7 @@ function membersOf(body) {
   return members
 }
 
-/** The shape of a tensor as a doc comment has it, and how the op uses it. */
+/** The shape of a tensor for a doc comment, and how the op uses it. */
 function describeTensor(specification, flag) {
   const shapes = specification.map((text) =>
     text.replace(/^[=+]/, '').replace(/^f32/, 'float32').replace(/^i32/, 'int32'),
@@ -75,7 +75,7 @@ function fieldsOf(body) {
   })
 }
 
-/** A comment of core/ops.h with the names of fields and ops as TypeScript spells them. */
+/** A comment of core/ops.h with field and op names in TypeScript's spelling. */
 const spell = (text, names) =>
   text.replace(/\w+/g, (word) => (names.has(word) ? (exported[word] ?? camelCase(word)) : word))
 

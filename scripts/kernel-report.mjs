@@ -1,11 +1,11 @@
 #!/usr/bin/env node
-// What the CUDA compiler made of each kernel: registers, spills, static shared memory, and how many warps of a
-// multiprocessor its registers leave room for (dynamic shared memory and the block's size may leave less). Reads what
-// ptxas said when the CUDA device was built, in build/cuda or the folder that is named.
+// Reports the resources of each compiled CUDA kernel: registers, spills, static shared memory, and the number of warps
+// per multiprocessor that its registers allow (dynamic shared memory and the block's size may allow fewer). Reads the
+// output of ptxas from the build of the CUDA device, in build/cuda or the given folder.
 //
 //   node scripts/kernel-report.mjs [--check] [folder]
 //
-// With --check it prints only what spills, and fails if that is a kernel on the way of a training or a generation.
+// With --check it prints only kernels that spill, and fails if training or generation uses one of them.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
@@ -13,9 +13,9 @@ import path from 'node:path'
 import { pinnedVersion } from './cuda-packages.mjs'
 import { root } from './toolchain.mjs'
 
-// Kernels that may spill: attention at head sizes that no published LLaMA has, or on tensors that begin at an odd place.
-// The template's arguments are the head size it computes with and the bytes of an access: head sizes of 64 and 128 come
-// with accesses of 16, that of 100 is computed as 104 with accesses of 8.
+// Kernels that may spill: attention at head sizes that no published LLaMA has, or on misaligned tensors. The template's
+// arguments are the head size it computes with and the bytes of an access: head sizes of 64 and 128 use accesses of 16,
+// that of 100 is computed as 104 with accesses of 8.
 const rare = /^(attention|dq|dkv)_kernel<\w+, (?!(64|128), 16\b|104, 8\b)/
 
 const check = process.argv.includes('--check')
@@ -26,7 +26,7 @@ if (logs.length === 0) {
   process.exit(1)
 }
 
-/** The kernels in what ptxas said while it compiled one file. */
+/** Parses the kernels from ptxas's output for one file. */
 function kernelsIn(log, source) {
   const kernels = []
   for (const line of log.split('\n')) {
@@ -43,7 +43,7 @@ function kernelsIn(log, source) {
   return kernels
 }
 
-/** A function's name with its template's arguments: up to the first parenthesis that is in none of them. */
+/** A function's name with its template arguments: up to the first parenthesis outside of them. */
 function withoutParameters(name) {
   let depth = 0
   for (let i = 0; i < name.length; i++) {

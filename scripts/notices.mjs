@@ -1,5 +1,5 @@
-// Who wrote the libraries that a prebuilt addon takes with it, and under which terms. Debian keeps that with every
-// package, so a prebuilt addon is made on Debian or Ubuntu.
+// The authors and licenses of the libraries that a prebuilt addon includes. Debian keeps them with every package, so a
+// prebuilt addon is made on Debian or Ubuntu.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, realpathSync } from 'node:fs'
@@ -10,7 +10,7 @@ const dpkg = (...args) => execFileSync('dpkg-query', args, { encoding: 'utf8' })
 
 /** The Debian package of a library's file: { package, version, source, sourceVersion, copyright }. */
 export function origin(file) {
-  // Debian has packages that know their files by the old name of their folder, /lib.
+  // Some Debian packages list their files under the old folder, /lib.
   const [name] = dpkg('--search', `*${file.replace(/^\/usr/, '')}`).split(': ')
   const format = ['Package', 'Version', 'source:Package', 'source:Version'].map((field) => `\${${field}}`).join('\n')
   const [debian, version, source, sourceVersion] = dpkg('--show', `--showformat=${format}`, name).split('\n')
@@ -34,17 +34,16 @@ function ofModule(name, file) {
   )
 }
 
-/** The C++ library of the compiler, which is in the addon too. */
+/** The compiler's C++ library, which is linked into the addon. */
 function cxxLibrary() {
   const file = execFileSync('g++', ['-print-file-name=libstdc++.a'], { encoding: 'utf8' }).trim()
   return { name: 'libstdc++, inside the addon', origin: origin(realpathSync(file)) }
 }
 
 /**
- * The text that goes with the libraries.
- *
- * @param libraries beside the addon, from Debian: [{ name, origin }]
- * @param inside libraries from source that are in the addon: [{ name, version, from, terms }]
+ * The text of the notices.
+ * @param libraries next to the addon, from Debian: [{ name, origin }]
+ * @param inside libraries built from source into the addon: [{ name, version, from, terms }]
  * @param cuda whether the addon has the CUDA device
  */
 export function notices(libraries, inside, cuda) {
@@ -63,7 +62,7 @@ export function notices(libraries, inside, cuda) {
     const text = readFileSync(copyright, 'utf8')
     const from = `Source: https://snapshot.debian.org/package/${source}/${sourceVersion}/`
     const title = `${members.map(({ name }) => name).join(', ')}: ${source} ${sourceVersion}\n${from}`
-    for (const [, licence] of text.matchAll(/common-licenses\/(L?GPL-[\d.]*\d)/g)) terms.add(licence)
+    for (const [, license] of text.matchAll(/common-licenses\/(L?GPL-[\d.]*\d)/g)) terms.add(license)
     parts.push(section(title, text))
   }
   for (const { name, version, from, terms } of inside) {
@@ -71,9 +70,9 @@ export function notices(libraries, inside, cuda) {
   }
   if (cuda) parts.push(section('The CUDA runtime', cudaNotice))
   parts.push(ofModule('node-addon-api', 'LICENSE.md'), ofModule('node-api-headers', 'LICENSE'))
-  for (const licence of [...terms].sort()) {
-    const file = path.join('/usr/share/common-licenses', licence)
-    if (existsSync(file)) parts.push(section(licence, readFileSync(file, 'utf8')))
+  for (const license of [...terms].sort()) {
+    const file = path.join('/usr/share/common-licenses', license)
+    if (existsSync(file)) parts.push(section(license, readFileSync(file, 'utf8')))
   }
   return parts.join('\n')
 }

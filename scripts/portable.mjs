@@ -1,6 +1,7 @@
-// What a published addon is built with, so that it loads wherever Node.js itself does: this machine's compiler with the C
-// library of an old Debian, unpacked into a folder, and oneDNN and Gloo from source, as static libraries. Nothing on the
-// machine is changed, and root is not needed. What that C library still has too new, scripts/portable/old_glibc.cpp replaces.
+// The toolchain of a published addon, which loads wherever Node.js itself does: this machine's compiler with the C
+// library of an old Debian, unpacked into a folder, and oneDNN and Gloo from source, as static libraries. The machine is
+// not changed, and root is not needed. scripts/portable/old_glibc.cpp replaces functions of that C library that are
+// newer than the oldest supported one.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
@@ -16,16 +17,16 @@ const stamp = at('.stamp')
 /** The addon, where cmake-js puts it. */
 export const builtAddon = at('addon', 'Release', 'openalpaca.node')
 
-/** The old system: what the addon is linked with, and what the test of the package uses it on. */
+/** The old system: the addon is linked against it, and the test of the package runs on it. */
 export const oldSystem = at('root')
 
-// Old releases move to the second. The third keeps every version of everything, by day.
+// Old releases move to the second mirror. The third keeps every version of every package, by day.
 const mirrors = [
   'http://deb.debian.org/debian',
   'http://archive.debian.org/debian',
   'http://snapshot.debian.org/archive/debian/20250901T000000Z',
 ]
-/** Debian 11, of 2021. Its last point release was 11.11; what these packages bring with them can no longer change either. */
+/** Debian 11, of 2021. Its last point release was 11.11, so the contents of these packages no longer change. */
 const release = {
   name: 'bullseye',
   packages: {
@@ -55,7 +56,7 @@ const sources = {
       ONEDNN_ENABLE_JIT_PROFILING: 'OFF',
       ONEDNN_ENABLE_ITT_TASKS: 'OFF',
       ONEDNN_CPU_RUNTIME: 'OMP',
-      CMAKE_CXX_FLAGS_RELEASE: '-O1 -DNDEBUG', // its speed is in the code that it makes at run time
+      CMAKE_CXX_FLAGS_RELEASE: '-O1 -DNDEBUG', // its speed is in the code that it generates at run time
     },
     strip: 1, // folders above the source
     target: 'dnnl',
@@ -72,7 +73,7 @@ const sources = {
   },
 }
 
-/** oneDNN compiles all that it has, wanted or not; these files, most of its time, serve other primitives than products. */
+/** oneDNN compiles everything; these files, most of its compile time, serve primitives other than products. */
 const isOtherPrimitive = (file) =>
   !/x64\/gemm\/|injectors|_list\.cpp$/.test(file) &&
   /(conv(?!ert)|rnn|lstm|gru|lrn|lbr|pool|norm|resampling|prelu|shuffle|softmax|inner_product(?!_utils)|reduction|binary(?!_injector)|eltwise|winograd)[^/]*\.cpp$/.test(
@@ -81,7 +82,7 @@ const isOtherPrimitive = (file) =>
 
 // ---- the old system -----------------------------------------------------------------------------------------------
 
-/** Lists of the old release's packages, apart from those of this machine. */
+/** Lists of the old release's packages, separate from those of this machine. */
 async function aptOf(mirror) {
   const state = at('apt')
   for (const name of ['state/lists/partial', 'cache/archives/partial']) {
@@ -90,7 +91,7 @@ async function aptOf(mirror) {
   const keys = '/usr/share/keyrings/debian-archive-keyring.gpg'
   if (!fs.existsSync(keys))
     throw new StepError('Debian’s keys are missing; type: sudo apt-get install debian-archive-keyring')
-  fs.writeFileSync(path.join(state, 'status'), '') // nothing is installed there: all that they need is fetched
+  fs.writeFileSync(path.join(state, 'status'), '') // empty, so that all dependencies are fetched
   fs.writeFileSync(path.join(state, 'sources.list'), `deb [signed-by=${keys}] ${mirror} ${release.name} main\n`)
   const settings = {
     'Dir::Etc::sourcelist': path.join(state, 'sources.list'),
@@ -100,7 +101,7 @@ async function aptOf(mirror) {
     'Dir::State::status': path.join(state, 'status'),
     'Dir::Cache': path.join(state, 'cache'),
     'Acquire::Check-Valid-Until': 'false', // archived lists are not signed again
-    'Debug::NoLocking': 'true', // nor is root needed
+    'Debug::NoLocking': 'true', // root is not needed
     'APT::Sandbox::User': '',
     'APT::Architecture': 'amd64',
     'APT::Install-Recommends': 'false',
@@ -117,7 +118,7 @@ async function aptOf(mirror) {
   return apt
 }
 
-/** Tries a mirror after the other. */
+/** Tries one mirror after another. */
 async function fromAMirror(get) {
   let failure
   for (const mirror of mirrors) {
@@ -144,13 +145,13 @@ async function layOutOldSystem() {
   for (const entry of fs.readdirSync(at('root'), { recursive: true, withFileTypes: true })) {
     const file = path.join(entry.parentPath ?? entry.path, entry.name)
     const target = entry.isSymbolicLink() ? fs.readlinkSync(file) : ''
-    if (!path.isAbsolute(target)) continue // an absolute link leads out of the root
+    if (!path.isAbsolute(target)) continue // an absolute link points outside the root
     fs.unlinkSync(file)
     fs.symlinkSync(path.relative(path.dirname(file), at('root', target)), file)
   }
-  // The compiler is at home in /usr and would look there for libraries first.
+  // The compiler is installed in /usr and would search there for libraries first.
   const libraries = ['usr/lib', 'lib'].map((name) => at('root', name, 'x86_64-linux-gnu'))
-  // As the development packages of the compiler have them, with which these libraries come.
+  // As in the compiler's development packages, which normally provide these links.
   fs.symlinkSync('libgomp.so.1', path.join(libraries[0], 'libgomp.so'))
   fs.writeFileSync(path.join(libraries[0], 'libgcc_s.so'), 'GROUP ( libgcc_s.so.1 -lgcc )\n')
   for (const [language, name] of Object.entries({ CXX: 'g++', C: 'gcc' })) {
@@ -161,7 +162,7 @@ async function layOutOldSystem() {
   }
 }
 
-/** Where this machine's compiler has its C++ library's headers, which belong to the compiler and not to the C library. */
+/** This machine's C++ library headers, which belong to the compiler and not to the C library. */
 function cxxHeaders() {
   const { stderr } = spawnSync('g++', ['-E', '-x', 'c++', '-v', '/dev/null'], {
     encoding: 'utf8',
@@ -203,7 +204,7 @@ async function buildLibrary(name, { version, file, sha256, options: own, strip, 
   await run(`building ${name} (${jobs} at a time)`, 'cmake', building, at(`build-${name}.log`))
 }
 
-/** Does what was not done before; what failed is done again next time. */
+/** Runs a step unless it was already completed; a failed step runs again next time. */
 async function once(name, step) {
   const done = at(`.${name}-done`)
   if (fs.existsSync(done)) return
@@ -212,9 +213,8 @@ async function once(name, step) {
 }
 
 /**
- * Makes what is not there yet, which takes some minutes once.
- *
- * @returns the options of CMake with which the addon is built
+ * Builds the missing parts, which takes some minutes the first time.
+ * @returns the CMake options for building the addon
  */
 export async function portableToolchain() {
   const compiler = execFileSync('g++', ['-dumpfullversion'], { encoding: 'utf8' }).trim()
@@ -237,14 +237,14 @@ export async function portableToolchain() {
   }
 }
 
-/** The libraries from source inside the addon: [{ name, version, from, terms: text }]. */
+/** The libraries built from source into the addon: [{ name, version, from, terms: text }]. */
 export const staticLibraries = () =>
   Object.entries(sources).map(([name, { version, from, terms }]) => {
     const texts = terms.map((file) => fs.readFileSync(at(name, 'source', file), 'utf8').trim())
     return { name, version, from, terms: texts.join('\n\n') }
   })
 
-/** The old system's OpenMP, which goes beside the addon: { name, file, origin } as origin() of notices.mjs has it. */
+/** The old system's OpenMP, which is placed next to the addon: { name, file, origin }, with origin() of notices.mjs. */
 export function openmp() {
   const format = ['Package', 'Version', 'Source'].map((field) => `\${${field}}`).join('\n')
   const show = ['--show', `--showformat=${format}`, at('libgomp1.deb')]

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
-// What prebuildify calls in place of node-gyp: has cmake-js build the addon for systems older than this one
-// (scripts/portable.mjs), in a folder of its own, and puts it where prebuildify looks, which is the only .node there.
+// prebuildify calls this in place of node-gyp: cmake-js builds the addon for systems older than this one
+// (scripts/portable.mjs) in a separate folder, and the result, the only .node, is copied to the place where prebuildify
+// looks.
 
 import { copyFileSync, mkdirSync } from 'node:fs'
 import path from 'node:path'
@@ -8,7 +9,7 @@ import { builtAddon, folder, portableToolchain } from './portable.mjs'
 import { steps } from './steps.mjs'
 import { cmakeJs, jobs } from './toolchain.mjs'
 
-const destination = path.resolve('build', 'Release') // in the folder that prebuildify runs in
+const destination = path.resolve('build', 'Release') // in prebuildify's working directory
 const { run, say } = steps('prebuild')
 
 try {

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// Makes prebuilds/<platform>-<arch>/, which the published package holds: the addon with both devices, the libraries that
-// a machine may lack, their notices, and build.json, which says what was built from what. The CUDA device is compiled by
-// the nvcc of cuda/requirements.txt, whatever else the machine has; OPENALPACA_CUDA=OFF leaves it out.
+// Makes prebuilds/<platform>-<arch>/, which the published package contains: the addon with both devices, the libraries
+// that a machine may lack, their notices, and build.json, which records the sources and tools. The CUDA device is
+// compiled by the nvcc of cuda/requirements.txt, regardless of the machine's; OPENALPACA_CUDA=OFF leaves it out.
 
 import { spawnSync } from 'node:child_process'
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -18,11 +18,11 @@ const fetchCuda = path.join(root, 'scripts', 'fetch-cuda.mjs')
 const staging = path.join(root, 'build', 'prebuild')
 const folder = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)
 const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
-/** What Node.js's own builds need. */
+/** Required by Node.js's official builds. */
 const oldestGlibc = '2.28'
 const addon = path.join(folder, `${name}.glibc.node`)
 
-/** Fails unless the folder has all that its files need, and they look for it there. */
+/** Fails unless the folder has everything that its files need, and they look for it there. */
 function checkNeeds(files) {
   const beside = new Set(files.map((file) => path.basename(file)))
   for (const file of files) {
@@ -94,7 +94,7 @@ async function main() {
 }
 
 main().catch((error) => {
-  if (existsSync(folder)) rmSync(folder, { recursive: true }) // what is there must be whole
+  if (existsSync(folder)) rmSync(folder, { recursive: true }) // an existing folder must be complete
   console.error(`prebuild: ${error.message}`)
   process.exit(1)
 })

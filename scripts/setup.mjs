@@ -1,11 +1,11 @@
 // Everything between a fresh clone and a running program: npm packages, Debian packages, the native addon, the
-// TypeScript. Does what is missing, says what it does, and is done at once when nothing is. With --packages, only the
-// npm packages, which is what the linters need; with --javascript, nothing native, which `doctor` is there to look at;
-// with --compilers, no addon either, but what compiles one, for `prebuild`, which builds its own; with --bench or --fuzz,
+// TypeScript. Runs the missing steps, reports each, and returns at once if there are none. With --packages, only the
+// npm packages, which the linters need; with --javascript, nothing native, the state that `doctor` examines; with
+// --compilers, no addon but the tools to compile one, for `prebuild`, which builds its own; with --bench or --fuzz,
 // also the benchmarks or the fuzzer; with --tests, also those and the emulated GPU that tests run on.
 //
-// The Debian packages are the system's own in whatever version it has, as for every program that is compiled on it;
-// npm's are those of package-lock.json.
+// The Debian packages have whatever version the system provides, as for any program compiled on it; npm's are those of
+// package-lock.json.
 
 import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
@@ -20,9 +20,9 @@ const lockFile = path.join(root, '.setup.lock')
 const { run, say } = steps('setup')
 const readText = (file) => (fs.existsSync(file) ? fs.readFileSync(file, 'utf8') : undefined)
 
-// ---- what is there already ----------------------------------------------------------------------------------------
+// ---- current state ------------------------------------------------------------------------------------------------
 
-// npm keeps a copy of the lock file in node_modules, less what it left out.
+// npm keeps a copy of the lock file in node_modules, without the skipped packages.
 function packagesAreCurrent() {
   const installed = readText(path.join(root, 'node_modules', '.package-lock.json'))
   if (!installed) return false
@@ -55,11 +55,11 @@ const nativeState = ({ sources }) => ({
 const nativeIsCurrent = (native) =>
   fs.existsSync(native.file) && readText(native.stamp) === JSON.stringify(nativeState(native))
 
-// ---- the steps ----------------------------------------------------------------------------------------------------
+// ---- steps --------------------------------------------------------------------------------------------------------
 
 function checkNode() {
   const { devEngines } = JSON.parse(readText(path.join(root, 'package.json')))
-  const wanted = /[\d.]+/.exec(devEngines.runtime.version)[0] // the package itself serves older ones
+  const wanted = /[\d.]+/.exec(devEngines.runtime.version)[0] // the package itself supports older ones
   if (process.versions.node.localeCompare(wanted, 'en', { numeric: true }) < 0) {
     throw new StepError(`this is Node.js ${process.versions.node}; install ${wanted} or newer from https://nodejs.org`)
   }
@@ -67,7 +67,7 @@ function checkNode() {
 
 async function installPackages() {
   const args = ['ci', '--ignore-scripts', '--include=dev', '--no-audit', '--no-fund']
-  const npm = process.env.npm_execpath // set when npm runs us
+  const npm = process.env.npm_execpath // set when npm runs this script
   const [command, ...before] = npm?.endsWith('.js') ? [process.execPath, npm] : ['npm']
   await run('installing the npm packages', command, [...before, ...args], path.join(build, 'npm.log'))
 }
@@ -104,19 +104,19 @@ async function buildNative(native) {
     return run(what, process.execPath, args, path.join(build, `${command}-${native.target}.log`))
   }
   const { OPENALPACA_CUDA = 'AUTO', OPENALPACA_NVCC_FLAGS = '' } = process.env
-  const choices = { OPENALPACA_CUDA, OPENALPACA_NVCC_FLAGS, OPENALPACA_EMULATOR: 'ON' } // whatever is built now
+  const choices = { OPENALPACA_CUDA, OPENALPACA_NVCC_FLAGS, OPENALPACA_EMULATOR: 'ON' } // the same for every target
   const options = Object.entries(choices).map(([name, value]) => `--CD${name}=${value}`)
   await cmake(`configuring ${native.name}`, 'configure', ...options)
   const log = readText(path.join(build, `configure-${native.target}.log`))
   if (native === nativeAddon) for (const [, choice] of log.matchAll(/^-- (CUDA device: .*)$/gm)) say(choice)
-  fs.writeFileSync(native.stamp, JSON.stringify({ toolchain: state.toolchain })) // what is built so far can be kept
+  fs.writeFileSync(native.stamp, JSON.stringify({ toolchain: state.toolchain })) // the existing build can be kept
   await cmake(`building ${native.name} (${jobs} at a time)`, 'build', ...options, '--target', native.target)
   fs.writeFileSync(native.stamp, JSON.stringify(state))
 }
 
 async function compileTypeScript(part) {
   const state = part.state()
-  // No file stays whose source is gone.
+  // Removes outputs whose source is gone.
   fs.rmSync(path.join(root, part.output), { recursive: true, force: true })
   const tsc = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
   const log = path.join(build, `tsc-${part.name}.log`)
@@ -124,7 +124,7 @@ async function compileTypeScript(part) {
   fs.writeFileSync(part.stamp, state)
 }
 
-// ---- one at a time ------------------------------------------------------------------------------------------------
+// ---- in order -----------------------------------------------------------------------------------------------------
 
 function isAlive(pid) {
   try {

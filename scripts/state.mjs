@@ -1,4 +1,4 @@
-// What the built files are made from, as hashes: a file is current when the hash that was kept with it is still right.
+// Hashes of the inputs of built files: a file is current if the hash stored with it still matches.
 
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
@@ -29,8 +29,8 @@ const typescriptHash = (part, folders) => () =>
   hashFiles(['tsconfig.json', `tsconfig.${part}.json`, 'package-lock.json', ...folders], /\.(json|m?ts)$/)
 
 /**
- * What TypeScript is compiled to: the package, and with a flag of setup.mjs the programs that use it. Their folders are
- * inside the package's, so they are compiled again when that is.
+ * The outputs of TypeScript: the package, and with a flag of setup.mjs the programs that use it. Their folders are
+ * inside the package's, so they are recompiled when it is.
  */
 export const typescriptParts = [
   { name: 'build', what: 'the TypeScript', output: 'dist', main: 'dist/cli/main.js', folders: ['lib'] },

@@ -1,14 +1,14 @@
-// The long steps of building: a program's output goes to a log file, the terminal shows how far it is.
+// The long build steps: a program's output goes to a log file, and the terminal shows its progress.
 
 import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { root } from './toolchain.mjs'
 
-/** A step that failed: what the user is told, without a stack. */
+/** A failed step, reported to the user without a stack. */
 export class StepError extends Error {}
 
-/** The first error and what follows it, or the end of the log. */
+/** The first error and the lines after it, or the end of the log. */
 function tellingPart(logFile) {
   const lines = fs.readFileSync(logFile, 'utf8').trimEnd().split('\n')
   const first = lines.findIndex((line) => /\berror\b/i.test(line))
@@ -16,8 +16,7 @@ function tellingPart(logFile) {
 }
 
 /**
- * How long a step still takes by what is done of it, such as `about 2 min left`; empty while that says too little.
- *
+ * The estimated remaining time of a step, such as `about 2 min left`; empty while too little is done.
  * @param progress as make or ninja print it: `[ 25%]` or `[15/60]`
  */
 export function timeLeft(progress, seconds) {
@@ -31,20 +30,20 @@ export function timeLeft(progress, seconds) {
 }
 
 let isEndedBySignals = false
-/** A command runs in a process group of its own, which Ctrl-C does not reach: without this it would go on alone. */
+/** A command runs in a separate process group, which Ctrl-C does not reach: without this it would continue alone. */
 function endOnSignals() {
   if (isEndedBySignals) return
   isEndedBySignals = true
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(130))
 }
 
-/** How a script says what it does, under its name, and runs other programs. */
+/** Progress messages and subprocesses of a script, under its name. */
 export function steps(name) {
   const say = (text) => process.stderr.write(`${name}: ${text}\n`)
 
   /**
-   * Runs a command with its output in a log file, and shows how far it is: on a terminal in one line that changes, else
-   * in a line now and then. A failure is a StepError with the part of the log that tells why.
+   * Runs a command with its output in a log file, and shows its progress: on a terminal in one changing line, else in
+   * occasional lines. A failure is a StepError with the relevant part of the log.
    */
   async function run(what, command, args, logFile, env = {}) {
     fs.mkdirSync(path.dirname(logFile), { recursive: true })

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Compares a GGUF file with the model it was made of: ids of prompts and greedy answers of node-llama-cpp with ours, and the
+// Compares a GGUF file with its source model: ids of prompts and greedy answers of node-llama-cpp with ours, and the
 // program of docs/publishing.md. node-llama-cpp and its binary are installed below build/, without their scripts.
 
 import { execFileSync } from 'node:child_process'

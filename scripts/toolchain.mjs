@@ -1,4 +1,4 @@
-// What building the addon needs from the system, where it is, and how to get it.
+// The system tools that building the addon needs, where they are, and how to get them.
 
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import os from 'node:os'
@@ -9,7 +9,7 @@ export const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)))
 export const cmakeJs = () => path.join(path.dirname(findModule('cmake-js')), 'bin', 'cmake-js')
 export const jobs = Math.max(1, Math.min(os.cpus().length, Math.floor(os.totalmem() / 2 ** 30)))
 
-/** The package.json of an installed package: in node_modules here, or above when we are a dependency ourselves. */
+/** The package.json of an installed package: in node_modules here, or above if this package is a dependency. */
 export function findModule(name) {
   for (let dir = root; ; dir = path.dirname(dir)) {
     const file = path.join(dir, 'node_modules', name, 'package.json')
@@ -33,7 +33,7 @@ function header(name) {
   return folders.map((folder) => path.join(folder, name)).find(existsSync)
 }
 
-// The Debian package, what it is elsewhere, and where the part of it that we need lies.
+// The Debian package, its name elsewhere, and the location of the required part.
 const requirements = [
   { debian: 'g++', elsewhere: 'a C++20 compiler', find: () => which(process.env.CXX || 'c++', 'g++', 'clang++') },
   { debian: 'cmake', elsewhere: 'CMake 3.18 or newer', find: () => which('cmake') },
@@ -47,19 +47,19 @@ export const isDebian = () => existsSync('/etc/debian_version') && which('apt-ge
 /** The requirements that the system lacks. */
 export const missing = () => requirements.filter(({ find }) => !find())
 
-/** What they are, for people. */
+/** Their names, for users. */
 export const nameAll = (lacking) => lacking.map(({ elsewhere }) => elsewhere).join(', ')
 
-/** What to type, or to look for, to have them. */
+/** The command that installs them, or what to look for. */
 export function howToInstall(lacking) {
   const packages = lacking.map(({ debian }) => debian).join(' ')
   return isDebian() ? `sudo apt-get install ${packages}` : `install ${nameAll(lacking)} (Debian's names: ${packages})`
 }
 
-/** Files that only a machine with an NVIDIA driver has; cuda/build.cmake looks for the same. */
+/** Files that exist only with an NVIDIA driver; cuda/build.cmake looks for the same ones. */
 const drivers = ['/dev/nvidiactl', '/proc/driver/nvidia/version', '/dev/dxg']
 
-/** What cuda/build.cmake makes its choice from. Where it builds no CUDA device, the rest makes no difference. */
+/** The inputs of cuda/build.cmake's choice. If it builds no CUDA device, the rest makes no difference. */
 export function cudaChoice({ env = process.env, exists = existsSync, fetched = fetchedCuda } = {}) {
   const mode = (env.OPENALPACA_CUDA || 'AUTO').toUpperCase()
   const found = [...drivers, '/usr/local/cuda/bin/nvcc'].map((file) => exists(file))
@@ -79,7 +79,7 @@ function fetchedCuda() {
   })
 }
 
-/** Changes when the tools do: another compiler, another oneDNN, another place, another choice about CUDA. */
+/** Changes with the tools: another compiler, another oneDNN, another location, another choice about CUDA. */
 export function toolchain() {
   const identify = (file) => {
     const real = realpathSync(file)
@@ -101,7 +101,7 @@ export function toolchain() {
   ])
 }
 
-/** Whether two toolchains differ in nothing but the choice about CUDA, which CMake can make again in the same folder. */
+/** Whether two toolchains differ only in the choice about CUDA, which CMake can change in the same folder. */
 export function sameButCuda(a, b) {
   const withoutCuda = (state) => JSON.stringify(JSON.parse(state).toSpliced(1, 1))
   return a !== undefined && withoutCuda(a) === withoutCuda(b)

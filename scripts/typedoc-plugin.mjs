@@ -1,13 +1,13 @@
 // A plugin of typedoc for `npm run docs:api`. Recipe keys and trainer options get the descriptions that --help shows:
-// lib/train/recipe-schema.ts has them as data, where TypeScript can't see them. The members of a type without a name are
-// described where the type stands, and so need no docstring of their own.
+// lib/train/recipe-schema.ts has them as data, which TypeScript cannot see. The members of an anonymous type are
+// described with the type, and need no docstring.
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { root } from './toolchain.mjs'
 
 const require = createRequire(import.meta.url)
 const { modelKeys, recipeKeys, schemaOf } = require(path.join(root, 'dist', 'train', 'recipe-schema.js'))
-// typedoc is no dependency of this package: it is the one that runs us.
+// typedoc is not a dependency of this package; it runs this plugin.
 const { Comment, Converter, ReflectionKind } = await import(createRequire(process.argv[1]).resolve('typedoc'))
 
 const camelCase = (key) => key.replace(/_(\w)/g, (_, letter) => letter.toUpperCase())
@@ -21,7 +21,7 @@ function describe(key) {
 const recipe = new Map(recipeKeys.flatMap((key) => [key, camelCase(key)].map((name) => [name, describe(key)])))
 const model = new Map(modelKeys.map((key) => [key, describe(`model.${key}`)]))
 
-/** What is to be said of a member that has no docstring. */
+/** The text for a member without a docstring. */
 function textOf(reflection) {
   const owner = reflection.parent
   if (owner?.name === 'Recipe' || owner?.name === 'TrainerOptions') return recipe.get(reflection.name)

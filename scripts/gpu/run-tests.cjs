@@ -1,5 +1,6 @@
-// Runs the compiled tests of the GPU bundle, each file in a process of its own, as vitest does: a crash says whose it
-// is. Arguments: words that a file's name must have one of, and --in-process to stay in this process, for debuggers.
+// Runs the compiled tests of the GPU bundle, each file in a separate process, as vitest does, so that a crash is
+// attributed to its file. Arguments: words, one of which a file's name must contain, and --in-process to stay in this
+// process, for debuggers.
 const { fork } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests and benchmarks of openalpaca-native on a machine with an NVIDIA GPU. Nothing has to be installed: Node is here,
-# and cuBLASLt is taken from the CUDA toolkit or from the Python packages of the python3 in the path.
+# Tests and benchmarks of openalpaca-native on a machine with an NVIDIA GPU. Nothing needs to be installed: Node.js is
+# included, and cuBLASLt comes from the CUDA toolkit or from the packages of the python3 in the path.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,7 +14,7 @@ usage() {
 END
 }
 
-# The site-packages that have NVIDIA's libraries.
+# The site-packages with NVIDIA's libraries.
 packages=$(python3 - 2>/dev/null <<'END' || true
 import sys, pathlib
 print(":".join(p for p in dict.fromkeys(sys.path) if p and (pathlib.Path(p) / "nvidia").is_dir()))
@@ -33,7 +33,7 @@ case "$command" in
     tool="${1:?sanitize what? memcheck, racecheck, initcheck or synccheck}"
     shift
     [ $# -gt 0 ] || set -- test/ops
-    # Everything is some ten times slower under it, and it watches one process: no files in processes of their own.
+    # It makes everything some ten times slower, and watches one process: files must not run in separate processes.
     export TEST_TIMEOUT=3600000
     exec compute-sanitizer --tool "$tool" --error-exitcode 99 --print-limit 20 ./node run-tests.cjs --in-process "$@"
     ;;

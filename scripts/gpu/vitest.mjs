@@ -1,5 +1,5 @@
-// What the compiled tests import as 'vitest' in the GPU bundle: vitest's own test functions and matchers, without vite
-// and its compilers around them.
+// Replaces the 'vitest' import of the compiled tests in the GPU bundle: vitest's own test functions and matchers,
+// without vite and its compilers.
 import * as matchers from '@vitest/expect'
 import { getCurrentTest } from '@vitest/runner'
 

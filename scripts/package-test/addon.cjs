@@ -1,9 +1,9 @@
-// Within an installed package: devices, both doors, and which libraries the process has loaded.
+// Inside an installed package: checks devices, both entry points, and the libraries that the process has loaded.
 const assert = require('node:assert')
 const { readFileSync } = require('node:fs')
 const path = require('node:path')
 
-/** Of libraries that may be the system's; and whether the addon was built with its CUDA device. */
+/** A pattern for libraries that may be the system's; and whether the addon was built with its CUDA device. */
 const [basePattern, hasCuda] = [process.argv[2], process.argv[3] === 'true']
 
 async function main() {
@@ -17,7 +17,7 @@ async function main() {
   assert(cuda.available || hasCuda === (cuda.code !== 'DEVICE_UNAVAILABLE'), JSON.stringify(cuda))
   console.log(`cpu: ${cpu.name}, ${cpu.isa}; cuda: ${cuda.available ? cuda.name : cuda.reason}`)
 
-  // What is mapped is the package's own, or the base that Node.js itself stands on.
+  // Mapped libraries are the package's own, or belong to the base of Node.js itself.
   const base = new RegExp(basePattern)
   const files = readFileSync('/proc/self/maps', 'utf8').matchAll(/ (\/\S*\.(?:so|node)[\d.]*)$/gm)
   const loaded = new Set([...files].map(([, file]) => file))

@@ -1,5 +1,5 @@
-// A small model that computes a loss, gradients and a text with a copy of the package: returns what must be the same
-// wherever it is done.
+// Computes a loss, gradients and a text of a small model with a copy of the package: returns values that must be the
+// same everywhere.
 exports.use = async (copy) => {
   const { LlamaForCausalLM } = require(copy)
   const sizes = { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 2 }

@@ -1,13 +1,13 @@
-// In worker threads that come and go, several at a time and one after the other; and as two copies in one process.
-// Memory must not grow with the number of workers.
+// Runs the package in worker threads that start and end, several at a time and one after another; and as two copies in
+// one process. Memory must not grow with the number of workers.
 const assert = require('node:assert')
 const { isMainThread, parentPort, Worker, workerData } = require('node:worker_threads')
 const { use } = require('./use.cjs')
 
 const [first, second] = process.argv.slice(2)
-/** Workers until memory has begun to settle; and blocks of workers, between which it is looked at. */
+/** Workers before memory begins to settle; and blocks of workers, between which it is measured. */
 const [before, blocks, block] = [10, 7, 10]
-/** An addon that leaves 450 KiB behind with each worker shows as 440 KiB here, and one that leaves nothing as 10. */
+/** An addon that leaks 450 KiB per worker shows as 440 KiB here, and one that leaks nothing as 10. */
 const mostLost = 100 * 1024
 
 const inWorker = (copy) =>
@@ -25,7 +25,7 @@ async function main() {
   assert.strictEqual(new Set(results).size, 1, results.join('\n'))
 
   for (let i = 0; i < before; i++) await inWorker(first)
-  // At some moment the garbage collector gives back megabytes at once: the median of the blocks does not see it.
+  // The garbage collector occasionally returns megabytes at once: the median of the blocks ignores that.
   const growth = []
   for (let i = 0; i < blocks; i++) {
     const settled = process.memoryUsage.rss()
