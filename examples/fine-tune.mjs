@@ -11,7 +11,7 @@ if (!output) {
 }
 
 const tokenizer = await LlamaTokenizer.fromPretrained(directory)
-// The float32 copy makes training start from the file's full precision.
+// The float32 copy lets training start from the file's full precision.
 const model = await LlamaForCausalLM.fromPretrained(directory, { masterWeights: true })
 const trainer = new Trainer({
   model,

@@ -1,10 +1,10 @@
-// A model of one's own, from the ops: one block of attention, trained to repeat what it was shown.
+// A custom model built from the ops: one block of attention, trained to repeat its input.
 //
 //   npm install openalpaca-native (in a clone, npm run setup)
 //   node examples/own-model.mjs [STEPS]
 //
-// A sequence is eight random letters, a separator, and the same letters again. Everything below runs on the device that
-// is there; only the numbers in `shape` say how large it is. docs/api.md lists the ops.
+// A sequence is eight random letters, a separator, and the same letters again. Everything below runs on the available
+// device; `shape` alone determines the model's size. docs/api.md lists the ops.
 import { openDevice, ops } from 'openalpaca-native'
 
 const steps = Number(process.argv[2] ?? 150)
@@ -15,9 +15,9 @@ const shape = { vocabulary: 27, width: 64, heads: 2, letters: 8, sequences: 16 }
 const { vocabulary: V, width: C, heads: H } = shape
 const D = C / H
 const length = 2 * shape.letters
-const T = shape.sequences * length // tokens of a batch; the sequences lie end to end
+const T = shape.sequences * length // tokens of a batch; the sequences are concatenated
 
-// ---- memory: all of it is made here, and used again in every step -------------------------------------------------
+// ---- memory: all of it is allocated here, and reused in every step ------------------------------------------------
 
 const float = (...dimensions) => device.tensor('float32', dimensions)
 const int = (...dimensions) => device.tensor('int32', dimensions)
@@ -43,7 +43,7 @@ ops.fill(stream, { x: w.norm2, value: 1 })
 for (const moments of [m, v]) ops.fill(stream, { x: moments, value: 0 })
 
 const [ids, labels, positions, correct] = [int(T), int(T), int(T), int(T)]
-const cuSeqlens = int(shape.sequences + 1) // where each sequence begins, and where the last one ends
+const cuSeqlens = int(shape.sequences + 1) // the start of each sequence, and the end of the last one
 stream.write(
   positions,
   Int32Array.from({ length: T }, (_, t) => t % length),
@@ -90,7 +90,7 @@ function forward() {
   ops.crossEntropy(stream, { logits, losses, correct, labels, weights, writeGradient: true })
 }
 
-/** From dlogits, which cross-entropy has left in the place of the logits, back to every parameter. */
+/** From dlogits, which cross-entropy has written over the logits, back to every parameter. */
 function backward() {
   ops.fill(stream, { x: gradients, value: 0 })
   ops.fill(stream, { x: dx, value: 0 }) // the residual stream's gradient; the norms add to it
@@ -104,13 +104,13 @@ function backward() {
   ops.embeddingBackward(stream, { dw: dw.embedding, dout: dx, ids })
 }
 
-/** y = x · wᵀ, backwards. */
+/** The backward pass of y = x · wᵀ. */
 function linearBackward({ dy, x, w, dw, dx }) {
   ops.matmul(stream, { c: dw, a: dy, b: x, transposeA: true, beta: 1 })
   ops.matmul(stream, { c: dx, a: dy, b: w })
 }
 
-// Recorded once, and then launched as a whole: a CUDA graph on a GPU.
+// Recorded once, and then launched as one: a CUDA graph on a GPU.
 const pass = stream.capture(() => {
   forward()
   backward()
@@ -122,7 +122,7 @@ const random = (below) => {
   return Math.floor((state / 2 ** 32) * below)
 }
 
-/** Only the second half of a sequence is learned: the first cannot be known. */
+/** Only the second half of a sequence is learned: the first is unpredictable. */
 function writeBatch() {
   const [input, target] = [new Int32Array(T), new Int32Array(T).fill(-1)]
   for (let start = 0; start < T; start += length) {

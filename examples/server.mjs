@@ -4,8 +4,8 @@
 //   node examples/server.mjs MODEL_DIRECTORY [PORT]
 //   curl -N localhost:3000/answer -H 'content-type: application/json' -d '{ "instruction": "Name three colours." }'
 //
-// Answers to several clients at once share the device: their tokens are computed in turns. A client that goes away ends
-// its answer.
+// Answers to several clients share the device: their tokens are computed alternately. A client that disconnects ends its
+// answer.
 import { Readable } from 'node:stream'
 import Fastify from 'fastify'
 import { encodePrompt, LlamaForCausalLM, LlamaTokenizer } from 'openalpaca-native'
@@ -45,7 +45,7 @@ async function* answer({ instruction, input, ...options }, signal) {
     for await (const id of model.stream(prompt, { ...options, tokenizer, signal })) yield text.push(id)
     yield text.flush()
   } catch (error) {
-    if (!signal.aborted) throw error // a client that has gone waits for nothing
+    if (!signal.aborted) throw error // a client that has disconnected waits for nothing
   }
 }
 
@@ -53,7 +53,7 @@ server.post('/answer', { schema: { body } }, async (request, reply) => {
   const gone = new AbortController()
   reply.raw.once('close', () => gone.abort())
   const pieces = answer(/** @type {Question} */ (request.body), gone.signal)
-  // The first piece is awaited here, so that what is wrong with the request is answered with a status.
+  // The first piece is awaited here, so that an error in the request is answered with a status.
   const first = await pieces.next()
   reply.type('text/plain; charset=utf-8')
   return Readable.from(
