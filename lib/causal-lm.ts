@@ -343,9 +343,9 @@ function pack(
   labels: readonly (readonly number[])[],
   lossReduction: LossReduction,
 ): PackedBatch {
-  const labelled = sequences.map((sequence, i) => ({
+  const labeled = sequences.map((sequence, i) => ({
     inputIds: Int32Array.from(sequence),
     labels: Int32Array.from(labels[i]),
   }))
-  return packSequences(labelled, { lossReduction, totals: batchTotals(labelled) })
+  return packSequences(labeled, { lossReduction, totals: batchTotals(labeled) })
 }

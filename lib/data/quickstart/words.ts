@@ -82,14 +82,14 @@ export function plural(noun: string): string {
 }
 
 const bothWays = (pairs: [string, string][]) => [...pairs, ...pairs.map(([a, b]): [string, string] => [b, a])]
-const neighbours = (ring: string[], by: number) =>
+const neighbors = (ring: string[], by: number) =>
   ring.map((name, i): [string, string] => [name, ring[(i + by + ring.length) % ring.length]])
 
 function calendar(random: Choices): Problem {
   const [kind, ring] = random.pick([['day', DAYS] as const, ['month', MONTHS] as const])
   const [phrases, by] = random.pick([[AFTER, 1] as const, [BEFORE, -1] as const])
   const asked = phrases.map((phrase) => phrase.replace('{kind}', kind))
-  return drawFact(random, `calendar ${by}`, neighbours(ring, by), asked)
+  return drawFact(random, `calendar ${by}`, neighbors(ring, by), asked)
 }
 
 export const WORD_SKILLS: Skill[] = [
