@@ -1,4 +1,4 @@
-/** A benchmark as a bar chart: SVG that reads on a light and on a dark page. */
+/** Draws a benchmark as a bar chart: SVG that is readable on a light and on a dark page. */
 import { escapeMarkup } from '#lib/train/report/chart.js'
 import type { Presentation } from './report.js'
 
@@ -18,7 +18,7 @@ const style = `
 
 const width = 760
 const edge = 16
-/** Where the bars begin, and how long they may be: what is right of them is a column for their values. */
+/** The left end of the bars, and their maximum length: the space to the right is a column for their values. */
 const left = 250
 const longest = width - left - 90
 const rowHeight = 24
@@ -60,7 +60,10 @@ export function drawChart({ title, chart }: Presentation): string {
   ].join('\n')
 }
 
-/** Where a value is: bars of a linear scale begin at 0, those of a logarithmic one at the mark, to either side. */
+/**
+ * The position of a value: bars of a linear scale begin at 0; bars of a logarithmic one begin at the mark, to either
+ * side.
+ */
 function scaleOf({ bars, mark, scale }: Presentation['chart']): (value: number) => number {
   const values = [...bars.map(({ value }) => value), ...(mark ? [mark.value] : [])]
   const most = Math.max(...values)

@@ -1,4 +1,4 @@
-/** Checkpoints to be read and converted: OpenLLaMA-3B with fewer blocks, in the forms that the tools take. */
+/** Input checkpoints for the tools: OpenLLaMA-3B with fewer blocks, in the formats that they accept. */
 import { copyFile, mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { manifestFormat, manifestName, manifestVersion } from '#lib/formats/checkpoint/manifest.js'
@@ -28,7 +28,7 @@ function tensor(name: string, shape: readonly number[]): TensorToWrite {
   return { name, dtype: 'float32', shape, data }
 }
 
-/** config.json, and the quickstart's tokenizer, whose vocabulary is a part of the model's. */
+/** config.json, and the quickstart's tokenizer, whose vocabulary is a subset of the model's. */
 async function writeCompanions(directory: string, blocks: number): Promise<void> {
   const quickstart = path.join(__dirname, '../../recipes/quickstart')
   await mkdir(directory)
@@ -38,7 +38,7 @@ async function writeCompanions(directory: string, blocks: number): Promise<void>
   }
 }
 
-/** Writes a checkpoint with so many blocks into a new directory. Returns the bytes of its weights. */
+/** Writes a checkpoint with this number of blocks into a new directory. Returns the bytes of its weights. */
 type WriteInput = (directory: string, blocks: number, model: string) => Promise<number>
 
 export const inputs = {
@@ -65,7 +65,7 @@ export const inputs = {
       const name = `rank-${digits(rank)}-of-${digits(ranks)}.safetensors`
       const tensors = units.map((unit) => tensor(`master.${unit.name}`, [unit.length / ranks]))
       const { bytes } = await writeSafetensors(path.join(directory, name), tensors)
-      files[name] = { bytes, sha256: '' } // which zero-to-fp32 does not ask for
+      files[name] = { bytes, sha256: '' } // zero-to-fp32 does not need it
     }
     const manifest = {
       ...{ format: manifestFormat, version: manifestVersion, package_version: '', world_size: ranks },

@@ -14,12 +14,12 @@ export interface CheckpointOptions extends RunOptions {
 }
 
 export interface CheckpointScore {
-  /** Of the input, a second; and of the plain loop beside it. */
+  /** Bytes of the input per second; `disk` is the rate of the plain loop. */
   rate: number
   disk: number
   /** Median of our seconds. */
   seconds: number
-  /** Bytes of resident memory at its largest. */
+  /** Peak resident memory in bytes. */
   peakMemory: number
 }
 
@@ -31,9 +31,9 @@ export interface CheckpointScores {
 const names = Object.keys(checkpointTasks) as CheckpointTask[]
 
 /**
- * Reading, splitting, joining and converting a checkpoint of float32 weights, each in a process of its own and in turns
- * with the disk's own rate: a loop that reads the same bytes, writes as many as the tool does past the page cache,
- * flushes them, and reads them from the disk again where the tool verifies what it wrote.
+ * Reads, splits, joins, and converts a checkpoint of float32 weights, each in a separate process and alternating with a
+ * measurement of the disk's rate: a loop that reads the same bytes, writes the same number of bytes as the tool past
+ * the page cache, flushes them, and reads them from the disk again if the tool verifies its output.
  */
 export async function checkpointBenchmark(
   { checkpoint_blocks: blocks, ...options }: CheckpointOptions,

@@ -5,8 +5,8 @@ import { createInterface } from 'node:readline'
 export type Message = Record<string, unknown>
 
 /**
- * One contender in a process of its own, so that its peak memory is its own. It prints a line of JSON when it is warm,
- * one for each line that it is sent, and one with its peak memory at the end (ours/serve.ts and python/protocol.py).
+ * One contender in a separate process, which gives it its own peak memory. It prints a line of JSON when it is warm,
+ * one for each line that it receives, and one with its peak memory at the end (ours/serve.ts and python/protocol.py).
  */
 export class Child {
   private readonly process: ChildProcessWithoutNullStreams
@@ -27,11 +27,11 @@ export class Child {
     this.process.on('error', (error) => {
       this.errors += error.message
     })
-    this.process.stdin.on('error', () => {}) // it has ended, which `next` reports
+    this.process.stdin.on('error', () => {}) // it has exited, which `next` reports
     this.messages = createInterface({ input: this.process.stdout })[Symbol.asyncIterator]()
   }
 
-  /** Waits until it is warm, and returns what it says of itself. */
+  /** Waits until it is warm, and returns the facts that it reports. */
   ready(): Promise<Message> {
     return this.next()
   }
@@ -42,7 +42,7 @@ export class Child {
     return this.next()
   }
 
-  /** Ends it, and returns the largest resident memory that it has had, in bytes. */
+  /** Stops it, and returns its peak resident memory in bytes. */
   async end(): Promise<number> {
     this.process.stdin.end()
     const { peak_memory } = await this.next()

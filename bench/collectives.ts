@@ -1,4 +1,7 @@
-/** all_gather and reduce_scatter among processes of this machine, beside torch.distributed and the loopback's limit. */
+/**
+ * all_gather and reduce_scatter among processes of this machine, compared with torch.distributed and the loopback
+ * limit.
+ */
 import path from 'node:path'
 import { median, ours, type RunOptions } from './contest.js'
 import { deviceName } from './device.js'
@@ -6,23 +9,25 @@ import { type Presentation, percent, sameDigits, times } from './report.js'
 import { type Member, rankCounts, Team, threadsOf } from './team.js'
 
 const MiB = 2 ** 20
-/** Of the whole: what all ranks have together. */
+/** Bytes of the full tensor, over all ranks. */
 const sizes = deviceName === 'cuda' ? [MiB, 64 * MiB, 512 * MiB] : [MiB, 32 * MiB]
-/** Moved in a repetition, at least. */
+/** The minimum number of bytes moved per repetition. */
 const volume = deviceName === 'cuda' ? 2048 * MiB : 128 * MiB
 
 export interface CollectiveScore {
   collective: 'all_gather' | 'reduce_scatter'
   ranks: number
   bytes: number
-  /** Bytes a second that each rank sends, and receives: (N − 1) / N of the whole over the time, NCCL's busbw. */
+  /**
+   * Bytes per second that each rank sends, and receives: (N − 1) / N of the full tensor over the time, NCCL's busbw.
+   */
   rate: number
   peerRate?: number
-  /** What processes in a ring carry over TCP; between GPUs the peer, which is NCCL, is the limit. */
+  /** The TCP rate of processes in a ring; between GPUs the limit is the peer, which is NCCL. */
   limit?: number
 }
 
-/** A rank of ours, of the peer or of the ring. */
+/** A rank of ours, of the peer, or of the ring. */
 const own = (name: string) => (member: Member) => ours(name, member)
 const peer = (python: string) => (member: Member) => {
   const script = path.join(__dirname, '../../bench/python/collectives.py')

@@ -1,9 +1,9 @@
-/** What the benchmarks run, for us and for our peers: this file is the one place that says it. */
+/** The workloads of the benchmarks, for us and for our peers; they are defined only here. */
 import type { ConfigJson } from 'openalpaca-native'
 import { type DeviceName, deviceName } from './device.js'
 import type { Member } from './team.js'
 
-/** A LLaMA of the OpenLLaMA form. */
+/** A LLaMA with the architecture of OpenLLaMA. */
 function llama(
   hidden_size: number,
   num_hidden_layers: number,
@@ -38,9 +38,9 @@ export const models = {
 export type ModelName = keyof typeof models
 
 interface Plan {
-  /** Sequences of random tokens, packed, every token labelled; the models with the steps of a repetition. */
+  /** Sequences of random tokens, packed, every token labeled; each model with the steps per repetition. */
   training: { batch: number; length: number; models: Partial<Record<ModelName, number>> }
-  /** One sequence; tokens are those that are timed, after the prompt. */
+  /** One sequence; `tokens` counts the timed ones, after the prompt. */
   decoding: { model: ModelName; prompt: number; tokens: number }
   loading: ModelName
   /** A global batch of sequences of random tokens, the same for every number of ranks, in micro-batches. */
@@ -75,7 +75,7 @@ const plans: Record<DeviceName, Plan> = {
 
 export const { training, decoding, loading, ranks, shapes } = plans[deviceName]
 
-/** What a child is told, as JSON in its argument. */
+/** The options of a child process, as JSON in its argument. */
 export interface ModelOptions {
   config: ConfigJson
 }
@@ -87,15 +87,15 @@ export interface LoadChild {
   model: string
 }
 
-/** What checkpoint tools are given: a model in safetensors, in torch files, or what four ranks have saved. */
+/** The input of checkpoint tools: a model in safetensors, in torch files, or a checkpoint saved by four ranks. */
 export type CheckpointInput = 'model' | 'bin' | 'ranks'
 
 interface CheckpointPlan {
   says: string
   input: CheckpointInput
-  /** Bytes that are written for each that is read. */
+  /** Bytes written per byte read. */
   written: number
-  /** Reads back what it has written. */
+  /** Whether the tool reads its output back. */
   verifies: boolean
 }
 
@@ -116,6 +116,6 @@ export interface CheckpointChild {
   input: string
   /** An empty directory on the same disk. */
   scratch: string
-  /** The loop that does nothing with the bytes, instead of the tool. */
+  /** Runs the loop that does nothing with the bytes, instead of the tool. */
   plain: boolean
 }

@@ -6,7 +6,7 @@ export interface Contender {
   label: string
   command: string
   args: string[]
-  /** Whose rate the ratios are to, where there are several peers: the fastest of those marked. */
+  /** The contender that ratios refer to; with several peers, the fastest of those marked. */
   peer?: boolean
 }
 
@@ -14,15 +14,15 @@ export interface Score {
   label: string
   /** Medians over the repetitions, in the benchmark's unit. */
   rate: number
-  /** Every repetition's. */
+  /** Values of all repetitions. */
   rates: number[]
-  /** Bytes of memory at its largest: the process's, or on a GPU the device's. */
+  /** Peak memory in bytes: of the process, or on a GPU of the device. */
   peakMemory: number
   version?: string
   peer: boolean
 }
 
-/** Operations and bytes a second that the machine reached in the same run. */
+/** Operations and bytes per second that the machine reached in the same run. */
 export interface Limits {
   flops: number
   bandwidth: number
@@ -31,7 +31,7 @@ export interface Limits {
 export interface RunOptions {
   repetitions: number
   threads: number
-  /** A Python that has torch and transformers; no peers when left out. */
+  /** A Python that has torch and transformers; without it there are no peers. */
   python?: string
 }
 
@@ -40,7 +40,7 @@ export function ours(name: string, options: object): Contender {
   return { label: 'openalpaca-native', command: process.execPath, args: [script, JSON.stringify(options)] }
 }
 
-/** A peer's script, when there is a Python to run it. */
+/** A peer's script, if there is a Python to run it. */
 export function peers(name: string, variants: Record<string, object>, { python, threads }: RunOptions): Contender[] {
   if (!python || deviceName === 'emulated') return []
   const script = path.join(__dirname, '../../bench/python', `${name}.py`)
@@ -60,14 +60,14 @@ export function median(values: number[]): number {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
 }
 
-/** The figures of a contender: of itself, of each repetition, and the peak of its memory. */
+/** The results of a contender: its facts, the figures of each repetition, and its peak memory. */
 interface Outcome {
   facts: Message
   figures: Message[]
   peakMemory: number
 }
 
-/** In turns, a repetition each, so that what disturbs the machine disturbs all of them. */
+/** Alternates contenders after each repetition, so that disturbances on the machine affect all of them. */
 async function inTurns(all: Contender[], { repetitions, threads }: RunOptions, progress: (what: string) => void) {
   const children: Child[] = []
   try {
@@ -90,8 +90,8 @@ async function inTurns(all: Contender[], { repetitions, threads }: RunOptions, p
 }
 
 /**
- * Runs the contenders and the machine's limits: in turns, or one after another on a GPU, whose memory has room for one
- * and which nobody else disturbs.
+ * Runs the contenders and the machine's limits: alternating, or one after another on a GPU, whose memory fits only one
+ * and which no other program uses.
  */
 export async function contest(
   contenders: Contender[],

@@ -1,8 +1,10 @@
-/** Which device is measured. Every process of a run says the same: the parent passes it on to its children. */
+/** The device to measure. It is the same in every process of a run: the parent passes it on to its children. */
 import { backends } from 'openalpaca-native'
 import { type Device, type DeviceType, openDevice } from '#lib/device.js'
 
-/** `emulated` is the CUDA device on the CPU, where a build has it: to see that the benchmarks run, not how fast. */
+/**
+ * `emulated` is the CUDA device on the CPU, if the build has it: for checking that the benchmarks run, not for speed.
+ */
 export const deviceNames = ['cpu', 'cuda', 'emulated'] as const
 export type DeviceName = (typeof deviceNames)[number]
 

@@ -1,7 +1,8 @@
 /**
- * `npm run bench:docs`: docs/benchmarks.md, its charts and the README's table from the recordings in docs/benchmarks/,
- * a folder a machine and day. To publish figures, measure with `--output docs/benchmarks/MACHINE-DATE` and run this.
- * With --check it writes nothing, and fails where a file is not what it would write.
+ * `npm run bench:docs` generates docs/benchmarks.md, its charts, and the README's table from the recordings in
+ * docs/benchmarks/, with one directory per machine and day. To publish figures, measure with `--output
+ * docs/benchmarks/MACHINE-DATE` and run this. With --check it writes nothing, and fails if a file differs from the
+ * output.
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
@@ -11,7 +12,7 @@ import { type Section, usedColumns } from './report.js'
 
 const root = path.resolve(__dirname, '..', '..')
 const folder = path.join(root, 'docs', 'benchmarks')
-/** In this order; what is not named comes last. */
+/** The order of the sections; others come last. */
 const order = ['train', 'decode', 'load', 'checkpoint', 'collectives', 'ranks', 'ops']
 
 const place = ({ name }: Recording) => (order.indexOf(name.split('-')[0]) + order.length + 1) % (order.length + 1)
@@ -28,7 +29,7 @@ function markdownTable(cells: string[][]): string[] {
   return [header, `|${' --- |'.repeat(usedColumns(cells)[0].length)}`, ...rows]
 }
 
-/** Ours in bold. */
+/** Our rows are bold. */
 function markdown({ presentation, name, command }: Recording, directory: string): string[] {
   const { title, header, rows, chart } = presentation
   const isOurs = (label: string) => chart.bars.some((bar) => bar.isOurs && bar.label === label)
@@ -49,7 +50,7 @@ function markdown({ presentation, name, command }: Recording, directory: string)
   ]
 }
 
-/** What all recordings of a folder have in common. */
+/** The common properties of all recordings in a directory. */
 function heading(recordings: Recording[]): string[] {
   const [{ machine, date }] = recordings
   const versions = Object.assign({}, ...recordings.map((recording) => recording.versions)) as Record<string, string>
@@ -62,7 +63,7 @@ function heading(recordings: Recording[]): string[] {
   ]
 }
 
-/** The page: preamble.md, and then the newest folder first. */
+/** The page: preamble.md, followed by the sections, newest first. */
 function page(): string {
   const folders = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory())
   const sections = folders
@@ -75,7 +76,7 @@ function page(): string {
   return `${[readFileSync(path.join(folder, 'preamble.md'), 'utf8'), ...sections].join('\n').trimEnd()}\n`
 }
 
-/** What the README shows: the recordings that readme.json names. */
+/** The figures of the README: the recordings that readme.json names. */
 function readmeRecordings(): { says: string; recording: Recording }[] {
   const { folder: directory, rows } = JSON.parse(readFileSync(path.join(folder, 'readme.json'), 'utf8')) as {
     folder: string
@@ -87,7 +88,7 @@ function readmeRecordings(): { says: string; recording: Recording }[] {
   })
 }
 
-/** Training beside the first of the peers, in one sentence. */
+/** Training compared with the first of the peers, in one sentence. */
 function headline(): string {
   const pairs = readmeRecordings()
     .filter(({ recording }) => recording.name.startsWith('train'))
@@ -109,7 +110,7 @@ function headline(): string {
   )
 }
 
-/** A sentence that says where and when, and a table: title, ours, the peers beside it. */
+/** A sentence with the machine and the date, and a table: title, ours, and the peers. */
 function figures(): string {
   const recordings = readmeRecordings()
   const cells = recordings.map(({ says, recording }) => {
@@ -144,7 +145,7 @@ function readme(): string {
   )
 }
 
-/** The files that are made, by their paths. */
+/** The generated files, by path. */
 function outputs(): Map<string, string> {
   const files = new Map([
     [path.join(root, 'docs', 'benchmarks.md'), page()],

@@ -7,7 +7,7 @@ import { contest, ours, peers, type RunOptions } from './contest.js'
 import { openBenchDevice } from './device.js'
 import type { Section } from './report.js'
 
-/** Reading a safetensors checkpoint that the page cache holds, so that it is the reader and not the disk that counts. */
+/** Reads a safetensors checkpoint from the page cache, so that the reader and not the disk is measured. */
 export async function loadBenchmark(options: RunOptions, progress: (what: string) => void): Promise<Section> {
   const name = loading
   const directory = await mkdtemp(path.join(os.tmpdir(), 'openalpaca-bench-'))

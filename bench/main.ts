@@ -1,4 +1,4 @@
-/** Every benchmark that this machine can run, each beside its peer in the same run. */
+/** Runs every benchmark that this machine supports, with its peer in the same run. */
 import { spawnSync } from 'node:child_process'
 import os from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
@@ -41,7 +41,7 @@ const program = new Command('bench')
   .option('--machine <name>', 'how recordings call the device, where its own name says too little: "AMD EPYC (Zen 5)"')
   .action(main)
 
-/** Says what is going on, where somebody looks on. */
+/** Shows the progress on a terminal. */
 function progress(what: string): void {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${what && `${what} …`}`)
 }
@@ -98,7 +98,7 @@ async function main(flags: Flags): Promise<void> {
   }
   if (flags.only.includes('ranks')) {
     const { scores, hardware } = await ranksBenchmark(flags, progress)
-    // `hardware` is what `openalpaca plan --measured` reads.
+    // `openalpaca plan --measured` reads `hardware`.
     if (scores.length > 0) show('ranks', { scores, hardware }, presentRanks(scores))
     else console.log('ranks: not measured on this device\n')
   }

@@ -1,4 +1,4 @@
-/** Training shared among ranks: its speed, what of the communication is hidden, and what a plan says of it. */
+/** Sharded training: its speed, the overlapped share of communication, and the estimates of a plan for it. */
 import type { Instance } from '#lib/data/instances.js'
 import { formatNumber } from '#lib/format.js'
 import { parseConfig } from '#lib/model/config.js'
@@ -14,19 +14,19 @@ import { rankCounts, Team } from './team.js'
 const { model, batch, length, maxTokens, steps } = work
 const config = models[model]
 
-/** What a rank is asked for (ours/ranks.ts). */
+/** The measurements of a rank (ours/ranks.ts). */
 type Timed = 'steps' | 'computation' | 'communication'
 
 export interface RankScore {
   ranks: number
   stage: number
-  /** Medians of the slowest rank's: of a step, of one without its communication, and of that communication alone. */
+  /** Medians of the slowest rank: of a step, of a step without communication, and of the communication only. */
   seconds: Record<Timed, number>
-  /** What a plan with the rates of the same run says. */
+  /** The estimates of a plan with the rates of the same run. */
   planned: Plan
 }
 
-/** The rates of a team as a plan takes them, from what all ranks have measured, several times. */
+/** The rates of a team in the form of a plan, from repeated measurements of all ranks. */
 function hardwareFrom(answers: Record<string, unknown>[]): Hardware {
   const { name, totalMemory: memory } = openBenchDevice().properties
   const [first] = answers
@@ -36,7 +36,7 @@ function hardwareFrom(answers: Record<string, unknown>[]): Hardware {
   const assumed: Partial<Hardware> =
     deviceName === 'cuda'
       ? gpus.h100
-      : // One process has nobody to talk to, and the processes of a machine no network.
+      : // One process has no communication, and the processes of one machine have no network.
         { link_bandwidth: 1e12, network_bandwidth: 1e12, collective_seconds: 0, link_seconds: 0, network_seconds: 0 }
   return completeHardware({
     ...assumed,
@@ -52,7 +52,7 @@ function hardwareFrom(answers: Record<string, unknown>[]): Hardware {
   })
 }
 
-/** As long as those of the benchmark, all tokens labelled. */
+/** With the lengths of the benchmark, all tokens labeled. */
 const instances = Array.from(
   { length: batch },
   (_, id): Instance => ({ id, inputIds: new Int32Array(length), labels: new Int32Array(length) }),
@@ -102,7 +102,7 @@ async function measure(
   }
 }
 
-/** @returns the scores, and the rates of the first group with more than one rank, or of the one there is */
+/** @returns the scores, and the rates of the first group with more than one rank, or otherwise of the only one */
 export async function ranksBenchmark(
   options: RunOptions,
   progress: (what: string) => void,
@@ -119,7 +119,7 @@ export async function ranksBenchmark(
   return { scores, hardware }
 }
 
-/** Of the time that the communication takes alone, what it does not add to a step. */
+/** The share of the communication's separate time that does not lengthen a step. */
 function hidden({ seconds: { steps, computation, communication } }: RankScore): string {
   if (communication === 0) return ''
   return percent(Math.min(1, Math.max(0, 1 - (steps - computation) / communication)))

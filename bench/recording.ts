@@ -1,4 +1,4 @@
-/** What a benchmark leaves behind: its figures with where, when and how they were measured, and a chart. */
+/** The record of a benchmark: its figures with the machine, date, and command of the measurement, and a chart. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -10,17 +10,17 @@ import { deviceName } from './device.js'
 import type { Presentation } from './report.js'
 
 export interface Recording {
-  /** Of the files, such as `train-113M`. */
+  /** Base name of the files, such as `train-113M`. */
   name: string
   /** ISO 8601. */
   date: string
-  /** What to type for the same. */
+  /** The command that repeats the measurement. */
   command: string
   machine: { device: string; isa: string; cores: number; system: string }
   versions: Record<string, string>
   repetitions: number
   presentation: Presentation
-  /** As measured, every repetition. */
+  /** The raw measurements of every repetition. */
   figures: object
 }
 
@@ -29,7 +29,7 @@ interface Measured {
   device: DeviceProperties
   options: RunOptions & {
     machine?: string
-    /** Flags of this benchmark alone. */
+    /** Flags of this benchmark only. */
     settings: Record<string, string | number>
   }
   figures: object
@@ -63,7 +63,7 @@ export function writeRecording(directory: string, { name, device, options, figur
   return file
 }
 
-/** What the peers say that they run on, such as `PyTorch 2.13.0, Transformers 5.18.0`. */
+/** The versions that the peers report, such as `PyTorch 2.13.0, Transformers 5.18.0`. */
 function peerVersions(figures: object): Record<string, string> {
   const { scores = [] } = figures as { scores?: { version?: string; peer?: boolean }[] }
   const libraries = scores.flatMap(({ version, peer }) => (peer && version ? version.split(', ') : []))

@@ -1,31 +1,31 @@
 import type { Limits, Score } from './contest.js'
 
-/** One benchmark's outcome. */
+/** The result of one benchmark. */
 export interface Section {
   title: string
   unit: string
   scores: Score[]
-  /** The most that the machine could do, in the unit. */
+  /** The maximum rate of the machine, in the unit. */
   limit: number
-  /** What the limit is made of. */
+  /** A description of the limit. */
   limitSays: string
   limits: Limits
 }
 
-/** What a benchmark shows: on the terminal, in the documentation and as a chart. */
+/** The presentation of a benchmark: on the terminal, in the documentation, and as a chart. */
 export interface Presentation {
   title: string
-  /** One cell a column; a column that is all empty is left out. */
+  /** One cell per column; a column with only empty cells is omitted. */
   header: string[]
   rows: string[][]
   /** Sentences below the table. */
   notes: string[]
-  /** Of our rows: the speed to the peer's, and the share of the limit; none where there is no peer, or no limit. */
+  /** For each of our rows: the speedup over the peer, and the fraction of the limit, if these exist. */
   ratios: { peer: number[]; limit: number[] }
   chart: Chart
 }
 
-/** Bars, from 0 on, or on a logarithmic scale. */
+/** Bars, starting at 0, or on a logarithmic scale. */
 export interface Chart {
   unit: string
   scale: 'linear' | 'log'
@@ -34,18 +34,18 @@ export interface Chart {
   mark?: { value: number; label: string }
 }
 
-/** The peer that ratios are to: the fastest. */
+/** The peer that ratios refer to: the fastest. */
 export function reference(scores: Score[]): Score | undefined {
   return scores.filter(({ peer }) => peer).sort((a, b) => b.rate - a.rate)[0]
 }
 
-/** The columns that are not all empty. */
+/** The columns that are not completely empty. */
 export function usedColumns(cells: string[][]): string[][] {
   const used = cells[0].map((_, column) => cells.some((row) => row[column] !== ''))
   return cells.map((row) => row.filter((_, column) => used[column]))
 }
 
-/** Rows of cells, the first column to the left and the others to the right; a column that is all empty is left out. */
+/** Rows of cells, the first column left-aligned and the others right-aligned; a completely empty column is omitted. */
 export function table(cells: string[][]): string {
   const rows = usedColumns(cells)
   const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)))
@@ -57,19 +57,19 @@ export function table(cells: string[][]): string {
 export const times = (ratio: number) => `${ratio.toFixed(2)}×`
 export const percent = (share: number) => `${Math.round(100 * share)} %`
 
-/** Formats values that stand next to each other with the same decimals: four digits of the largest. */
+/** Formats values that are shown together with the same number of decimals: four digits of the largest. */
 export function sameDigits(values: number[]): (value: number) => string {
   const largest = Math.max(...values.map(Math.abs))
   const decimals = largest > 0 ? Math.min(6, Math.max(0, 3 - Math.floor(Math.log10(largest)))) : 0
   return (value) => value.toFixed(decimals)
 }
 
-/** For the terminal. */
+/** Formats a presentation for the terminal. */
 export function formatText({ title, header, rows, notes }: Presentation): string {
   return [title, table([header, ...rows]), ...notes.map((note) => `  ${note}`)].join('\n')
 }
 
-/** One line a benchmark that has ratios, with what its rows span: what a run ends with. */
+/** One line per benchmark with ratios, with the range over its rows: the summary at the end of a run. */
 export function summarize(presentations: Presentation[]): string {
   const span = (values: number[], format: (value: number) => string) => {
     if (values.length === 0) return ''

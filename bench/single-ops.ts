@@ -5,20 +5,20 @@ import { deviceName } from './device.js'
 import { allOps } from './ops/all.js'
 import { type Presentation, percent, times } from './report.js'
 
-/** One op's outcome. */
+/** The result of one op. */
 export interface OpScore {
   op: string
   /** Medians. */
   seconds: number
   peerSeconds?: number
-  /** Bytes or operations a second that were reached, whichever counts. */
+  /** Bytes or operations per second, depending on the limit. */
   rate: number
   unit: 'GB/s' | 'GFLOP/s'
-  /** The rate over the machine's, measured in the same run. */
+  /** The rate divided by the machine's, measured in the same run. */
   ofLimit: number
 }
 
-/** Every op at the shapes of a training step, ours and PyTorch's in turns. */
+/** Every op at the shapes of a training step, alternating between ours and PyTorch's. */
 export async function opsBenchmark(options: RunOptions, progress: (what: string) => void): Promise<OpScore[]> {
   const limiter = { ...ours('limits', {}), label: 'the limits' }
   const contenders = [ours('ops', {}), limiter, ...peers('ops', { 'PyTorch, eager': shapes }, options)]

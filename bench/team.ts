@@ -4,19 +4,19 @@ import { freePort } from '#lib/parallel/launcher.js'
 import { Child, type Message } from './child.js'
 import { deviceName } from './device.js'
 
-/** What each process of a team is told, beside what they all are. */
+/** The options of each process of a team, in addition to the common ones. */
 export interface Member {
   rank: number
   size: number
-  /** Where rank 0 is to be met. */
+  /** The address of rank 0's rendezvous. */
   port: number
 }
 
-/** Processes that work on one thing, each a rank of it: a line goes to all of them, and all answer. */
+/** Processes that work together, each as one rank: every line is sent to all of them, and all answer. */
 export class Team {
   private constructor(private readonly children: Child[]) {}
 
-  /** @param contender what rank `member.rank` is */
+  /** @param contender the role of rank `member.rank` */
   static async start(
     label: string,
     size: number,
@@ -26,7 +26,7 @@ export class Team {
     const team = new Team(
       Array.from({ length: size }, (_, rank) => {
         const { command, args } = contender({ rank, size, port })
-        // As the launcher starts them: a part of the cores, or a GPU of their own.
+        // Like in the launcher: a share of the cores, or a separate GPU.
         const gpu = deviceName === 'cuda' ? { CUDA_VISIBLE_DEVICES: String(rank) } : {}
         return new Child(`${label}, rank ${rank} of ${size}`, command, args, threadsOf(size), gpu)
       }),
@@ -50,10 +50,10 @@ export class Team {
   }
 }
 
-/** Threads of each of so many processes. */
+/** Threads per process for this number of processes. */
 export const threadsOf = (size: number) => Math.max(1, Math.floor(os.availableParallelism() / size))
 
-/** How many ranks are measured here: 1, 2 and 4, of GPUs as many as there are. */
+/** The numbers of ranks to measure: 1, 2, and 4, limited to the number of GPUs. */
 export function rankCounts(): number[] {
   if (deviceName === 'emulated') return []
   if (deviceName === 'cpu') return [1, 2, 4]

@@ -24,7 +24,7 @@ export async function trainBenchmark(
     ours('train', work),
     ...peers(
       'train',
-      // Float32 weights with gradients and moments, and what autocast keeps beside them, are too much for 80 GB at 3B.
+      // Float32 weights with gradients and moments, and autocast's additional copies, exceed 80 GB at 3B.
       deviceName === 'cuda'
         ? {
             'PyTorch, all bfloat16': variant('bfloat16', 'sdpa', false),

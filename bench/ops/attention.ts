@@ -4,7 +4,7 @@ import type { OpCase, Operands } from './case.js'
 
 const { T, H, D, sequences } = shapes
 const length = T / sequences
-/** Of one product of queries with keys, of which the mask leaves half. */
+/** FLOPs of one product of queries and keys; the mask removes half of them. */
 const productFlops = (sequences * 2 * length ** 2 * H * D) / 2
 
 function operands(make: Operands) {

@@ -6,17 +6,17 @@ import type { DType, HostArray, Tensor } from '#lib/tensor.js'
 export interface OpCase {
   /** Its name in core/ops.h, and in python/ops.py. */
   op: string
-  /** Bytes that it must read and write at least; 0 where arithmetic is what counts. */
+  /** The minimum bytes to read and write; 0 if arithmetic is the limit. */
   bytes: number
-  /** Operations of its matrix products. */
+  /** FLOPs of its matrix products. */
   flops: number
-  /** Makes the operands, and returns what enqueues the op once. */
+  /** Creates the operands, and returns the function that enqueues the op once. */
   prepare(operands: Operands): (stream: Stream) => void
 }
 
 export const bytesOf = { bfloat16: 2, float32: 4 }
 
-/** Makes tensors for a case, and disposes of them together. */
+/** Creates tensors for a case, and disposes of them together. */
 export class Operands implements Disposable {
   private readonly tensors: Tensor[] = []
 
@@ -26,7 +26,7 @@ export class Operands implements Disposable {
     this.stream = device.stream
   }
 
-  /** Normal values, for none to be 0 or denormal. */
+  /** Normal values, so that none is 0 or denormal. */
   random(dtype: DType, ...shape: number[]): Tensor {
     const tensor = this.empty(dtype, ...shape)
     randomNormal(this.stream, { x: tensor.view([tensor.length]), std: 1, seed: 0, streamId: this.tensors.length })

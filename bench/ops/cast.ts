@@ -5,7 +5,7 @@ import { bytesOf, type OpCase } from './case.js'
 const { C, F } = shapes
 const n = 4 * C * C + 3 * C * F
 
-/** A copy of a block's parameters in float32: what the rates of the others are to be compared with. */
+/** A copy of a block's parameters in float32, as a baseline for the rates of the other ops. */
 export const cast: OpCase[] = [
   {
     op: 'cast',

@@ -6,7 +6,7 @@ const { T, C, F } = shapes
 const flops = 2 * T * C * 2 * F
 
 /** The three products of the gate and up projection: forward, gradient of the input, gradient of the weight. */
-/** One token's: reading the weights is all that takes time. */
+/** The products of one token: only reading the weights takes time. */
 const decodeMatmul: OpCase = {
   op: 'matmul, one row',
   bytes: 2 * F * C * bytesOf.bfloat16,

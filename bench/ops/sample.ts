@@ -3,7 +3,7 @@ import { shapes } from '../configs.js'
 import { bytesOf, type OpCase } from './case.js'
 
 const { V } = shapes
-/** Enough for every call to have a place for its token. */
+/** Enough positions for the tokens of all calls. */
 const positions = 2 ** 20
 
 export const sample: OpCase[] = [

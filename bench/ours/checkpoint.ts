@@ -1,6 +1,6 @@
 /**
- * A checkpoint tool on a generated checkpoint, or beside it a loop that reads and writes as many bytes in large pieces
- * and does nothing with them.
+ * Runs a checkpoint tool on a generated checkpoint, or for comparison a loop that reads and writes the same number of
+ * bytes in large pieces and does nothing with them.
  */
 import { spawnSync } from 'node:child_process'
 import { open, readdir, rm } from 'node:fs/promises'
@@ -18,7 +18,7 @@ const { task, input, scratch, plain } = childOptions<CheckpointChild>()
 const piece = 2 ** 22
 const output = path.join(scratch, plain ? 'plain' : 'ours')
 
-/** Reads the weight files of a directory and gives each piece. */
+/** Reads the weight files of a directory, and passes on each piece. */
 async function readPieces(take: (bytes: Uint8Array) => Promise<unknown>): Promise<void> {
   const memory = Buffer.allocUnsafeSlow(piece)
   for (const name of (await readdir(input)).filter((name) => /\.(safetensors|bin)$/.test(name))) {
@@ -66,7 +66,7 @@ const ours: Record<CheckpointTask, () => Promise<unknown>> = {
   gguf: () => convertModel(input, output, { to: 'gguf', dtype: 'bfloat16' }),
 }
 
-/** Takes a file out of the page cache, so that everybody reads it from the disk. */
+/** Evicts a file from the page cache, so that all contenders read it from the disk. */
 function forget(file: string): void {
   const { status } = spawnSync('dd', [`if=${file}`, 'iflag=nocache', 'count=0'])
   if (status !== 0) throw new Error('GNU dd is needed to take files out of the page cache')

@@ -1,4 +1,6 @@
-/** One rank that does a collective again and again: a line has its name, the bytes of the whole, and how often. */
+/**
+ * One rank that repeats a collective: a line has its name, the bytes of the full tensor, and the number of repetitions.
+ */
 import { fill } from '#lib/ops.js'
 import type { Member } from '../team.js'
 import { join } from './join.js'

@@ -1,11 +1,11 @@
-/** What the machine can do at most: the rate of a large matrix product, and of reading or copying memory. */
+/** The limits of the machine: the rate of a large matrix product, and of reading or copying memory. */
 import { cast, fill, globalNorm } from '#lib/ops.js'
 import { measurePeakFlops } from '#lib/train/flops.js'
 import { deviceName, openBenchDevice } from '../device.js'
 import { serve } from './serve.js'
 import { timed } from './timed.js'
 
-/** Far more than any cache holds. */
+/** Far more than any cache. */
 const elements = deviceName === 'emulated' ? 2 ** 10 : deviceName === 'cuda' ? 2 ** 29 : 2 ** 27
 
 async function main(): Promise<void> {
@@ -15,7 +15,7 @@ async function main(): Promise<void> {
   using out = device.tensor('float32', [deviceName === 'cpu' ? 1 : elements])
   fill(stream, { x, value: 1 })
 
-  // A CPU is fastest at reading; a GPU's memory is measured by copies, bytes read and written.
+  // A CPU is fastest at reading; a GPU's memory is measured by copies, counting bytes read and written.
   const bandwidth = async () => {
     const bytes = deviceName === 'cpu' ? x.byteLength : 2 * x.byteLength
     const seconds = await timed(stream, () =>

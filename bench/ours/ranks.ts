@@ -1,6 +1,6 @@
 /**
- * One rank of a training. A line says what is timed: steps as they are, without their communication, their
- * communication alone, or the rates that a plan is made with.
+ * One rank of a training run. A line selects the measurement: normal steps, steps without their communication, their
+ * communication only, or the rates that a plan uses.
  */
 import { LlamaForCausalLM } from 'openalpaca-native'
 import type { Instance } from '#lib/data/instances.js'
@@ -14,10 +14,12 @@ import { threadsOf } from '../team.js'
 import { join } from './join.js'
 import { childOptions, serve } from './serve.js'
 
-/** Collectives of less are what ranks tell each other of a step; they stay when the communication is left out. */
+/**
+ * Smaller collectives exchange information about a step between ranks; they remain when the communication is left out.
+ */
 const smallest = 2 ** 14
 
-/** How long a rate is measured, in milliseconds: several turns of ranks that share a core. */
+/** How long a rate is measured, in milliseconds: several time slices of ranks that share a core. */
 const span = 400
 
 const options = childOptions<RankChild>()
@@ -47,7 +49,7 @@ async function main(): Promise<void> {
     await device.stream.synchronize()
     return (performance.now() - start) / count / 1000
   }
-  /** The collectives of `steps` steps, one behind the other. */
+  /** The collectives of `steps` steps, in sequence. */
   const communicate = async () => {
     const again = recorded.slice()
     communicator.barrier(stream)
@@ -70,7 +72,7 @@ async function main(): Promise<void> {
   })
   process.exit()
 
-  /** Seconds of an op while all ranks are at it, as when they train; its mean, for they may share a core. */
+  /** Seconds of an op while all ranks run it, as in training; the mean, since they may share a core. */
   async function during(enqueue: () => void, together = 1): Promise<number> {
     enqueue()
     communicator.barrier(stream)
@@ -127,7 +129,7 @@ async function main(): Promise<void> {
     }
     for (const tensor of [x, copy, few, qkv, out, lse, delta, dqkv, cuSeqlens]) tensor.dispose()
     if (size === 1) return measured
-    // One collective as large as a block's gradients, and one that is next to nothing.
+    // One collective as large as a block's gradients, and one that is almost empty.
     const gather = async (bytes: number, count: number) => {
       const part = Math.ceil(bytes / 4 / size)
       using whole = device.tensor('float32', [part * size])
@@ -150,7 +152,7 @@ async function main(): Promise<void> {
   }
 }
 
-/** Remembers the collectives of the steps, and can leave out those that move weights and gradients. */
+/** Records the collectives of the steps, and can skip those that move weights and gradients. */
 function listenTo(communicator: Awaited<ReturnType<typeof join>>['communicator']) {
   const recorded: (() => void)[] = []
   let silent = false

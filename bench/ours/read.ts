@@ -1,6 +1,6 @@
 /**
- * How fast the system hands over a checkpoint's bytes, from the disk or from its cache, in memory that nobody had
- * before: as a model's weights need it, and on a virtual machine what costs the most.
+ * The rate at which the system delivers a checkpoint's bytes, from the disk or from its cache, into freshly allocated
+ * memory: a model's weights need such memory, and on a virtual machine it costs the most.
  */
 import { open, readdir } from 'node:fs/promises'
 import path from 'node:path'

@@ -1,6 +1,6 @@
 /**
- * What the system can carry: each process sends bytes to the next over TCP on this machine, and receives as many from
- * the one before. A line has the bytes, and how often.
+ * Measures the system's limit: each process sends bytes to the next one over TCP on this machine, and receives the same
+ * number of bytes from the previous one. A line has the bytes, and the number of repetitions.
  */
 import { once } from 'node:events'
 import net from 'node:net'
@@ -27,7 +27,7 @@ async function main(): Promise<void> {
     return true
   }
   const before = ports[(rank + size - 1) % size]
-  // One buffer for all that comes, which nobody looks at.
+  // One buffer for all incoming data, which is never read.
   net.connect({ host: '127.0.0.1', port: before, onread: { buffer: Buffer.allocUnsafeSlow(piece), callback: receive } })
   const [sender] = (await connection) as [net.Socket]
   const memory = Buffer.alloc(piece, 1)
@@ -39,7 +39,7 @@ async function main(): Promise<void> {
     const complete = new Promise<void>((resolve) => {
       arrived = resolve
     })
-    if (received >= wanted) arrived() // the one before was quick
+    if (received >= wanted) arrived() // the previous process was faster
     const start = performance.now()
     for (let sent = 0; sent < all; sent += piece) {
       if (!sender.write(memory.subarray(0, Math.min(piece, all - sent)))) await once(sender, 'drain')

@@ -1,14 +1,14 @@
 import type { Stream } from '#lib/device.js'
 import { deviceName } from '../device.js'
 
-/** Long enough for the clock and for the cores to be at speed. */
+/** Long enough for the clock and for the cores to reach full speed. */
 const milliseconds = deviceName === 'emulated' ? 0.001 : 50
 /** Launches in a graph. */
 const inGraph = deviceName === 'emulated' ? 1 : 20
 
 /**
- * Seconds that an op takes, one after another without a pause. On a GPU that needs a graph of many launches: a single
- * one costs JavaScript as much time as a small kernel takes.
+ * The seconds of an op in back-to-back execution. On a GPU that needs a graph of many launches: a single launch takes
+ * JavaScript as long as a small kernel takes.
  */
 export async function timed(stream: Stream, enqueue: () => void): Promise<number> {
   let work = enqueue

@@ -1,4 +1,4 @@
-/** Training with openalpaca-native: what the trainer does in a step, on random tokens. */
+/** Training with openalpaca-native: one step of the trainer, on random tokens. */
 import { LlamaForCausalLM } from 'openalpaca-native'
 import type { Instance } from '#lib/data/instances.js'
 import { AdamW } from '#lib/train/optimizer.js'

@@ -1,7 +1,7 @@
-"""One rank of torch.distributed that does a collective again and again, over Gloo on the CPU and NCCL on GPUs.
+"""One rank of torch.distributed that repeats a collective, over Gloo on the CPU and NCCL on GPUs.
 
 The argument is a JSON object: rank, size, port, threads and device. Each line has a collective's name, the bytes of the
-whole, and how often it is done.
+full tensor, and the number of repetitions.
 """
 
 import json

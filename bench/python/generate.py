@@ -1,7 +1,7 @@
 """Greedy decoding of one sequence with Transformers in bfloat16; the prompt's forward pass is not timed.
 
 The argument is a JSON object: config (LlamaConfig's keys), prompt (tokens), tokens (to decode), threads and compile:
-true is a static cache with the decoding step compiled, false the default cache.
+true uses a static cache and compiles the decoding step, false uses the default cache.
 """
 
 import json

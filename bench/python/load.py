@@ -1,4 +1,4 @@
-"""Reading a safetensors checkpoint with Transformers into bfloat16 weights.
+"""Reads a safetensors checkpoint with Transformers into bfloat16 weights.
 
 The argument is a JSON object: model (a directory) and threads.
 """
@@ -26,5 +26,5 @@ def repetition(_):
     return {"rate": sum(parameter.nbytes for parameter in model.parameters()) / seconds}
 
 
-repetition(None)  # the file is in the page cache from here on, for everybody
+repetition(None)  # the file is in the page cache from here on, for all contenders
 serve(repetition, version=f"PyTorch {torch.__version__}, Transformers {transformers.__version__}")

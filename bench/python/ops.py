@@ -1,4 +1,4 @@
-"""Single ops with PyTorch in bfloat16, run eagerly as a model's Python code does. Each line names one.
+"""Single ops with PyTorch in bfloat16, run eagerly like the Python code of a model. Each line names one.
 
 The argument is a JSON object: the shapes of bench/configs.ts and threads.
 """
@@ -105,7 +105,7 @@ def fastest(make):
                 seconds(run, 2)
                 runs.append((seconds(run, 5), backend, run))
         except RuntimeError:
-            pass  # this backend does not take them
+            pass  # this backend does not support them
     took, backend, run = min(runs, key=lambda entry: entry[0])
 
     def with_backend():

@@ -1,4 +1,4 @@
-"""How a benchmark's child process talks to bench/child.ts: one JSON object a line.
+"""The protocol between a benchmark's child process and bench/child.ts: one JSON object per line.
 
 It prints {"ready": true, ...facts} when it is warm, answers each line of standard input with the figures of one
 repetition, and ends with the input, printing {"peak_memory": bytes}.

@@ -1,6 +1,6 @@
 """Training with PyTorch and Transformers: forward, backward, clipping and AdamW on random tokens.
 
-The argument is a JSON object: config (LlamaConfig's keys), batch, length, steps (in a repetition), threads, precision
+The argument is a JSON object: config (LlamaConfig's keys), batch, length, steps (per repetition), threads, precision
 ("autocast": float32 weights and bfloat16 products; "bfloat16": everything in bfloat16), attention and compile.
 """
 

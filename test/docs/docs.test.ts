@@ -79,7 +79,8 @@ function parse(line: string): void {
     for (const file of files) if (!existsSync(path.join(root, file))) throw new Error(`there is no ${file}`)
     if (files.length > 0) return
   }
-  if (!others.includes(argv[0])) throw new Error(`unknown program ${argv[0]}: add it to others in test/docs/docs.test.ts`)
+  if (!others.includes(argv[0]))
+    throw new Error(`unknown program ${argv[0]}: add it to others in test/docs/docs.test.ts`)
 }
 
 describe.each(pages)('in %s', (page) => {
