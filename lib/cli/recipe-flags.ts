@@ -117,7 +117,7 @@ export function recipeFromFlags(flags: TrainFlags, say: (note: string) => void):
     for (const note of notes) say(`${flags.deepspeed}: ${note}`)
     layers.unshift(layer)
   }
-  // A user's model or data replaces the quickstart as the default recipe.
+  // With the user's own model or data, the quickstart is not the default recipe.
   const { model_path, data_path } = layers.at(-1)!.values
   const isOwn = model_path !== undefined || data_path !== undefined || flags.config !== undefined
   return loadRecipe(flags.recipe ?? (isOwn ? undefined : 'quickstart'), layers)

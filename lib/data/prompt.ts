@@ -15,7 +15,8 @@ export interface PromptFields {
 /**
  * The prompt that OpenAlpaca and Stanford Alpaca train and sample with. It ends in `### Response:` with no newline; the
  * answer is tokenized separately.
- * @throws {TypeError} for an invalid field
+ * @throws {TypeError} for fields that are not an object, or an instruction that is not a string
+ * @throws {DataError} for an input that is not a string
  */
 export function formatPrompt(fields: PromptFields): string {
   if (typeof fields !== 'object' || fields === null) {
@@ -30,6 +31,7 @@ export function formatPrompt(fields: PromptFields): string {
  * and `add_eos_token` in tokenizer_config.json. Training, `sample`, sample answers, and evaluation all use it, so that
  * a model sees the prompt that it has learned.
  * @throws {TypeError} as `formatPrompt` does
+ * @throws {DataError} as `formatPrompt` does
  */
 export function encodePrompt(tokenizer: LlamaTokenizer, fields: PromptFields): number[] {
   return tokenizer.encode(formatPrompt(fields))

@@ -23,7 +23,7 @@ export const readableForms = 'JSON, JSON lines, or CSV, also with gzip'
 
 /**
  * The text of a data set as UTF-8 bytes, without a byte order mark.
- * @throws DataError for a file that is missing, empty, damaged, or of a format that is not text
+ * @throws {DataError} for a file that is missing, empty, damaged, or of a format that is not text
  */
 export async function* openText(source: DataSource): AsyncGenerator<Uint8Array> {
   const { name } = source

@@ -2,7 +2,7 @@ import type { Device } from '../device.js'
 import type { SampleArgs } from '../ops.js'
 import type { HostArray, Tensor } from '../tensor.js'
 
-/** How to choose the next token of one sequence. */
+/** Sampling settings of one sequence. */
 export interface SamplingSettings {
   /** Divides the logits; 0 takes the most likely token. */
   temperature: number

@@ -11,7 +11,7 @@ import { writeError } from './disk.js'
 
 const fileName = '.run.lock'
 const beatEvery = 10 // seconds
-/** Seconds of silence after which a holder on another machine counts as gone. */
+/** Seconds of silence after which a holder that cannot be checked counts as gone. */
 const silence = 120
 
 /** Identifies a process, and distinguishes it from a later one with the same number. */

@@ -12,7 +12,7 @@ import { type Attend, type Context, forward, packedAttention } from './transform
 export interface BatchResult extends LabeledRows {
   /** −log p of the label. */
   losses: Float32Array
-  /** 1 where the most likely token is the label. */
+  /** 1 if the most likely token is the label. */
   correct: Int32Array
 }
 

@@ -277,7 +277,7 @@ export class Rendezvous {
 
   /**
    * Connects to the other ranks.
-   * @throws {ParallelError} `PORT_IN_USE`, `NO_ANSWER` with the missing ranks, or `RANKS_DISAGREE`
+   * @throws {ParallelError} `PORT_IN_USE`, `NO_ANSWER` for missing ranks, or `RANKS_DISAGREE`
    */
   static async join(options: RendezvousOptions): Promise<Rendezvous> {
     const { signal } = options

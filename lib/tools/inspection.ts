@@ -44,11 +44,11 @@ export interface Inspection {
   bytes: number
   /** config.json, if there is one; for a GGUF file of a LLaMA, its equivalent. */
   config?: ConfigJson
-  /** Of tokenizer.model or of a GGUF file, where there is one; `model` is llama.cpp's name for its kind. */
+  /** From tokenizer.model or a GGUF file, if present; `model` is llama.cpp's name for its kind. */
   tokenizer?: { file: string; vocabSize: number; model?: string }
   /** A training checkpoint's steps and ranks; for DeepSpeed also its form, such as `ZeRO stage 2` or `universal`. */
   training?: { step?: number; ranks: number; form?: string }
-  /** What a GGUF file says of itself; of lists with more than 16 elements only how many they have. */
+  /** A GGUF file's metadata; lists with more than 16 elements are reported by their length. */
   gguf?: { version: number; architecture: string; metadata: Record<string, unknown> }
   /** The algorithm of the verified checksums; null if the format has none, or they were not requested. */
   checksums: 'SHA-256' | 'CRC-32' | null
