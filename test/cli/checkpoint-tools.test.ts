@@ -35,7 +35,7 @@ function snapshot(directory: string): Record<string, string> {
 }
 
 describe('the commands for checkpoints', () => {
-  it('convert a training checkpoint to a complete model in shards', { timeout: 120_000 }, () => {
+  it('the checkpoint tools convert a training checkpoint to a complete model in shards', { timeout: 120_000 }, () => {
     const run = fresh()
     const flags = [
       '--device',
@@ -92,7 +92,7 @@ describe('the commands for checkpoints', () => {
     [['zero-to-fp32', d100, path.join(root, 'x.bin')], 1, /not a DeepSpeed checkpoint/],
     [['zero-to-fp32', path.join(fixtures, 'deepspeed/stage3_bf16')], 2, /missing required argument 'output'/],
     [['inspect', path.join(root, 'no')], 1, /Cannot read .*no: there is no such file/],
-  ])('print one line for %j', (args, status, message) => {
+  ])('the checkpoint tools print one error line for %j', (args, status, message) => {
     const { status: actual, stderr } = openalpaca(...args)
     expect(stderr).toMatch(message)
     expect(stderr.trim().split('\n')).toHaveLength(1)
@@ -115,7 +115,7 @@ async function largeModel(): Promise<string> {
   return directory
 }
 
-describe('make-shards that is killed with kill -9', () => {
+describe('make-shards killed with kill -9', () => {
   it.each([[['--output', 'OUTPUT']], [['--replace']]])(
     'make-shards killed at any moment, with %j, leaves the model complete and no partial file under a final name',
     { timeout: 120_000 },
@@ -160,7 +160,7 @@ describe('make-shards that is killed with kill -9', () => {
   )
 })
 
-describe('a target that cannot be written', () => {
+describe('an unwritable target', () => {
   it('a read-only target is named in the error, and nothing is changed', () => {
     const model = copyOf(d100)
     const before = snapshot(model)
@@ -213,7 +213,7 @@ const tools: [string, () => string | Promise<string>, (input: string, output: st
   ['convert', () => d100, (input, output) => ['convert', '--model_path', input, '--output', `${output}.gguf`], 1000],
 ]
 
-describe.each(tools)('%s that is interrupted', (_, makeInput, commandLine, kilobytes) => {
+describe.each(tools)('%s, interrupted', (_, makeInput, commandLine, kilobytes) => {
   it('on SIGINT, a tool leaves no output or complete output', async () => {
     const [input, parent] = [await makeInput(), fresh()]
     const before = snapshot(input)

@@ -27,7 +27,7 @@ async function ended(child: ChildProcess): Promise<{ code: number | null; signal
   return { code, signal, errors }
 }
 
-describe('a training that is killed with kill -9', () => {
+describe('a run killed with kill -9', () => {
   it('a run killed twice with kill -9 resumes with --resume auto to the same bits as an uninterrupted run', {
     timeout: 120_000,
   }, async () => {
@@ -95,7 +95,7 @@ it('a failing command exits with 1 when its stderr is closed', async () => {
 })
 
 // Without user namespaces the test cannot mount a small disk; test/checkpoint fills /dev/full then.
-describe.runIf(canMount)('a training whose disk fills up', () => {
+describe.runIf(canMount)('a run whose disk fills up', () => {
   it('train reports a full disk, keeps the model, and resumes from the previous checkpoint when there is space again', {
     timeout: 60_000,
   }, () => {

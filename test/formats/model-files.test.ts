@@ -125,11 +125,11 @@ describe('opening the weights of a model directory', () => {
 
   const whole = 'model.safetensors'
   it.each<[string, () => Promise<string> | string, RegExp]>([
-    ['a directory that is not there', () => path.join(root, 'nowhere'), /Cannot read .*nowhere: there is no such file/],
+    ['a missing directory', () => path.join(root, 'nowhere'), /Cannot read .*nowhere: there is no such file/],
     ['a file', () => path.join(fixtures, 'd100', whole), /is a file; give the directory/],
     ['an empty directory', emptyModel, /no weights that can be read: model\.safetensors or pytorch_model\.bin/],
     [
-      'a directory with GGUF weights alone',
+      'a directory with only GGUF weights',
       () => withFile('model.gguf', 'GGUF'),
       /model\.gguf is not a supported format/,
     ],

@@ -108,7 +108,7 @@ describe('reading safetensors', () => {
       /b begins at byte 4/,
     ],
     [
-      'a first tensor that is not at the start',
+      'a first tensor that does not begin at the start',
       () => craft(JSON.stringify({ a: entry([1], [4, 8]) }), 8),
       /begins at byte 4/,
     ],
@@ -123,7 +123,7 @@ describe('reading safetensors', () => {
       },
       /git lfs pull/,
     ],
-    ['a file that is not there', () => at('nowhere.safetensors'), /no such file/],
+    ['a missing file', () => at('nowhere.safetensors'), /no such file/],
     ['a directory', () => directory, /not a file/],
   ])('rejects as safetensors: %s', async (_, make, message) => {
     const file = make()

@@ -57,8 +57,8 @@ describe('planning shards', () => {
   it.each<[string, number[], string[]]>([
     ['fills a shard to the last byte', [6, 4, 10, 1], ['ab', 'c', 'd']],
     ['is greedy, and does not look for a better fit', [6, 6, 2, 6, 2, 2], ['a', 'bc', 'def']],
-    ['gives a tensor that is too large a shard of its own, ahead of the one being filled', [3, 11, 3], ['b', 'ac']],
-    ['begins with a tensor that is too large', [11, 3], ['a', 'b']],
+    ['gives a tensor that is too large a separate shard, before the one being filled', [3, 11, 3], ['b', 'ac']],
+    ['starts with a tensor that is too large', [11, 3], ['a', 'b']],
     ['keeps tensors without elements', [0, 10, 0], ['abc']],
   ])('planShards %s', (_, sizes, expected) => {
     expect(groups(small(...sizes), 10)).toEqual(expected)

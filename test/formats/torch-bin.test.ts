@@ -223,7 +223,7 @@ describe('rejecting torch files with more than plain tensors', () => {
       /impossible shape/,
     ],
     ['a storage larger than its entry', { numel: 7, shape: [1], strides: [1] }, /24 of its 28 bytes/],
-    ['a storage that is not there', { key: '9', numel: 1, shape: [1], strides: [1] }, /storage 9 is missing/],
+    ['a missing storage', { key: '9', numel: 1, shape: [1], strides: [1] }, /storage 9 is missing/],
     ['a key with a path in it', { key: '../data.pkl', numel: 1, shape: [1], strides: [1] }, /is missing/],
     [
       'a storage of complex numbers',

@@ -103,7 +103,7 @@ describe('torch files of other programs', () => {
   })
 })
 
-describe('weights of a type that no model computes in', () => {
+describe('weights of unsupported types', () => {
   it.each([
     ['int8', /q_proj\.weight.* is int8, a type of quantized weights: .*dequantize\(\)/],
     ['float8_e4m3fn', /q_proj\.weight.* is float8_e4m3fn, a type of quantized weights/],

@@ -34,9 +34,9 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
   })
 
   it('a seed gives the same text every time, other seeds other text, and equal prompts of a batch different text', async () => {
-    const [first, twin] = await model.generate([prompts[0], prompts[0]], sampled)
+    const [first, second] = await model.generate([prompts[0], prompts[0]], sampled)
     expect(await model.generate(prompts[0], sampled)).toEqual(first)
-    expect(twin).not.toEqual(first)
+    expect(second).not.toEqual(first)
     expect(await model.generate(prompts[0], { ...sampled, seed: 8 })).not.toEqual(first)
   })
 

@@ -44,7 +44,7 @@ async function failure(promise: Promise<unknown>): Promise<Error> {
   return error
 }
 
-describe('a data set that is downloaded', () => {
+describe('downloading a data set', () => {
   it("a data set is cached like Hugging Face's tools do, and not downloaded again", async () => {
     const progress: [number, number][] = []
     const file = await get('acme/chats', { onProgress: (...counts) => progress.push(counts) })

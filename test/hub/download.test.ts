@@ -91,7 +91,7 @@ async function failure(promise: Promise<unknown>): Promise<HubError> {
 const downloads = () =>
   hub.requests.filter(({ path: asked }) => asked.includes('/resolve/')).map(({ path: asked }) => path.basename(asked))
 
-describe('a model that is downloaded', () => {
+describe('downloading a model', () => {
   it("a model is cached in the layout of Hugging Face's tools, without unneeded files", async () => {
     const progress: [number, number][] = []
     const snapshot = await download({ onProgress: (...counts) => progress.push(counts) })
@@ -267,7 +267,7 @@ describe('a model that is downloaded', () => {
   })
 })
 
-describe('a model that cannot be downloaded', () => {
+describe('failing downloads', () => {
   it('a private, gated, unknown, or incomplete model gives an error with a remedy', async () => {
     hub.add('acme/secret', model, { private: true })
     hub.add('acme/gated', model, { gated: true })
@@ -556,7 +556,7 @@ describe('the path of a model', () => {
   })
 })
 
-describe('the environment', () => {
+describe('environment variables', () => {
   it('environment variables set the Hub and the cache, under their usual names', () => {
     expect(
       hubSettings({

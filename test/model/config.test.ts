@@ -57,7 +57,7 @@ describe('a config.json', () => {
     ['another activation', { hidden_act: 'gelu' }, /expected hidden_act "silu", got "gelu"/],
     ['heads that do not divide', { hidden_size: 201 }, /201 over 2 heads gives heads of 100\.5/],
     ['key/value heads that do not divide', { num_key_value_heads: 3 }, /num_attention_heads 2 must be a multiple/],
-    ['a size that is no number', { vocab_size: 'many' }, /vocab_size: /],
+    ['a size that is not a number', { vocab_size: 'many' }, /vocab_size: /],
     ['a size left out', { num_hidden_layers: undefined }, /num_hidden_layers: /],
   ])('throws ConfigError for a config.json with %s', (_, change, message) => {
     const parse = () => parseConfig({ ...openllama, ...change } as ConfigJson, 'model/config.json')

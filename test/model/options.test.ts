@@ -22,12 +22,12 @@ it.each<[string, () => unknown, string]>([
     'fromConfig: unknown option master_weights; did you mean masterWeights?',
   ],
   [
-    'a path that is no text',
+    'a path that is not a string',
     () => LlamaForCausalLM.fromPretrained(undefined as never),
     'fromPretrained: modelPath: expected a string, got undefined',
   ],
   [
-    'a tokenizer path that is no text',
+    'a tokenizer path that is not a string',
     () => LlamaTokenizer.fromPretrained({ path: d100 } as never),
     'fromPretrained: modelPath: expected a string, got an object',
   ],
@@ -41,7 +41,7 @@ it.each<[string, () => unknown, string]>([
     () => formatPrompt({ input: 'text' } as never),
     'formatPrompt: instruction: expected a string, got undefined',
   ],
-])('%s throws a TypeError that says what was expected', async (_, call, message) => {
+])('%s throws a TypeError with the expected type', async (_, call, message) => {
   await expect(async () => await call()).rejects.toThrow(new TypeError(message))
 })
 

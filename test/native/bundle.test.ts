@@ -21,7 +21,7 @@ const program = `
 /** Identifiers that bundlers leave undefined in an ES module (docs/api.md has the same for esbuild). */
 const banner = 'const __filename = import.meta.filename'
 
-describe('a program that is bundled', () => {
+describe('a bundled program', () => {
   const directory = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-bundle-'))
   const at = (...names: string[]) => path.join(directory, ...names)
   const run = (file: string) => {

@@ -97,7 +97,7 @@ describe('collectives over Gloo', () => {
 
 const last = ({ lines }: RankEnd) => lines[lines.length - 1]
 
-describe('when a rank is lost', () => {
+describe('losing a rank', () => {
   it.each([0, 1, 2])('kill -9 of rank %i makes the others end with RANK_LOST and its number', async (culprit) => {
     const ends = await runRanks('failing-collectives.mjs', 3, { fault: 'kill', culprit })
     for (const [rank, end] of ends.entries()) {

@@ -159,7 +159,7 @@ describe('NCCL', () => {
   })
 })
 
-describe('the library that carries collectives', () => {
+describe('the collectives backend', () => {
   const chosen = (gpuOf: (rank: number) => number, backend: 'auto' | 'nccl' | 'gloo') =>
     withLocalRanks(3, { backend, gpuOf }, async (ranks) => ranks.map(({ communicator }) => communicator.backend))
 

@@ -61,7 +61,7 @@ const grid = [2, 3, 4, 8].flatMap((size) => [0, 1, 2, 3].map((stage) => ({ size,
 /** Each number of ranks in stage 3, and each stage with three ranks, which divide nothing evenly. */
 const sample = grid.filter(({ size, stage }) => stage === 3 || size === 3)
 
-describe('training shared among ranks', () => {
+describe('sharded training', () => {
   it.each(isLong ? grid : sample)(
     '$size ranks in stage $stage follow one process over 20 steps, with the same bits on all ranks',
     async ({ size, stage }) => {
@@ -192,7 +192,7 @@ describe('a plan', () => {
   )
 })
 
-describe('communication that is slow', () => {
+describe('slow communication', () => {
   it('slow communication does not change the losses', async () => {
     const quick = await train(2, 3, { steps: 3 })
     const slow = await train(2, 3, { steps: 3, fault: 'slow' })

@@ -95,7 +95,7 @@ describe('fetch-cuda', () => {
   })
 })
 
-describe('the choice about CUDA', async () => {
+describe('the CUDA setting', async () => {
   const { cudaChoice, sameButCuda } = await import(pathToFileURL(path.join(repository, 'scripts/toolchain.mjs')).href)
   const choice = (env: Record<string, string>, files: string[] = []) =>
     cudaChoice({ env, exists: (file: string) => files.includes(file), fetched: () => ['compiler'] })

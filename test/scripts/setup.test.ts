@@ -30,7 +30,7 @@ const fakeTsc = `
 
 const locked = (version: string) => ({ packages: { '': {}, 'node_modules/a': { version } } })
 
-describe('the set-up', () => {
+describe('setup', () => {
   let root: string
   const write = (name: string, content: string | object) => {
     mkdirSync(path.dirname(path.join(root, name)), { recursive: true })

@@ -37,7 +37,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-describe('the time that a step still takes', async () => {
+describe('the remaining time of a step', async () => {
   const { timeLeft } = await import(steps)
 
   it('the remaining time of a step is estimated from the output of make and ninja', () => {
