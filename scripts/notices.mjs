@@ -53,8 +53,8 @@ export function notices(libraries, inside, cuda) {
     bySource.set(source, [...(bySource.get(source) ?? []), library])
   }
   const parts = [
-    'openalpaca-native is licensed under Apache-2.0 (LICENSE). The prebuilt addon takes the following with it, each under\n' +
-      'terms of its own. The libraries beside it are Debian’s, unchanged, and can be replaced by others of the same name.\n',
+    'openalpaca-native is licensed under Apache-2.0 (LICENSE). The prebuilt addon includes the following, each under\n' +
+      'its own terms. The libraries next to it are Debian’s, unchanged, and can be replaced by others of the same name.\n',
   ]
   const terms = new Set()
   for (const [source, members] of bySource) {

@@ -169,8 +169,8 @@ function main() {
   const enclose = enclosure(system)
   say(
     enclose
-      ? `used in a root that has nothing but Node.js and the libraries of ${isOld ? 'an old system' : 'this one'}`
-      : 'used without a root of its own: this user may not mount',
+      ? `used in a root that contains only Node.js and the libraries of ${isOld ? 'an old system' : 'this one'}`
+      : 'used without a separate root: this user may not mount',
   )
   const env = enclose ? process.env : { ...environment, PATH: `${bin}:/bin`, HOME: path.join(system, 'home') }
   const use = (what, ...command) => {

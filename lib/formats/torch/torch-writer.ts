@@ -68,7 +68,7 @@ function placeTensors(tensors: readonly TensorToWrite[]): Placed[] {
     const key = keys.get(sameAs ?? name)
     const owner = byName.get(sameAs ?? name)
     if (key === undefined || owner!.dtype !== dtype || owner!.shape.join() !== shape.join()) {
-      throw new RangeError(`${name} is tied to ${sameAs}, which is no tensor of its type and shape with values here`)
+      throw new RangeError(`${name} is tied to ${sameAs}, which is not a tensor of the same type and shape with values`)
     }
     return { tensor, bytes, key }
   })
