@@ -165,7 +165,7 @@ describe('the report', () => {
     absent.push('sample_every', 'sample_prompts', 'sample_length', 'resume', 'overwrite', 'threads', 'model')
     expect(alone.filter((key) => absent.includes(key))).toEqual([])
     expect(alone).toEqual(expect.arrayContaining(['learning_rate', 'warmup_steps', 'batch_size', 'seed']))
-    const sharded = shown({ validation_size: 0.1, zero_stage: 2 }, { world_size: 4 })
+    const sharded = shown({ validation_size: 0.1, zero_stage: 2, keep_last: 3 }, { world_size: 4 })
     expect(sharded).toEqual(expect.arrayContaining(['zero_stage', 'backend', 'validation_every', 'keep_last']))
     expect(sharded).not.toContain('prefetch_blocks')
   })
