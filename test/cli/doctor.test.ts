@@ -13,7 +13,7 @@ const directory = mkdtempSync(join(tmpdir(), 'doctor-'))
 afterAll(() => rmSync(directory, { recursive: true }))
 
 describe('doctor', () => {
-  test('doctor reports the machine, the devices, and the libraries, and finds no problem on a working setup', async () => {
+  test('doctor reports machine, devices, and libraries, and finds no problem on a working setup', async () => {
     const diagnosis = await diagnose({ HF_HUB_CACHE: join(directory, 'cache') })
     expect(diagnosis).toMatchObject({ node: process.versions.node, problems: [] })
     expect(diagnosis.backends.map(({ device }) => device)).toEqual(['cpu', 'cuda'])

@@ -50,7 +50,7 @@ function rankProcesses(launcher: ChildProcess): Map<number, number> {
   const pids = (children.match(/\d+/g) ?? []).map(Number) // none before they are started
   const rankOf = (pid: number) => /(?:^|\0)RANK=(\d+)/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[1]
   const ranks = pids.map((pid) => [rankOf(pid), pid] as const)
-  return new Map(ranks.flatMap(([rank, pid]) => (rank === undefined ? [] : [[Number(rank), pid]]))) // it may be forked but not exec'ed yet
+  return new Map(ranks.flatMap(([rank, pid]) => (rank === undefined ? [] : [[Number(rank), pid]]))) // forked, not started
 }
 
 /** An undisturbed run of three ranks. */
@@ -90,7 +90,7 @@ describe('train --ranks', () => {
     expect(checkpoint).toEqual([0, 1, 2, 3].map((rank) => `rank-0000${rank}-of-00004.safetensors`))
   })
 
-  it(`kill -9 of a rank at any moment ends the run with its number, and it resumes bit for bit (${kills} times)`, async () => {
+  it(`kill -9 of a rank ends the run with its number, and it resumes bit for bit (${kills} times)`, async () => {
     // Moments and ranks are chosen randomly on every run; the message identifies a failing case.
     for (let left = kills; left > 0; ) {
       const save = newRun()

@@ -95,7 +95,7 @@ describe('the progress of a run', () => {
     expect(bars).toHaveLength(1)
     expect(bars[0]).toMatch(/^ +3 % █?░+ 3\/100 +· loss 3\.9400 · acc 1\.5 % · 2k tok\/s/)
     expect(lines.filter((line) => !bars.includes(line))).toEqual(messages)
-    expect(text().lastIndexOf(`${ESC}[?25h`)).toBeGreaterThan(text().lastIndexOf(`${ESC}[?25l`)) // the cursor is visible again
+    expect(text().lastIndexOf(`${ESC}[?25h`)).toBeGreaterThan(text().lastIndexOf(`${ESC}[?25l`)) // cursor visible again
   })
 
   test('the progress bar is never wider than the terminal', () => {

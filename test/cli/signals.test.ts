@@ -49,7 +49,7 @@ describe('a signal', () => {
     expect(kill).not.toHaveBeenCalled()
   })
 
-  test('interrupted work ends with the exit code of the signal and without an error, and other errors stay errors', async () => {
+  test('interrupted work ends with the exit code of the signal, and other errors stay errors', async () => {
     const said = vi.spyOn(console, 'error').mockImplementation(() => {})
     const work = (signal: AbortSignal) => {
       process.emit('SIGINT', 'SIGINT')

@@ -9,7 +9,7 @@ describe.each(deviceTypes)('a graph on $name', ({ device }) => {
     return x
   }
 
-  it('a graph records ops without running them, and each launch runs them on the current contents of the tensors', async () => {
+  it('a graph records ops without running them, and each launch runs them on the current tensors', async () => {
     const { stream } = device
     const [x, sum] = [scalar(2), scalar(1)]
     const graph = stream.capture(() => ops.matmul(stream, { c: sum, a: x, b: x, beta: 1 }))

@@ -33,7 +33,7 @@ describe.each(deviceTypes)('on $name, generation', ({ device }) => {
     for (const [i, prompt] of prompts.entries()) expect(together[i]).toEqual(await model.generate(prompt, options))
   })
 
-  it('a seed gives the same text every time, other seeds other text, and equal prompts of a batch different text', async () => {
+  it('a seed gives the same text, another seed another text, and equal prompts in a batch differ', async () => {
     const [first, second] = await model.generate([prompts[0], prompts[0]], sampled)
     expect(await model.generate(prompts[0], sampled)).toEqual(first)
     expect(second).not.toEqual(first)

@@ -83,7 +83,7 @@ describe('a stale lock', () => {
   it.each<[string, Partial<Holder>]>([
     ['whose process has exited', { pid: 2 ** 22 + 1 }],
     ['whose process id another process has now', { ...other, start: '1' }],
-    ['with an old process of the same id', { start: '1' }],
+    ['with this process’s id, from an earlier process', { start: '1' }],
   ])('a lock on this machine, %s, does not count', async (_, holder) => {
     leave(holder)
     expect(await begin()).toBe(true)

@@ -70,7 +70,7 @@ describe.each(devices)('sample on $name', ({ device }) => {
     const vocabulary = logits[0].length
     const past = histories ?? logits.map(() => [0])
     const length = Math.max(...past.map((tokens) => tokens.length)) + room
-    const history = new Int32Array(size * length) // positions behind a sequence's end hold token 0, which must not count for the penalty
+    const history = new Int32Array(size * length) // token 0 behind each end must not count
     const scores = new Float64Array(size * vocabulary)
     for (let i = 0; i < size; i++) {
       history.set(past[i], i * length)

@@ -36,7 +36,7 @@ describe('the address of rank 0', () => {
     expect(resolve).toHaveBeenCalledTimes(1)
   })
 
-  it('an address of rank 0 is resolved again while the name server is busy, or while a pod may still start', async () => {
+  it('an address of rank 0 is resolved again while the name server is busy or a pod may still start', async () => {
     await checkAddress('node-a', { resolve: failing('EAI_AGAIN', 1) })
     await checkAddress('pod-0', { resolve: failing('ENOTFOUND', 1), appearsWithin: 60 })
   })

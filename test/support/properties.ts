@@ -18,8 +18,8 @@ export async function forAll<Case extends object>(
 }
 
 /**
- * Computes a reference once for all devices. The cases of a property are the same on each, so the property's title and
- * its case identify the result.
+ * Computes a reference once for all devices. The cases of a property are the same on each, so a case's key identifies
+ * the result.
  */
 export function oncePerCase<Result>(): (key: unknown, compute: () => Result) => Result {
   const results = new Map<string, Result>()

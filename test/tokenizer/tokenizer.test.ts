@@ -248,7 +248,7 @@ describe('saving', () => {
 })
 
 describe('the chat template', () => {
-  it('a new chat template replaces those of all files, and is saved with the key that keeps the space after BOS', async () => {
+  it('a new chat template replaces all others, and is saved with the key that keeps the space after BOS', async () => {
     const dir = await directory('templates', 'v2', {
       'tokenizer_config.json': { chat_template: '{{ x }}', legacy: false },
     })

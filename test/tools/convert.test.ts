@@ -81,7 +81,7 @@ describe('converting to GGUF', () => {
     await headOf100.close()
   })
 
-  it('convert to GGUF includes the tokenizer: pieces, scores, types, and the tokens before and after a text', async () => {
+  it('convert to GGUF includes the tokenizer: pieces, scores, types, and the tokens around a text', async () => {
     const source = await convertedTo(d100, { dtype: 'float16' })
     const { metadata } = source
     const tokens = metadata.get('tokenizer.ggml.tokens') as string[]

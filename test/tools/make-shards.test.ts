@@ -159,7 +159,7 @@ describe('make-shards', () => {
     expect(readdirSync(modelPath).filter((name) => /^pytorch_model/.test(name))).toEqual(['pytorch_model.bin'])
   })
 
-  it('make-shards keeps tied tensors in one storage of a torch file, and writes them separately as safetensors', async () => {
+  it('make-shards keeps tied tensors in one storage as torch files, and separates them as safetensors', async () => {
     const directory = fresh()
     const embedding = float32('model.embed_tokens.weight', [2, 2], [1, 2, 3, 4])
     const tied = { ...embedding, name: 'lm_head.weight', sameAs: embedding.name }
@@ -195,7 +195,7 @@ describe('make-shards', () => {
     ])
   })
 
-  it('make-shards follows the symbolic links of the Hub’s cache, and skips other weights, directories, and hidden files', async () => {
+  it('make-shards follows symbolic links of the Hub’s cache, and skips directories and hidden files', async () => {
     const cache = model()
     const snapshotDirectory = fresh()
     for (const name of readdirSync(cache)) symlinkSync(path.join(cache, name), path.join(snapshotDirectory, name))

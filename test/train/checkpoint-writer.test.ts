@@ -84,7 +84,7 @@ describe('a checkpoint', () => {
     }
   })
 
-  it('a checkpoint that fails in the background ends the run with its error, and earlier checkpoints remain', async () => {
+  it('a checkpoint that fails in the background ends the run with its error, and earlier ones remain', async () => {
     const full = new CheckpointError('the disk is full')
     const beforeLastFile = async (directory: string) => {
       if (directory.includes('checkpoint-4.')) throw full

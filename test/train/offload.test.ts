@@ -93,7 +93,7 @@ describe('a run with offload: optimizer', () => {
     return curve
   }
 
-  it('a run with offload: optimizer learns bit for bit the same, and resumes from checkpoints without it and vice versa', async () => {
+  it('offload: optimizer gives the same bits, and resumes from checkpoints without it and vice versa', async () => {
     const whole = await losses('whole', {})
     expect(await losses('offloaded', { offload: 'optimizer' })).toEqual(whole)
     const last = whole.slice(2)

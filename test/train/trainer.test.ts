@@ -175,7 +175,7 @@ describe('on any device', () => {
     await expect(run({ resume: 'auto' })).rejects.toThrow(/is damaged: its checksum/)
   })
 
-  it('refuses to resume with another seed, other data, or another number format, and names the difference', async () => {
+  it('refuses to resume with another seed, other data, or another dtype, and names the difference', async () => {
     await run({}, 3)
     await expect(run({ resume: 'auto', seed: 1 })).rejects.toThrow(/seed was 0 and is now 1/)
     await expect(run({ resume: 'auto', data: rows.slice(1) })).rejects.toThrow(/other data/)
