@@ -144,7 +144,7 @@ it('every program in the documentation compiles', async () => {
 })
 
 it('every error code is listed in docs/api.md, and no other', () => {
-  const sources = ['core', 'cpu', 'cuda', 'binding', 'lib'].flatMap((folder) =>
+  const sources = ['core', 'cpu', 'cuda', 'collectives', 'binding', 'lib'].flatMap((folder) =>
     readdirSync(path.join(root, folder), { recursive: true, encoding: 'utf8' })
       .filter((file) => /\.(h|cpp|cuh?|ts)$/.test(file))
       .map((file) => readFileSync(path.join(root, folder, file), 'utf8')),

@@ -48,7 +48,9 @@ describe('setup', () => {
 
   beforeEach(() => {
     root = mkdtempSync(path.join(os.tmpdir(), 'openalpaca-setup-'))
-    cpSync(path.join(__dirname, '../../scripts'), path.join(root, 'scripts'), { recursive: true })
+    for (const name of ['scripts', 'core/ops.h', 'lib/ops.ts']) {
+      cpSync(path.join(__dirname, '../..', name), path.join(root, name), { recursive: true })
+    }
     write('package.json', { devEngines: { runtime: { name: 'node', version: '>=20.19' } } })
     write('package-lock.json', locked('1.0.0'))
     write('npm.js', fakeNpm(locked('1.0.0')))
