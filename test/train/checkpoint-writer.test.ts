@@ -53,9 +53,8 @@ async function train({ options = {}, beforeLastFile, onStep, signal }: Run): Pro
   const happened: string[] = []
   const handle = (event: TrainEvent) => {
     if (event.type === 'step' || event.type === 'checkpoint') happened.push(`${event.type} ${event.step}`)
-    if (event.type === 'step') onStep?.(event.step)
   }
-  await trainer.train({ subscribers: [{ handle, close() {} }], signal })
+  await trainer.train({ subscribers: [{ handle, close() {} }], onStep: ({ step }) => onStep?.(step), signal })
   return happened
 }
 
