@@ -125,7 +125,7 @@ function figures(): string {
   })
   const [{ machine, versions, date }] = recordings.map(({ recording }) => recording)
   const { PyTorch, Transformers } = versions
-  const where = `On ${machine.cores} cores of an ${machine.device}, beside PyTorch ${PyTorch} and Transformers ${Transformers}`
+  const where = `On ${machine.cores} cores of an ${machine.device}, next to PyTorch ${PyTorch} and Transformers ${Transformers}`
   const header = ['tokens/s (peak memory)', 'openalpaca-native', 'PyTorch, Transformers', 'ratio', 'compiled', 'ratio']
   return [
     `${where} in the same run (${date.slice(0, 10)}, \`npm run bench -- --python PATH\`):`,

@@ -24,10 +24,10 @@ const addon = path.join(folder, `${name}.glibc.node`)
 
 /** Fails unless the folder has everything that its files need, and they look for it there. */
 function checkNeeds(files) {
-  const beside = new Set(files.map((file) => path.basename(file)))
+  const neighbors = new Set(files.map((file) => path.basename(file)))
   for (const file of files) {
     const { needs, rpath, runpath } = dynamicSection(file)
-    const missing = needs.filter((need) => !baseLibraries.test(need) && !beside.has(need))
+    const missing = needs.filter((need) => !baseLibraries.test(need) && !neighbors.has(need))
     if (missing.length > 0) throw new Error(`${file} needs ${missing.join(', ')}, which would not be in the package`)
     const wanted = file === addon ? '$ORIGIN' : ''
     if (rpath.join() !== wanted || runpath.length > 0) {
