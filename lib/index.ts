@@ -46,6 +46,6 @@ export { type UploadOptions, type UploadResult, uploadModel } from './tools/uplo
 export { type ZeroToFp32Options, zeroToFp32 } from './tools/zero-to-fp32.js'
 export type * from './train/events.js'
 export type { RecipeOptions } from './train/recipe.js'
-export type { Recipe } from './train/recipe-schema.js'
+export type { Recipe, SizedRecipe } from './train/recipe-schema.js'
 export { Trainer, type TrainerOptions, type TrainOptions, type TrainResult } from './train/trainer.js'
 export type { OnWarning } from './warnings.js'

@@ -4,6 +4,7 @@ import { forError } from '../format.js'
 
 /** RoPE scaling of Llama 3.1: low frequencies are divided by `factor`, high ones kept, with a ramp between. */
 export interface Llama3RopeScaling {
+  /** Llama 3.1's scaling. */
   type: 'llama3'
   /** Divides low frequencies. */
   factor: number
@@ -17,18 +18,23 @@ export interface Llama3RopeScaling {
 
 /** Divides every frequency by `factor`. */
 export interface LinearRopeScaling {
+  /** Linear scaling. */
   type: 'linear'
+  /** Divides all positions. */
   factor: number
 }
 
 /** The base grows with sequences longer than `maxPositionEmbeddings`; shorter ones rotate as without scaling. */
 export interface DynamicRopeScaling {
+  /** Dynamic NTK scaling. */
   type: 'dynamic'
+  /** The factor by which the context may grow. */
   factor: number
 }
 
 /** YaRN (https://arxiv.org/abs/2309.00071): low frequencies are divided by `factor`, and cos and sin are scaled. */
 export interface YarnRopeScaling {
+  /** YaRN. */
   type: 'yarn'
   /** Divides low frequencies. */
   factor: number

@@ -172,6 +172,7 @@ export class Followers {
     this.list = [...subscribers]
   }
 
+  /** Passes an event to all subscribers, and drops those that throw. */
   readonly emit = (event: TrainEvent): void => {
     for (const subscriber of [...this.list]) {
       try {
