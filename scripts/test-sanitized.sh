@@ -5,6 +5,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# The addon of this clone, not the package's: that one contains its own libstdc++, whose strings the sanitizer takes for a
+# mismatch of new and free.
+node scripts/setup.mjs
+
 cmake_js=node_modules/cmake-js/bin/cmake-js
 mkdir -p build
 node $cmake_js configure --out build/sanitized --CDOPENALPACA_CUDA=OFF --CDOPENALPACA_EMULATOR=ON \
